@@ -1,0 +1,90 @@
+//! The settings of one node, with the defaults and the bounds they must keep.
+
+use std::time::Duration;
+
+use crate::error::NodeError;
+
+/// How a node behaves. The defaults suit a local network.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Config {
+    /// How often a leader is heard from when there is nothing to replicate. 100 ms.
+    pub heartbeat_interval: Duration,
+    /// A follower that has heard no leader for a random time from here… 150 ms.
+    pub election_timeout_min: Duration,
+    /// …to here starts an election. 300 ms.
+    pub election_timeout_max: Duration,
+    /// The most entries in one AppendEntries. 1024.
+    pub max_batch_entries: usize,
+    /// The most payload bytes in one AppendEntries (one entry may exceed it alone). 1 MiB.
+    pub max_batch_bytes: usize,
+    /// The most AppendEntries to one peer that are not yet answered. 16.
+    pub max_in_flight_batches: usize,
+    /// The most payload bytes to one peer that are not yet answered. 8 MiB.
+    pub max_in_flight_bytes: usize,
+    /// The largest command, in bytes. 1 MiB.
+    pub max_entry_bytes: usize,
+    /// The most proposals and reads that wait at this node. 4096.
+    pub max_pending: usize,
+    /// The most command bytes that wait at this node. 64 MiB.
+    pub max_pending_bytes: usize,
+    /// How long a proposal or read is waited for before its outcome is called unknown. 5 s.
+    pub request_timeout: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            heartbeat_interval: Duration::from_millis(100),
+            election_timeout_min: Duration::from_millis(150),
+            election_timeout_max: Duration::from_millis(300),
+            max_batch_entries: 1024,
+            max_batch_bytes: 1 << 20,
+            max_in_flight_batches: 16,
+            max_in_flight_bytes: 8 << 20,
+            max_entry_bytes: 1 << 20,
+            max_pending: 4096,
+            max_pending_bytes: 64 << 20,
+            request_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+impl Config {
+    /// Checks what the rules rest on.
+    ///
+    /// # Errors
+    /// [`NodeError::Config`] (R020) with the key, its value and what would do.
+    pub fn validate(&self) -> Result<(), NodeError> {
+        let refuse = |key, value: String, fix: String| Err(NodeError::Config { key, value, fix });
+        let Config { heartbeat_interval: heartbeat, election_timeout_min: min, election_timeout_max: max, .. } = *self;
+        if heartbeat.is_zero() {
+            return refuse("heartbeat_interval", format!("{heartbeat:?}"), "it must be longer than 0".to_owned());
+        }
+        if min <= heartbeat {
+            let fix = format!("it must be longer than heartbeat_interval ({heartbeat:?}), better three times as long");
+            return refuse("election_timeout_min", format!("{min:?}"), fix);
+        }
+        if max <= min {
+            let fix = format!("it must be longer than election_timeout_min ({min:?}), or votes split for ever");
+            return refuse("election_timeout_max", format!("{max:?}"), fix);
+        }
+        for (key, value) in [
+            ("max_batch_entries", self.max_batch_entries),
+            ("max_batch_bytes", self.max_batch_bytes),
+            ("max_in_flight_batches", self.max_in_flight_batches),
+            ("max_in_flight_bytes", self.max_in_flight_bytes),
+            ("max_entry_bytes", self.max_entry_bytes),
+            ("max_pending", self.max_pending),
+            ("max_pending_bytes", self.max_pending_bytes),
+        ] {
+            if value == 0 {
+                return refuse(key, "0".to_owned(), "it must be at least 1".to_owned());
+            }
+        }
+        if self.max_entry_bytes > self.max_pending_bytes {
+            let fix = format!("it must not exceed max_pending_bytes ({})", self.max_pending_bytes);
+            return refuse("max_entry_bytes", self.max_entry_bytes.to_string(), fix);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,232 @@
+//! What can go wrong for a caller, each with its number, what, why and the fix.
+//!
+//! The same code stands in the Rust error, the gRPC `reason`, the JSON and the terminal.
+
+use std::time::Duration;
+
+use crate::{
+    raft::{Address, LogIndex, NodeId},
+    storage::StorageError,
+};
+
+/// An error's number, `R001` to `R020`. Never reused, never renumbered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Code(pub u16);
+
+impl std::fmt::Display for Code {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "R{:03}", self.0)
+    }
+}
+
+/// Why a proposal was not applied, or may not have been.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProposeError {
+    /// R001. Not applied.
+    #[error("node {node} is not the leader; node {leader} at {address} is")]
+    NotLeader {
+        /// Who was asked.
+        node: NodeId,
+        /// Who leads.
+        leader: NodeId,
+        /// Where it is.
+        address: Address,
+    },
+    /// R002. Not applied.
+    #[error("there is no leader: {needed} of {voters} voters are needed, and node {node} cannot reach {}", list(unreachable))]
+    NoLeader {
+        /// Who was asked.
+        node: NodeId,
+        /// Voters it has lately failed to reach.
+        unreachable: Vec<NodeId>,
+        /// A majority.
+        needed: usize,
+        /// Of so many.
+        voters: usize,
+    },
+    /// R019. Not applied.
+    #[error("node {node} is busy: {limit}")]
+    Busy {
+        /// Who was asked.
+        node: NodeId,
+        /// Which limit, with its value.
+        limit: String,
+        /// When it is worth another try.
+        retry_after: Duration,
+    },
+    /// R018. Not applied.
+    #[error("the command has {size} bytes; the limit is {limit} (max_entry_bytes)")]
+    TooLarge {
+        /// Bytes encoded.
+        size: usize,
+        /// Bytes allowed.
+        limit: usize,
+    },
+    /// Not applied: it is not a command of this state machine.
+    #[error("the state machine cannot read the command: {reason}")]
+    Rejected {
+        /// What did not fit.
+        reason: String,
+    },
+    /// R014. May have been applied; a retry may apply it twice.
+    #[error("the outcome is unknown, the command may have been applied: {reason}")]
+    Unknown {
+        /// What got lost.
+        reason: String,
+    },
+    /// Not applied: the node has stopped or is starting its actors anew.
+    #[error("node {node} is not running")]
+    Unavailable {
+        /// Who was asked.
+        node: NodeId,
+    },
+}
+
+impl ProposeError {
+    /// Whether the command may have been applied all the same.
+    pub fn may_have_been_applied(&self) -> bool {
+        matches!(self, ProposeError::Unknown { .. })
+    }
+
+    /// Its number.
+    pub fn code(&self) -> Code {
+        Code(match self {
+            ProposeError::NotLeader { .. } => 1,
+            ProposeError::NoLeader { .. } | ProposeError::Unavailable { .. } => 2,
+            ProposeError::Unknown { .. } => 14,
+            ProposeError::TooLarge { .. } => 18,
+            ProposeError::Busy { .. } => 19,
+            ProposeError::Rejected { .. } => 20,
+        })
+    }
+}
+
+/// Why a read was not served. Nothing happened; it may be tried again.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// R002.
+    #[error("there is no leader: {needed} of {voters} voters are needed, and node {node} cannot reach {}", list(unreachable))]
+    NoLeader {
+        /// Who was asked.
+        node: NodeId,
+        /// Voters it has lately failed to reach.
+        unreachable: Vec<NodeId>,
+        /// A majority.
+        needed: usize,
+        /// Of so many.
+        voters: usize,
+    },
+    /// Leadership changed, or no answer came in time.
+    #[error("node {node} could not serve the read within {waited:?}")]
+    TimedOut {
+        /// Who was asked.
+        node: NodeId,
+        /// How long it tried.
+        waited: Duration,
+    },
+    /// R019.
+    #[error("node {node} is busy: {limit}")]
+    Busy {
+        /// Who was asked.
+        node: NodeId,
+        /// Which limit, with its value.
+        limit: String,
+        /// When it is worth another try.
+        retry_after: Duration,
+    },
+    /// The node has stopped or is starting its actors anew.
+    #[error("node {node} is not running")]
+    Unavailable {
+        /// Who was asked.
+        node: NodeId,
+    },
+}
+
+impl ReadError {
+    /// Its number.
+    pub fn code(&self) -> Code {
+        Code(match self {
+            ReadError::NoLeader { .. } | ReadError::TimedOut { .. } | ReadError::Unavailable { .. } => 2,
+            ReadError::Busy { .. } => 19,
+        })
+    }
+}
+
+/// Why a node did not start, or stopped by itself. Its supervisor is told.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NodeError {
+    /// R006, R013, R016, R017.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// R015.
+    #[error("the state machine panicked at entry {index}, again after a rebuild: {cause}")]
+    PoisonEntry {
+        /// The entry.
+        index: LogIndex,
+        /// The panic's message.
+        cause: String,
+    },
+    /// The restart budget is spent.
+    #[error("{actor} failed {failures} times within {window:?}, more than the budget of {budget}; the last cause: {cause}")]
+    BudgetSpent {
+        /// Whose failure was one too many.
+        actor: String,
+        /// So many.
+        failures: usize,
+        /// Allowed.
+        budget: usize,
+        /// In so long.
+        window: Duration,
+        /// The last failure.
+        cause: String,
+    },
+    /// R020.
+    #[error("{key} is {value}: {fix}")]
+    Config {
+        /// The setting.
+        key: &'static str,
+        /// Its value.
+        value: String,
+        /// What would do.
+        fix: String,
+    },
+    /// The address cannot be listened on, or an actor could not be spawned (a name that is taken).
+    #[error("{what} could not start: {cause}")]
+    Start {
+        /// "server on 127.0.0.1:7001", …
+        what: String,
+        /// Why.
+        cause: String,
+    },
+}
+
+impl NodeError {
+    /// Its number, where it has one.
+    pub fn code(&self) -> Option<Code> {
+        match self {
+            NodeError::Storage(error) => Some(error.code()),
+            NodeError::PoisonEntry { .. } => Some(Code(15)),
+            NodeError::Config { .. } => Some(Code(20)),
+            NodeError::BudgetSpent { .. } | NodeError::Start { .. } => None,
+        }
+    }
+}
+
+impl StorageError {
+    /// Its number.
+    pub fn code(&self) -> Code {
+        Code(match self {
+            StorageError::Foreign { .. } => 6,
+            StorageError::InUse { .. } => 13,
+            StorageError::Failed { .. } | StorageError::Full { .. } => 16,
+            StorageError::Corrupt { .. } | StorageError::Format { .. } => 17,
+        })
+    }
+}
+
+fn list(ids: &[NodeId]) -> String {
+    if ids.is_empty() {
+        return "none of them so far".to_owned();
+    }
+    ids.iter().map(|id| format!("node {id}")).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,1 @@
+//! The bundled key-value store. (To come.)

@@ -1,0 +1,147 @@
+//! Where a node keeps what it must not forget: term, vote and log.
+//!
+//! A [`Storage`] is the disk: it outlives the actors and can be opened again after a crash of the tree. A [`Store`] is
+//! one opening of it, owned by the log-store actor, synchronous and without actors: whoever calls it waits for the disk.
+//!
+//! Rules for every implementation, held by the conformance suite in `tests/storage.rs`:
+//! - [`Store::persist`] returns `Ok` only when the write would survive a power cut, all of it or nothing.
+//! - After an error other than [`StorageError::Full`] the store is poisoned: every later call fails with the first
+//!   error, whatever the disk says now. A failed fsync that is retried "succeeds" and the data is gone.
+//! - What [`Storage::open`] returns is durable and has been verified, entry by entry.
+//!
+//! *Architecture invariant: nothing here knows of actors, and nothing here retries.*
+
+use std::path::PathBuf;
+
+use crate::raft::{Membership, NodeId, Recovered, Write};
+
+pub mod memory;
+#[cfg(feature = "sqlite")]
+pub mod sqlite;
+
+pub use memory::MemoryStorage;
+#[cfg(feature = "sqlite")]
+pub use sqlite::SqliteStorage;
+
+/// Whose data it is. Written when a store is created and compared ever after.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The cluster, so that two clusters on one network never mix.
+    pub cluster_id: u64,
+    /// The server in it.
+    pub node_id: NodeId,
+}
+
+/// What a store that is opened for the first time is created with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bootstrap {
+    /// Whose store it becomes; an existing one must have the same.
+    pub identity: Identity,
+    /// Drawn anew for each opening, kept only by a creation: tells a wiped disk from the one before.
+    pub incarnation: u64,
+    /// The cluster's first members, the same on each of them.
+    pub membership: Membership,
+}
+
+/// What an opening found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Opened {
+    /// Drawn when the store was created.
+    pub incarnation: u64,
+    /// Term, vote, log and membership.
+    pub recovered: Recovered,
+}
+
+/// A disk, or what stands for one.
+pub trait Storage: Send + Sync + 'static {
+    /// Opens the store, creating it if there is none. May block for as long as the log takes to read and verify.
+    ///
+    /// # Errors
+    /// Another process or node has it, it is damaged, or the disk fails.
+    fn open(&self, bootstrap: &Bootstrap) -> Result<(Box<dyn Store>, Opened), StorageError>;
+
+    /// Whether its calls block for a disk, so that the log store needs a thread of its own. Simulated disks do not.
+    fn blocks(&self) -> bool {
+        true
+    }
+}
+
+/// One opening of a [`Storage`]. Dropping it releases the disk for the next opening.
+pub trait Store: Send {
+    /// Makes `write` durable: the hard state, then the truncation, then the entries, as one transaction.
+    ///
+    /// # Errors
+    /// [`StorageError::Full`] leaves the store as it was and usable; any other error is final.
+    fn persist(&mut self, write: &Write) -> Result<(), StorageError>;
+
+    /// Housekeeping in a bounded step (a checkpoint), for when nothing waits. Returns whether there is more to do.
+    ///
+    /// # Errors
+    /// As for [`persist`](Store::persist).
+    fn tidy(&mut self) -> Result<bool, StorageError>;
+}
+
+/// What can be wrong with a disk. Codes as in the crate's error list.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StorageError {
+    /// R006.
+    #[error("{path} belongs to node {found_node} of cluster {found_cluster:016x}, not to node {node} of cluster {cluster:016x}")]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// Who opened it.
+        node: NodeId,
+        /// With which cluster in mind.
+        cluster: u64,
+        /// Whose it is.
+        found_node: NodeId,
+        /// Of which cluster.
+        found_cluster: u64,
+    },
+    /// R013.
+    #[error("{path} is in use by {}", owner.map_or("another process".to_owned(), |pid| format!("process {pid}")))]
+    InUse {
+        /// The file.
+        path: PathBuf,
+        /// The process that has it, if it could be told.
+        owner: Option<u32>,
+    },
+    /// R016. Final: the store is never used again.
+    #[error("{call} failed on {path}: {cause}")]
+    Failed {
+        /// The file.
+        path: PathBuf,
+        /// Which operation: "open", "persist", "checkpoint", …
+        call: &'static str,
+        /// What the disk or SQLite said, with its code.
+        cause: String,
+    },
+    /// R016, and the store stays usable: nothing of the write is there, and there may be room later.
+    #[error("no room for {call} on {path}")]
+    Full {
+        /// The file.
+        path: PathBuf,
+        /// Which operation.
+        call: &'static str,
+    },
+    /// R017.
+    #[error("{path} is damaged at {place}: {cause}")]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// "entry 17", "term and vote", "WAL frame 3", …
+        place: String,
+        /// What did not fit.
+        cause: String,
+    },
+    /// R017: written by a version of this program that this one does not know.
+    #[error("{path} has format {found}, this program knows up to {known}")]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        found: u32,
+        /// The newest that this program reads.
+        known: u32,
+    },
+}

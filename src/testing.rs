@@ -1,0 +1,1 @@
+//! In-process clusters with simulated time, network and disk, for tests: ours and yours. (To come.)

@@ -1,0 +1,82 @@
+//! How nodes reach each other: over gRPC, or inside one process.
+//!
+//! *Architecture invariant: the network is touched only behind [`Transport`], so that a simulation can stand in for it.*
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+
+use crate::{
+    error::{NodeError, ProposeError},
+    flow::TraceId,
+    node::{Applied, NodeRef},
+    raft::{LogIndex, NodeId, Reply, Request},
+    storage::Identity,
+};
+
+pub mod in_process;
+
+pub use in_process::InProcess;
+
+/// A network.
+pub trait Transport: Send + Sync + 'static {
+    /// Lets `node` be reached at its address until the returned guard is dropped.
+    ///
+    /// # Errors
+    /// [`NodeError::Start`]: the address cannot be had.
+    fn listen(&self, node: NodeRef) -> BoxFuture<'static, Result<Listening, NodeError>>;
+
+    /// Makes a connection to one peer, without waiting for it: it is opened by the first request.
+    fn connect(&self, link: Link) -> Box<dyn Connection>;
+
+    /// Passes a command on to the node that leads. It is not forwarded again.
+    fn propose(&self, to: &Link, command: Bytes, trace: TraceId) -> BoxFuture<'static, Result<Applied, ProposeError>>;
+}
+
+/// Keeps a node reachable; dropping it closes the port and ends every task behind it.
+pub struct Listening {
+    /// Where the node can be reached, with the port that was really taken.
+    pub address: String,
+    /// Dropped with it.
+    pub guard: Box<dyn Send>,
+}
+
+/// One direction between two nodes.
+#[derive(Clone)]
+pub struct Link {
+    /// Who speaks, in which cluster.
+    pub from: Identity,
+    /// Who is spoken to.
+    pub to: NodeId,
+    /// Where it is.
+    pub address: String,
+    /// Hears what becomes of the requests. Called from the transport's own tasks; never waits.
+    pub heard: Arc<dyn Fn(Heard) + Send + Sync>,
+}
+
+/// What a connection reports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// The peer answered.
+    Answer {
+        /// The request's.
+        session: u64,
+        /// The answer.
+        reply: Reply,
+    },
+    /// The connection broke, or this request failed: it and everything unanswered before it may be lost.
+    Broken {
+        /// Why, in words.
+        cause: String,
+        /// The peer is another node, or of another cluster (R004, R005).
+        wrong_peer: bool,
+    },
+}
+
+/// A connection to one peer. Dropping it ends every task behind it.
+pub trait Connection: Send {
+    /// Sends a request; the same kind of request arrives in the order sent. Never waits: the core bounds what is in
+    /// flight. `traces` tells which entries of an AppendEntries belong to which trace.
+    fn send(&mut self, session: u64, request: Request, traces: Vec<(LogIndex, TraceId)>);
+}
