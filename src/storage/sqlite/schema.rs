@@ -44,11 +44,11 @@ fn set_up(path: &Path, vfs: Option<&str>) -> Result<(Connection, String)> {
     };
     // A checkpoint at close would call fsync again after one that failed, "succeed", and delete the log.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    // Before anything reads the log, so that its index is kept in memory and no other process can look in.
+    connection.execute_batch("PRAGMA locking_mode = EXCLUSIVE;")?;
     connection.execute_batch("PRAGMA cell_size_check = ON; PRAGMA temp_store = MEMORY; PRAGMA mmap_size = 0;")?;
     // These two count only before the first page is written.
     connection.execute_batch(&format!("PRAGMA page_size = {PAGE_SIZE}; PRAGMA auto_vacuum = INCREMENTAL;"))?;
-    // Before the log is first read, so that its index is kept in memory and no other process can look in.
-    connection.execute_batch("PRAGMA locking_mode = EXCLUSIVE;")?;
     let mode: String = connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
     // FULL: a commit is on disk when it returns. NORMAL loses acknowledged writes in a power cut.
     connection.execute_batch("PRAGMA synchronous = FULL; PRAGMA fullfsync = ON; PRAGMA checkpoint_fullfsync = ON;")?;
