@@ -97,7 +97,7 @@ async fn run(listener: TcpListener, services: Oversized, closing: Signal) {
 }
 
 /// Connections as they are accepted.
-fn connections(listener: TcpListener, cutting: Signal) -> impl Stream<Item = std::io::Result<Socket>> {
+pub(super) fn connections(listener: TcpListener, cutting: Signal) -> impl Stream<Item = std::io::Result<Socket>> {
     stream::unfold((TcpIncoming::from(listener).with_nodelay(Some(true)), cutting), |(mut incoming, cutting)| async {
         loop {
             match incoming.next().await? {
@@ -111,7 +111,7 @@ fn connections(listener: TcpListener, cutting: Signal) -> impl Stream<Item = std
     })
 }
 
-fn signal() -> (oneshot::Sender<()>, Signal) {
+pub(super) fn signal() -> (oneshot::Sender<()>, Signal) {
     let (sender, receiver) = oneshot::channel();
     (sender, receiver.shared())
 }

@@ -16,7 +16,7 @@ use tonic::transport::server::{Connected, TcpConnectInfo};
 use super::Signal;
 
 /// A TCP connection whose reads fail once the signal fires, which ends whatever serves it.
-pub(super) struct Socket {
+pub(in crate::rpc) struct Socket {
     stream: TcpStream,
     /// `None` once it has fired.
     cutting: Option<Signal>,

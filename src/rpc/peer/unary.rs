@@ -15,7 +15,7 @@ use crate::{
     rpc::{
         channel,
         client::within,
-        convert::{self, Malformed},
+        convert,
         identity::{self, Refused},
         pb, trace,
     },
@@ -79,68 +79,45 @@ async fn run(link: Arc<Link>, channel: Channel, mut queue: mpsc::UnboundedReceiv
     }
 }
 
+/// Conversion, call, conversion: the same for each kind. Who answers is checked before what is answered.
+macro_rules! ask {
+    ($link:expr, $call:expr, $request:expr, $client:ident . $method:ident, $kind:ident, $to_pb:path, $from_pb:path) => {{
+        let header = identity::header(&$link.from, $link.to, $call.session);
+        let mut message = tonic::Request::new($to_pb(header, $request));
+        message.set_timeout($call.deadline);
+        trace::write($call.trace, message.metadata_mut());
+        within($call.deadline, $client.$method(message)).await.map(|reply| {
+            let reply = reply.get_ref();
+            let session = identity::check_reply(&$link.from, $link.to, reply.header)?;
+            let reply = Reply::$kind($from_pb(reply).map_err(Refused::Malformed)?);
+            Ok(Heard::Answer { session, reply })
+        })
+    }};
+}
+
 async fn make(link: Arc<Link>, mut client: pb::raft_client::RaftClient<Channel>, call: Call) -> Heard {
-    let Call { session, request, trace, deadline } = call;
-    let header = identity::header(&link.from, link.to, session);
-    let answer = match &request {
+    use convert::{
+        pre_vote_reply_from_pb, pre_vote_to_pb, read_index_reply_from_pb, read_index_to_pb, request_vote_reply_from_pb,
+        request_vote_to_pb, timeout_now_reply_from_pb, timeout_now_to_pb,
+    };
+    let answer: Result<Result<Heard, Refused>, Status> = match &call.request {
         Request::RequestVote(request) => {
-            let message = dressed(convert::request_vote_to_pb(header, request), trace, deadline);
-            let reply = within(deadline, client.request_vote(message)).await;
-            reply.map(|reply| {
-                read(
-                    &reply.get_ref().header,
-                    convert::request_vote_reply_from_pb(reply.get_ref()).map(Reply::RequestVote),
-                )
-            })
+            ask!(link, call, request, client.request_vote, RequestVote, request_vote_to_pb, request_vote_reply_from_pb)
         }
         Request::PreVote(request) => {
-            let message = dressed(convert::pre_vote_to_pb(header, request), trace, deadline);
-            let reply = within(deadline, client.pre_vote(message)).await;
-            reply.map(|reply| {
-                read(&reply.get_ref().header, convert::pre_vote_reply_from_pb(reply.get_ref()).map(Reply::PreVote))
-            })
+            ask!(link, call, request, client.pre_vote, PreVote, pre_vote_to_pb, pre_vote_reply_from_pb)
         }
         Request::TimeoutNow(request) => {
-            let message = dressed(convert::timeout_now_to_pb(header, request), trace, deadline);
-            let reply = within(deadline, client.timeout_now(message)).await;
-            reply.map(|reply| {
-                read(
-                    &reply.get_ref().header,
-                    convert::timeout_now_reply_from_pb(reply.get_ref()).map(Reply::TimeoutNow),
-                )
-            })
+            ask!(link, call, request, client.timeout_now, TimeoutNow, timeout_now_to_pb, timeout_now_reply_from_pb)
         }
         Request::ReadIndex(request) => {
-            let message = dressed(convert::read_index_to_pb(header, request), trace, deadline);
-            let reply = within(deadline, client.read_index(message)).await;
-            reply.map(|reply| {
-                read(&reply.get_ref().header, convert::read_index_reply_from_pb(reply.get_ref()).map(Reply::ReadIndex))
-            })
+            ask!(link, call, request, client.read_index, ReadIndex, read_index_to_pb, read_index_reply_from_pb)
         }
-        Request::AppendEntries(_) => Err(Status::internal("AppendEntries travels on its stream")),
+        Request::AppendEntries(_) => unreachable!("AppendEntries travels on its stream"),
     };
     match answer {
-        Ok((header, reply)) => accept(&link, header, reply).unwrap_or_else(refused),
+        Ok(Ok(heard)) => heard,
+        Ok(Err(why)) => refused(why),
         Err(status) => broken(&status),
     }
-}
-
-type Answer = (Option<pb::Header>, Result<Reply, Malformed>);
-
-fn read(header: &Option<pb::Header>, reply: Result<Reply, Malformed>) -> Answer {
-    (*header, reply)
-}
-
-/// Who answers is checked before what is answered.
-fn accept(link: &Link, header: Option<pb::Header>, reply: Result<Reply, Malformed>) -> Result<Heard, Refused> {
-    let session = identity::check_reply(&link.from, link.to, header)?;
-    let reply = reply.map_err(Refused::Malformed)?;
-    Ok(Heard::Answer { session, reply })
-}
-
-fn dressed<M>(message: M, trace: TraceId, deadline: Duration) -> tonic::Request<M> {
-    let mut request = tonic::Request::new(message);
-    request.set_timeout(deadline);
-    trace::write(trace, request.metadata_mut());
-    request
 }
