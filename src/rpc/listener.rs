@@ -67,12 +67,12 @@ pub(super) fn serve(listener: TcpListener, node: NodeRef, routes: Routes) -> one
     let handlers = Handlers { node, closing: closing.clone() };
     let raft = pb::raft_server::RaftServer::new(handlers.clone()).max_decoding_message_size(peer_message);
     let cluster = pb::cluster_server::ClusterServer::new(handlers).max_decoding_message_size(client_message);
-    let services = Oversized(routes.add_service(raft).add_service(cluster).prepare());
-    tokio::spawn(run(listener, services, closing));
+    tokio::spawn(run(listener, routes.add_service(raft).add_service(cluster), closing));
     close
 }
 
-async fn run(listener: TcpListener, services: Oversized, closing: Signal) {
+async fn run(listener: TcpListener, routes: Routes, closing: Signal) {
+    let services = Oversized(routes.prepare());
     let (cut, cutting) = signal();
     let server = Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE))
@@ -120,3 +120,6 @@ pub(super) fn signal() -> (oneshot::Sender<()>, Signal) {
 pub(super) fn local_address(listener: &TcpListener) -> Result<SocketAddr, NodeError> {
     listener.local_addr().map_err(|error| NodeError::Start { what: "server".to_owned(), cause: error.to_string() })
 }
+
+#[cfg(test)]
+mod tests;
