@@ -57,10 +57,22 @@ pub struct Envelope<M> {
 pub trait Actor: Sized + Send + 'static {
     type Message: Message;
     type Arguments: Send + 'static;
-    fn start(arguments: Self::Arguments, context: &mut Context<Self::Message>) -> impl Future<Output = Result<Self, ActorProcessingErr>> + Send;
-    fn handle(&mut self, message: Self::Message, context: &mut Context<Self::Message>) -> impl Future<Output = Result<(), ActorProcessingErr>> + Send;
+    fn start(
+        arguments: Self::Arguments,
+        context: &mut Context<Self::Message>,
+    ) -> impl Future<Output = Result<Self, ActorProcessingErr>> + Send;
+    fn handle(
+        &mut self,
+        message: Self::Message,
+        context: &mut Context<Self::Message>,
+    ) -> impl Future<Output = Result<(), ActorProcessingErr>> + Send;
     /// A child died or stopped without being told to. The default: fail as well.
-    fn child_stopped(&mut self, child: ActorCell, cause: String, context: &mut Context<Self::Message>) -> impl Future<Output = Result<(), ActorProcessingErr>> + Send {
+    fn child_stopped(
+        &mut self,
+        child: ActorCell,
+        cause: String,
+        context: &mut Context<Self::Message>,
+    ) -> impl Future<Output = Result<(), ActorProcessingErr>> + Send {
         async move { Err(cause.into()) }
     }
     /// Asked to stop: release what must be released in order.
@@ -73,28 +85,46 @@ pub trait Actor: Sized + Send + 'static {
 pub struct Context<M: Message>(PhantomData<fn(M)>);
 
 impl<M: Message> Context<M> {
-    pub fn myself(&self) -> &Address<M> { todo!() }
-    pub fn cell(&self) -> ActorCell { todo!() }
+    pub fn myself(&self) -> &Address<M> {
+        todo!()
+    }
+    pub fn cell(&self) -> ActorCell {
+        todo!()
+    }
     /// What messages sent now carry: this actor, this event, the trace of the message being handled.
-    pub fn origin(&self) -> Origin { todo!() }
+    pub fn origin(&self) -> Origin {
+        todo!()
+    }
     /// Who sent the message being handled.
-    pub fn sender(&self) -> Sender { todo!() }
-    pub fn flow(&self) -> &Flow { todo!() }
+    pub fn sender(&self) -> Sender {
+        todo!()
+    }
+    pub fn flow(&self) -> &Flow {
+        todo!()
+    }
     /// Handles a message that came by another way than the mailbox (the admission queue) and records it like any other.
-    pub fn within(&mut self, envelope: Envelope<M>, handle: impl FnOnce(M, &mut Self)) { todo!() }
+    pub fn within(&mut self, envelope: Envelope<M>, handle: impl FnOnce(M, &mut Self)) {
+        todo!()
+    }
 }
 
 /// Where an actor is reached. Cloning is cheap.
 pub struct Address<M: Message>(PhantomData<fn(M)>);
 
 impl<M: Message> Clone for Address<M> {
-    fn clone(&self) -> Self { todo!() }
+    fn clone(&self) -> Self {
+        todo!()
+    }
 }
 
 impl<M: Message> Address<M> {
     /// Never waits. Gives the message back if the actor has stopped.
-    pub fn send(&self, origin: Origin, message: M) -> Result<(), M> { todo!() }
-    pub fn actor(&self) -> &ActorRef<Envelope<M>> { todo!() }
+    pub fn send(&self, origin: Origin, message: M) -> Result<(), M> {
+        todo!()
+    }
+    pub fn actor(&self) -> &ActorRef<Envelope<M>> {
+        todo!()
+    }
 }
 
 /// Where an actor runs.
@@ -124,10 +154,18 @@ pub struct Flow(Arc<()>);
 
 impl Flow {
     /// `name` is "raft/<cluster>/<id>".
-    pub fn new(name: String) -> Flow { todo!() }
+    pub fn new(name: String) -> Flow {
+        todo!()
+    }
     /// The id of the actor at this place in the tree, given out at its first asking.
-    pub fn actor(&self, path: &str) -> ActorId { todo!() }
+    pub fn actor(&self, path: &str) -> ActorId {
+        todo!()
+    }
     /// What a message from outside the tree (a gRPC handler, a library call) carries.
-    pub fn outside(&self, path: &str, trace: TraceId) -> Origin { todo!() }
-    pub fn new_trace(&self) -> TraceId { todo!() }
+    pub fn outside(&self, path: &str, trace: TraceId) -> Origin {
+        todo!()
+    }
+    pub fn new_trace(&self) -> TraceId {
+        todo!()
+    }
 }
