@@ -26,11 +26,15 @@
 mod command;
 mod hash;
 mod scan;
+#[cfg(feature = "grpc")]
+mod service;
 mod snapshot;
 mod state;
 
 pub use command::*;
 pub use scan::{KeyRange, Page};
+#[cfg(feature = "grpc")]
+pub use service::{KvService, MAX_PAGE_PAIRS, service};
 pub use state::{Kv, Value};
 
 /// The generated code of `proto/raftkv/v1`.
