@@ -169,7 +169,9 @@ fn range_of(prefix: Bytes, start: Bytes, end: Bytes) -> Result<KeyRange, Status>
     if start.is_empty() && end.is_empty() {
         return Ok(KeyRange::Prefix(prefix));
     }
-    if prefix.is_empty() { Ok(KeyRange::Between { start, end }) } else {
+    if prefix.is_empty() {
+        Ok(KeyRange::Between { start, end })
+    } else {
         Err(invalid("prefix", "stands beside start or end: a scan is by prefix or by range"))
     }
 }

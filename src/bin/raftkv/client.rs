@@ -138,14 +138,13 @@ impl Client {
 /// # Errors
 /// Why not, in words.
 pub async fn connect(endpoint: &str, deadline: Instant) -> Result<Channel, String> {
-    let channel = Endpoint::from_shared(format!("http://{endpoint}"))
+    let endpoint = Endpoint::from_shared(format!("http://{endpoint}"))
         .map_err(|error| error.to_string())?
         .tcp_nodelay(true)
         .http2_keep_alive_interval(Duration::from_secs(2))
-        .keep_alive_timeout(Duration::from_secs(2))
-        .connect();
+        .keep_alive_timeout(Duration::from_secs(2));
     let until = deadline.min(Instant::now() + CONNECT_TIMEOUT);
-    match timeout_at(until, channel).await {
+    match timeout_at(until, endpoint.connect()).await {
         Ok(Ok(channel)) => Ok(channel),
         Ok(Err(error)) => Err(root_cause(&error)),
         Err(_) => Err("no connection in time".to_owned()),

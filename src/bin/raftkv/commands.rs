@@ -166,12 +166,8 @@ struct PairLine {
 /// Page by page, each as fresh as asked; together they are not one moment's state.
 async fn scan(client: &mut Client, output: &Output, prefix: Vec<u8>, freshness: &Freshness) -> Result<u8, Failure> {
     let (consistency, at_least) = consistency_of(freshness)?;
-    let mut request = ScanRequest {
-        prefix: prefix.into(),
-        consistency: consistency.into(),
-        at_least,
-        ..ScanRequest::default()
-    };
+    let mut request =
+        ScanRequest { prefix: prefix.into(), consistency: consistency.into(), at_least, ..ScanRequest::default() };
     let mut first = true;
     loop {
         let page = client.call(Kind::Read, async |at: Channel| kv(at).scan(request.clone()).await).await?;
@@ -181,7 +177,8 @@ async fn scan(client: &mut Client, output: &Output, prefix: Vec<u8>, freshness: 
                 output.object(&PairLine { v: 1, key, key_encoding, value, value_encoding, revision: *revision })?;
             }
         } else if !page.pairs.is_empty() {
-            let row = |pair: &pb::KeyValue| vec![printable(&pair.key), pair.revision.to_string(), printable(&pair.value)];
+            let row =
+                |pair: &pb::KeyValue| vec![printable(&pair.key), pair.revision.to_string(), printable(&pair.value)];
             let head: &[&str] = if first { &["KEY", "REVISION", "VALUE"] } else { &[] };
             output.table(head, page.pairs.iter().map(row).collect())?;
         }

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use ractor_raft::{config::Config, raft::NodeId};
+use ractor_raft::{config::Config, error::NodeError, raft::NodeId};
 
 use crate::{
     args::{Args, Command, Serve},
@@ -150,7 +150,8 @@ impl Settings {
                 return Err(unroutable(id, &advertise, &listen_address));
             }
             if *own != advertise {
-                let wanted = format!("the address that cluster has for node {id} ({own}), or change it there, on all nodes");
+                let wanted =
+                    format!("the address that cluster has for node {id} ({own}), or change it there, on all nodes");
                 return Err(setting.wanted(&wanted));
             }
         }
@@ -174,8 +175,26 @@ impl Settings {
         if let Some(setting) = self.get("max_entry_bytes") {
             config.max_entry_bytes = setting.number()?;
         }
-        config.validate()?;
+        config.validate().map_err(|error| self.with_its_source(error))?;
         Ok(config)
+    }
+
+    /// The library names its own field; the user wants to know which of the settings that was, and where it came from.
+    fn with_its_source(&self, error: NodeError) -> Failure {
+        let NodeError::Config { key, .. } = &error else { return error.into() };
+        let key = match *key {
+            "heartbeat_interval" => "heartbeat_ms",
+            "election_timeout_min" | "election_timeout_max" => "election_timeout_ms",
+            other => other,
+        };
+        match self.get(key) {
+            Some(setting) => Failure {
+                what: format!("{key} is {:?}, which will not do", setting.value),
+                why: format!("{error}; it comes from {}", setting.source),
+                ..error.into()
+            },
+            None => error.into(),
+        }
     }
 
     fn required(&self, key: &'static str, wanted: &str) -> Result<&Setting, Failure> {

@@ -4,9 +4,8 @@ use super::*;
 
 fn settings(line: &str, environment: &[(&str, &str)]) -> Result<Settings, Failure> {
     let args = Args::try_parse_from(line.split_whitespace()).expect("the test types what clap knows");
-    let variable = |name: &str| {
-        environment.iter().find(|(variable, _)| *variable == name).map(|(_, value)| (*value).to_owned())
-    };
+    let variable =
+        |name: &str| environment.iter().find(|(variable, _)| *variable == name).map(|(_, value)| (*value).to_owned());
     Settings::read(&args, variable)
 }
 
@@ -65,7 +64,12 @@ fn a_value_that_will_not_do_is_named_with_its_source() {
         (SERVE.to_owned(), vec![("RAFTKV_MAX_ENTRY_BYTES", "-1")], "max_entry_bytes", "RAFTKV_MAX_ENTRY_BYTES"),
         (format!("{SERVE} --config {path}"), vec![], "endpoint", path.as_str()),
         (format!("{SERVE} --config /nowhere.toml"), vec![], "/nowhere.toml", "No such file"),
-        (format!("{SERVE} --election-timeout-ms 50-60"), vec![], "setting", "election_timeout_min"),
+        (
+            format!("{SERVE} --election-timeout-ms 50-60"),
+            vec![],
+            "election_timeout_ms",
+            "the flag --election-timeout-ms",
+        ),
         (format!("{SERVE} --advertise 127.0.0.1:9"), vec![], "advertise", "the flag --advertise"),
         ("raftkv serve --data d".to_owned(), vec![], "id", "RAFTKV_ID"),
     ];
@@ -107,7 +111,15 @@ fn members_and_times_are_read_strictly() {
         };
         assert_eq!(failure.and_then(|failure| failure.code).map(|code| code.0), Some(20), "{cluster}");
     }
-    for (time, expected) in [("5", Some(5000)), ("5s", Some(5000)), ("250ms", Some(250)), ("1m", Some(60_000)), ("0", None), ("5h", None), ("s", None)] {
+    for (time, expected) in [
+        ("5", Some(5000)),
+        ("5s", Some(5000)),
+        ("250ms", Some(250)),
+        ("1m", Some(60_000)),
+        ("0", None),
+        ("5h", None),
+        ("s", None),
+    ] {
         let read = settings(&format!("raftkv status --timeout {time}"), &[]).and_then(|settings| settings.client());
         assert_eq!(read.ok().map(|client| client.timeout.as_millis()), expected, "{time}");
     }

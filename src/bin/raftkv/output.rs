@@ -41,7 +41,7 @@ impl Output {
     /// A table: a head over rows.
     pub fn table(&self, head: &[&str], rows: Vec<Vec<String>>) -> Result<(), Failure> {
         let mut table = Table::new();
-        table.load_preset(presets::NOTHING).set_header(head).add_rows(rows);
+        table.load_style(presets::NOTHING).set_header(head).add_rows(rows);
         table.column_iter_mut().for_each(|column| {
             column.set_padding((0, 2));
         });
