@@ -32,7 +32,7 @@ const APPLICATION: &str = "application";
 /// What a [`Flow`] may be told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// How many events the recorder holds, at 88 bytes each. Rounded up to a power of two of at least 1,024.
+    /// How many events the recorder holds, at 64 bytes each. Rounded up to a power of two of at least 1,024.
     pub capacity: usize,
     /// Makes this process's trace ids differ from those of earlier processes of the same node. 0: they repeat.
     pub seed: u64,
