@@ -140,22 +140,30 @@ pub trait Actor: Sized + Send + 'static {
     type Message: Message;
     /// What it starts from.
     type Arguments: Send + 'static;
+
+    /// Starts. An error or a panic here is an error of [`spawn`] and no supervision event.
     fn start(
         arguments: Self::Arguments,
         context: &mut Context<Self::Message>,
     ) -> impl Future<Output = Result<Self, ActorProcessingErr>> + Send;
+
+    /// Handles one message. An error or a panic ends the actor; its supervisor is told.
     fn handle(
         &mut self,
         message: Self::Message,
         context: &mut Context<Self::Message>,
     ) -> impl Future<Output = Result<(), ActorProcessingErr>> + Send;
-    /// A child died or stopped without being told to. The default: fail as well.
+
+    /// A child ended: it failed, was killed, or stopped, told to or not. The default: fail as well.
+    ///
+    /// A child that is `unlink`ed before it is stopped ends without this.
     fn child_stopped(
         &mut self,
         child: ActorCell,
         cause: String,
         context: &mut Context<Self::Message>,
     ) -> impl Future<Output = Result<(), ActorProcessingErr>> + Send {
+        let _ = (child, context);
         async move { Err(cause.into()) }
     }
 
@@ -163,94 +171,5 @@ pub trait Actor: Sized + Send + 'static {
     fn stop(&mut self, context: &mut Context<Self::Message>) -> impl Future<Output = ()> + Send {
         let _ = context;
         async {}
-    }
-}
-
-/// What an actor knows while it handles a message.
-pub struct Context<M: Message>(PhantomData<fn(M)>);
-
-impl<M: Message> Context<M> {
-    pub fn myself(&self) -> &Address<M> {
-        todo!()
-    }
-    pub fn cell(&self) -> ActorCell {
-        todo!()
-    }
-    /// What messages sent now carry: this actor, this event, the trace of the message being handled.
-    pub fn origin(&self) -> Origin {
-        todo!()
-    }
-    /// Who sent the message being handled.
-    pub fn sender(&self) -> Sender {
-        todo!()
-    }
-    pub fn flow(&self) -> &Flow {
-        todo!()
-    }
-    /// Handles a message that came by another way than the mailbox (the admission queue) and records it like any other.
-    pub fn within(&mut self, envelope: Envelope<M>, handle: impl FnOnce(M, &mut Self)) {
-        todo!()
-    }
-}
-
-/// Where an actor is reached. Cloning is cheap.
-pub struct Address<M: Message>(PhantomData<fn(M)>);
-
-impl<M: Message> Clone for Address<M> {
-    fn clone(&self) -> Self {
-        todo!()
-    }
-}
-
-impl<M: Message> Address<M> {
-    /// Never waits. Gives the message back if the actor has stopped.
-    pub fn send(&self, origin: Origin, message: M) -> Result<(), M> {
-        todo!()
-    }
-    pub fn actor(&self) -> &ActorRef<Envelope<M>> {
-        todo!()
-    }
-}
-
-/// Where an actor runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Placement {
-    /// On the runtime, like any task.
-    Runtime,
-    /// On a thread of its own, because it blocks.
-    OwnThread,
-}
-
-/// Starts an actor under `supervisor`. `path` is its place in the tree ("consensus/replicator 2"); its process-wide
-/// ractor name is derived from it and the flow's node ("raft/<cluster>/<id>/consensus/replicator 2").
-pub async fn spawn<A: Actor>(
-    flow: &Flow,
-    path: &str,
-    placement: Placement,
-    arguments: A::Arguments,
-    supervisor: Option<ActorCell>,
-) -> Result<(Address<A::Message>, tokio::task::JoinHandle<()>), SpawnErr> {
-    todo!()
-}
-
-/// One node's message flow: the flight recorder and the meters of its actors.
-#[derive(Clone)]
-pub struct Flow(Arc<()>);
-
-impl Flow {
-    /// `name` is "raft/<cluster>/<id>".
-    pub fn new(name: String) -> Flow {
-        todo!()
-    }
-    /// The id of the actor at this place in the tree, given out at its first asking.
-    pub fn actor(&self, path: &str) -> ActorId {
-        todo!()
-    }
-    /// What a message from outside the tree (a gRPC handler, a library call) carries.
-    pub fn outside(&self, path: &str, trace: TraceId) -> Origin {
-        todo!()
-    }
-    pub fn new_trace(&self) -> TraceId {
-        todo!()
     }
 }
