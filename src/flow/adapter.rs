@@ -55,15 +55,11 @@ pub async fn spawn<A: Actor>(
         (Placement::Runtime, Some(supervisor)) => {
             <Adapter<A> as ractor::Actor>::spawn_linked(name, Adapter::default(), start, supervisor).await?
         }
-        (Placement::Runtime, None) => {
-            <Adapter<A> as ractor::Actor>::spawn(name, Adapter::default(), start).await?
-        }
+        (Placement::Runtime, None) => <Adapter<A> as ractor::Actor>::spawn(name, Adapter::default(), start).await?,
         (Placement::OwnThread, Some(supervisor)) => {
             <Adapter<A> as ThreadLocalActor>::spawn_linked(name, start, supervisor, new_thread()?).await?
         }
-        (Placement::OwnThread, None) => {
-            <Adapter<A> as ThreadLocalActor>::spawn(name, start, new_thread()?).await?
-        }
+        (Placement::OwnThread, None) => <Adapter<A> as ThreadLocalActor>::spawn(name, start, new_thread()?).await?,
     };
     Ok((Address::new(actor, flow.clone(), life), handle))
 }
@@ -132,11 +128,7 @@ impl<A: Actor> ractor::Actor for Adapter<A> {
         }
     }
 
-    async fn post_stop(
-        &self,
-        _myself: ActorRef<Self::Msg>,
-        seat: &mut Self::State,
-    ) -> Result<(), ActorProcessingErr> {
+    async fn post_stop(&self, _myself: ActorRef<Self::Msg>, seat: &mut Self::State) -> Result<(), ActorProcessingErr> {
         seat.stop().await
     }
 }

@@ -135,8 +135,7 @@ impl<M: Message> Context<M> {
 
     /// The handling of a message begins.
     pub(super) fn begin(&mut self, name: &'static str, mark: Mark, origin: Origin, sent: Option<Instant>) {
-        let mut handling =
-            Handling { origin, event: 0, message: 0, mark, sent: 0, began: 0, within: 0, stale: false };
+        let mut handling = Handling { origin, event: 0, message: 0, mark, sent: 0, began: 0, within: 0, stale: false };
         if self.flow.is_recording() {
             handling.event = self.meter.next_event();
             handling.message = self.flow.number(name);

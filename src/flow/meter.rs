@@ -175,10 +175,9 @@ impl Meter {
     /// `None`: no actor ever lived here. `name` turns the number of a message into its name.
     pub(super) fn report(&self, name: impl Fn(u16) -> &'static str) -> Option<ActorReport> {
         let life = self.life()?;
-        let current = life.showing().map(|(message, since)| CurrentMessage {
-            message: name(message),
-            since: Duration::from_nanos(since),
-        });
+        let current = life
+            .showing()
+            .map(|(message, since)| CurrentMessage { message: name(message), since: Duration::from_nanos(since) });
         let duration = |counter: &AtomicU64| Duration::from_nanos(counter.load(Ordering::Relaxed));
         Some(ActorReport {
             path: self.path.to_string(),

@@ -112,7 +112,12 @@ impl Actor for Speaker {
         Ok(())
     }
 
-    async fn child_stopped(&mut self, _: ActorCell, cause: String, _: &mut Context<Word>) -> Result<(), ActorProcessingErr> {
+    async fn child_stopped(
+        &mut self,
+        _: ActorCell,
+        cause: String,
+        _: &mut Context<Word>,
+    ) -> Result<(), ActorProcessingErr> {
         let _ = self.heard.send(format!("child: {cause}"));
         Ok(())
     }
@@ -378,10 +383,7 @@ async fn an_actor_on_its_own_thread_works_like_any_other(flow: Flow) {
     gate.add_permits(1);
     assert_eq!(hear(&mut parent_heard).await, "child: panicked at Panic: told to panic");
     timeout(DEADLINE, handle).await.expect("in time").expect("the adapter catches it");
-    assert_eq!(
-        [hear(&mut heard).await, hear(&mut heard).await, hear(&mut heard).await],
-        ["Ask", "Wait", "dropped"]
-    );
+    assert_eq!([hear(&mut heard).await, hear(&mut heard).await, hear(&mut heard).await], ["Ask", "Wait", "dropped"]);
     assert_eq!(named(&flow.events(&Filter::default()), "Panic")[0].outcome, Outcome::Panicked);
 }
 
@@ -441,7 +443,7 @@ async fn what_leaves_the_node_is_noted() {
     let answered = flow.note(flow.actor("node 2"), arrived, "AppendEntriesReply", Mark { term: 1, index: 0 });
     let events = flow.events(&Filter::of_trace(trace));
     assert_eq!((events[1].id, events[1].cause), (answered.cause, events[0].id));
-    assert_eq!(events[1].to_string(), "0.000000 server → node 2 AppendEntriesReply term 1 (1.1 by 2.1)");
+    assert_eq!(events[1].to_string(), "0.000000 server → node 2 AppendEntriesReply term 1 (2.1 by 1.1)");
     assert_eq!(flow.tree(), [], "none of them is an actor of the tree");
 }
 
