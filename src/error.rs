@@ -33,7 +33,10 @@ pub enum ProposeError {
         address: Address,
     },
     /// R002. Not applied.
-    #[error("there is no leader: {needed} of {voters} voters are needed, and node {node} cannot reach {}", list(unreachable))]
+    #[error(
+        "there is no leader: {needed} of {voters} voters are needed, and node {node} cannot reach {}",
+        list(unreachable)
+    )]
     NoLeader {
         /// Who was asked.
         node: NodeId,
@@ -105,7 +108,10 @@ impl ProposeError {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
     /// R002.
-    #[error("there is no leader: {needed} of {voters} voters are needed, and node {node} cannot reach {}", list(unreachable))]
+    #[error(
+        "there is no leader: {needed} of {voters} voters are needed, and node {node} cannot reach {}",
+        list(unreachable)
+    )]
     NoLeader {
         /// Who was asked.
         node: NodeId,
@@ -167,7 +173,9 @@ pub enum NodeError {
         cause: String,
     },
     /// The restart budget is spent.
-    #[error("{actor} failed {failures} times within {window:?}, more than the budget of {budget}; the last cause: {cause}")]
+    #[error(
+        "{actor} failed {failures} times within {window:?}, more than the budget of {budget}; the last cause: {cause}"
+    )]
     BudgetSpent {
         /// Whose failure was one too many.
         actor: String,

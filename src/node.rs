@@ -67,36 +67,81 @@ pub struct PeerStatus {
 pub struct NodeRef(Arc<()>);
 
 impl NodeRef {
-    pub fn identity(&self) -> &Identity { todo!() }
+    pub fn identity(&self) -> &Identity {
+        todo!()
+    }
     /// Where it is to listen; the address in the membership unless the builder was told otherwise.
-    pub fn listen_address(&self) -> &str { todo!() }
-    pub fn config(&self) -> &Config { todo!() }
-    pub fn status(&self) -> Status { todo!() }
-    pub fn flow(&self) -> &Flow { todo!() }
+    pub fn listen_address(&self) -> &str {
+        todo!()
+    }
+    pub fn config(&self) -> &Config {
+        todo!()
+    }
+    pub fn status(&self) -> Status {
+        todo!()
+    }
+    pub fn flow(&self) -> &Flow {
+        todo!()
+    }
     /// Passes another node's request to consensus. The receiver fails if consensus falls before it answers.
     /// Identity was checked by the transport.
-    pub fn deliver(&self, from: NodeId, request: Request, traces: Vec<(LogIndex, TraceId)>) -> oneshot::Receiver<Reply> { todo!() }
+    pub fn deliver(
+        &self,
+        from: NodeId,
+        request: Request,
+        traces: Vec<(LogIndex, TraceId)>,
+    ) -> oneshot::Receiver<Reply> {
+        todo!()
+    }
     /// Proposes an encoded command. Where this node does not lead: forwards it, or says who does.
-    pub async fn propose(&self, command: Bytes, forward: bool, trace: TraceId) -> Result<Applied, ProposeError> { todo!() }
+    pub async fn propose(&self, command: Bytes, forward: bool, trace: TraceId) -> Result<Applied, ProposeError> {
+        todo!()
+    }
     /// With its type again; `None` if the node was not built with this state machine.
-    pub fn typed<M: StateMachine>(&self) -> Option<Node<M>> { todo!() }
+    pub fn typed<M: StateMachine>(&self) -> Option<Node<M>> {
+        todo!()
+    }
 }
 
 /// A running node. Cheap to clone; the node runs until it is shut down or its supervisor stops.
 pub struct Node<M>(NodeRef, PhantomData<fn() -> M>);
 
 impl<M: StateMachine> Node<M> {
-    pub fn builder<F: Fn() -> M + Send + Sync + 'static>(id: NodeId, factory: F) -> Builder<M> { todo!() }
-    pub fn as_ref(&self) -> &NodeRef { &self.0 }
-    pub async fn propose(&self, command: M::Command) -> Result<M::Output, ProposeError> { todo!() }
-    pub async fn read<R: Send + 'static>(&self, consistency: Consistency, query: impl FnOnce(&M) -> R + Send + 'static) -> Result<R, ReadError> { todo!() }
+    pub fn builder<F: Fn() -> M + Send + Sync + 'static>(id: NodeId, factory: F) -> Builder<M> {
+        todo!()
+    }
+    pub fn as_ref(&self) -> &NodeRef {
+        &self.0
+    }
+    pub async fn propose(&self, command: M::Command) -> Result<M::Output, ProposeError> {
+        todo!()
+    }
+    pub async fn read<R: Send + 'static>(
+        &self,
+        consistency: Consistency,
+        query: impl FnOnce(&M) -> R + Send + 'static,
+    ) -> Result<R, ReadError> {
+        todo!()
+    }
     /// As [`read`](Node::read), and also tells which index the state was of.
-    pub async fn read_at<R: Send + 'static>(&self, consistency: Consistency, query: impl FnOnce(&M) -> R + Send + 'static) -> Result<(R, LogIndex), ReadError> { todo!() }
-    pub fn status(&self) -> Status { todo!() }
+    pub async fn read_at<R: Send + 'static>(
+        &self,
+        consistency: Consistency,
+        query: impl FnOnce(&M) -> R + Send + 'static,
+    ) -> Result<(R, LogIndex), ReadError> {
+        todo!()
+    }
+    pub fn status(&self) -> Status {
+        todo!()
+    }
     /// Hands over, drains, stops children first, closes files.
-    pub async fn shutdown(&self) -> Result<(), NodeError> { todo!() }
+    pub async fn shutdown(&self) -> Result<(), NodeError> {
+        todo!()
+    }
     /// Waits until the node has stopped by itself or by `shutdown`.
-    pub async fn stopped(&self) -> Result<(), NodeError> { todo!() }
+    pub async fn stopped(&self) -> Result<(), NodeError> {
+        todo!()
+    }
 }
 
 /// Settings of a node to be.
@@ -104,19 +149,41 @@ pub struct Builder<M>(PhantomData<fn() -> M>);
 
 impl<M: StateMachine> Builder<M> {
     /// The first members, the same on every node, in any order.
-    pub fn cluster(self, members: impl IntoIterator<Item = (NodeId, impl Into<Address>)>) -> Self { todo!() }
-    pub fn data_dir(self, path: impl Into<PathBuf>) -> Self { todo!() }
-    pub fn storage(self, storage: impl Storage) -> Self { todo!() }
-    pub fn transport(self, transport: impl Transport) -> Self { todo!() }
-    pub fn listen(self, address: impl Into<Address>) -> Self { todo!() }
+    pub fn cluster(self, members: impl IntoIterator<Item = (NodeId, impl Into<Address>)>) -> Self {
+        todo!()
+    }
+    pub fn data_dir(self, path: impl Into<PathBuf>) -> Self {
+        todo!()
+    }
+    pub fn storage(self, storage: impl Storage) -> Self {
+        todo!()
+    }
+    pub fn transport(self, transport: impl Transport) -> Self {
+        todo!()
+    }
+    pub fn listen(self, address: impl Into<Address>) -> Self {
+        todo!()
+    }
     /// Dial that peer there instead of at its address in the membership: proxies, NAT.
-    pub fn peer_address(self, id: NodeId, address: impl Into<Address>) -> Self { todo!() }
-    pub fn config(self, config: Config) -> Self { todo!() }
-    pub fn restart_policy(self, policy: RestartPolicy) -> Self { todo!() }
+    pub fn peer_address(self, id: NodeId, address: impl Into<Address>) -> Self {
+        todo!()
+    }
+    pub fn config(self, config: Config) -> Self {
+        todo!()
+    }
+    pub fn restart_policy(self, policy: RestartPolicy) -> Self {
+        todo!()
+    }
     /// All the randomness of this node comes from this seed; drawn from the system without it.
-    pub fn seed(self, seed: u64) -> Self { todo!() }
-    pub async fn spawn_linked(self, supervisor: ActorCell) -> Result<Node<M>, NodeError> { todo!() }
-    pub async fn spawn(self) -> Result<Node<M>, NodeError> { todo!() }
+    pub fn seed(self, seed: u64) -> Self {
+        todo!()
+    }
+    pub async fn spawn_linked(self, supervisor: ActorCell) -> Result<Node<M>, NodeError> {
+        todo!()
+    }
+    pub async fn spawn(self) -> Result<Node<M>, NodeError> {
+        todo!()
+    }
 }
 
 /// How many failures a child may have before the node gives up.

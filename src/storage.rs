@@ -85,7 +85,9 @@ pub trait Store: Send {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StorageError {
     /// R006.
-    #[error("{path} belongs to node {found_node} of cluster {found_cluster:016x}, not to node {node} of cluster {cluster:016x}")]
+    #[error(
+        "{path} belongs to node {found_node} of cluster {found_cluster:016x}, not to node {node} of cluster {cluster:016x}"
+    )]
     Foreign {
         /// The file.
         path: PathBuf,

@@ -1,0 +1,253 @@
+//! Leader election (§5.2, §5.4.1), with pre-vote (thesis §9.6), vote stickiness (thesis §4.2.3) and check-quorum
+//! (thesis §6.2).
+//!
+//! Rules, as in Figure 2:
+//! 1. RequestVote: refuse if `term < current_term`; grant if `voted_for` is null or the candidate, and the candidate's
+//!    log is at least as up to date.
+//! 2. A follower that hears neither a leader nor a candidate it votes for, for an election timeout, starts an election.
+//! 3. A candidate votes for itself; with a majority it leads; if a leader of its term appears it follows.
+//! 4. `voted_for` is cleared only when the term rises (E02), and term and vote are one write (E01).
+//!
+//! Invariant: one vote a term, and none is told before it is on disk.
+//!
+//! *Architecture invariant: nothing here waits, fails, reads a clock or draws a random number.*
+
+use std::{collections::BTreeSet, time::Duration};
+
+use super::{
+    Raft, RoleState,
+    events::{Alarm, Effect},
+    message::{
+        PreVoteReply, PreVoteRequest, Reply, Request, RequestVoteReply, RequestVoteRequest, TimeoutNowReply,
+        TimeoutNowRequest,
+    },
+    quorum,
+    types::{CallId, HardState, NodeId, Term},
+};
+
+/// One attempt to win: votes that were asked for in another session belong to another attempt (E04).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Campaign {
+    session: u64,
+    votes: BTreeSet<NodeId>,
+}
+
+impl Raft {
+    /// The alarm rang.
+    pub(super) fn timeout(&mut self, now: Duration, epoch: u64, effects: &mut Vec<Effect>) {
+        if epoch != self.timer_epoch {
+            return;
+        }
+        if let RoleState::Leader(_) = self.role {
+            self.heartbeat(now, effects);
+            return;
+        }
+        self.retry_forwarded_reads(effects);
+        let heard_since = self.timeout_since > self.timer_since;
+        if heard_since || !self.membership().is_voter(self.settings.id) {
+            // Rang too early, or for a server that must not campaign: dated anew from what was heard last.
+            let since = if heard_since { self.timeout_since } else { now };
+            self.set_timer(since, Alarm::Election, effects);
+        } else {
+            self.start_pre_vote(now, effects);
+        }
+    }
+
+    /// The timer died with its alarm.
+    pub(super) fn reset_timer(&mut self, now: Duration, effects: &mut Vec<Effect>) {
+        let alarm = match self.role {
+            RoleState::Leader(_) => Alarm::Heartbeat,
+            _ => Alarm::Election,
+        };
+        self.set_timer(now, alarm, effects);
+    }
+
+    /// "A server first asks the others whether they would vote for it, and raises its term only if a majority would"
+    /// (thesis §9.6): a server that was cut off does not depose a working leader when it comes back (E09).
+    fn start_pre_vote(&mut self, now: Duration, effects: &mut Vec<Effect>) {
+        self.leader = None;
+        self.refuse_forwarded_reads(effects);
+        let session = self.new_session();
+        let votes = BTreeSet::from([self.settings.id]);
+        self.set_timer(now, Alarm::Election, effects);
+        let request =
+            PreVoteRequest { term: self.current_term() + 1, candidate_id: self.settings.id, last_log: self.log.last() };
+        for to in self.other_voters() {
+            effects.push(Effect::Send { to, session, request: Request::PreVote(request.clone()) });
+        }
+        self.role = RoleState::PreCandidate(Campaign { session, votes });
+        self.count_pre_votes(now, effects);
+    }
+
+    /// "To begin an election, a follower increments its current term and transitions to candidate state. It then votes
+    /// for itself and issues RequestVote RPCs in parallel" (§5.2), once its own vote is on disk.
+    pub(super) fn start_election(&mut self, now: Duration, leadership_transfer: bool, effects: &mut Vec<Effect>) {
+        self.leader = None;
+        self.refuse_forwarded_reads(effects);
+        let term = self.current_term() + 1;
+        self.set_hard_state(HardState { current_term: term, voted_for: Some(self.settings.id) });
+        let session = self.new_session();
+        self.set_timer(now, Alarm::Election, effects);
+        let candidate_id = self.settings.id;
+        let request = RequestVoteRequest { term, candidate_id, last_log: self.log.last(), leadership_transfer };
+        for to in self.other_voters() {
+            self.outbox.after_write(Effect::Send { to, session, request: Request::RequestVote(request.clone()) });
+        }
+        // Its own vote counts when it is on disk, like any other (`count_own_vote`).
+        self.role = RoleState::Candidate(Campaign { session, votes: BTreeSet::new() });
+    }
+
+    /// Receiver's side of RequestVote.
+    pub(super) fn request_vote(
+        &mut self,
+        now: Duration,
+        call: CallId,
+        request: RequestVoteRequest,
+        effects: &mut Vec<Effect>,
+    ) {
+        // "If a server receives a RequestVote request within the minimum election timeout of hearing from a current
+        // leader, it does not update its term or grant its vote" (thesis §4.2.3), unless that leader asked for it.
+        let sticky = self.has_live_leader(now) && !request.leadership_transfer;
+        if !sticky && request.term > self.current_term() {
+            self.become_follower(now, request.term, None, effects);
+        }
+        let free = self.voted_for().is_none_or(|id| id == request.candidate_id);
+        let vote_granted =
+            !sticky && request.term == self.current_term() && free && request.last_log >= self.log.last();
+        if vote_granted {
+            if self.voted_for().is_none() {
+                let current_term = self.current_term();
+                self.set_hard_state(HardState { current_term, voted_for: Some(request.candidate_id) });
+            }
+            self.timeout_since = now;
+        }
+        let reply = RequestVoteReply { term: self.current_term(), vote_granted };
+        self.reply(call, Reply::RequestVote(reply), effects);
+    }
+
+    /// Receiver's side of the pre-vote: would it vote, and has it lost its leader too? Nothing changes here.
+    pub(super) fn pre_vote(&mut self, now: Duration, call: CallId, request: PreVoteRequest, effects: &mut Vec<Effect>) {
+        let vote_granted =
+            !self.has_live_leader(now) && request.term > self.current_term() && request.last_log >= self.log.last();
+        // A refusal carries this server's term, so that a candidate of an older one catches up (E10).
+        let reply = PreVoteReply { term: self.current_term(), vote_granted };
+        self.reply(call, Reply::PreVote(reply), effects);
+    }
+
+    /// "Start an election now" (thesis §3.10): no pre-vote, since the leader itself gives way.
+    pub(super) fn timeout_now(
+        &mut self,
+        now: Duration,
+        call: CallId,
+        request: TimeoutNowRequest,
+        effects: &mut Vec<Effect>,
+    ) {
+        if request.term > self.current_term() {
+            self.become_follower(now, request.term, Some(request.leader_id), effects);
+        }
+        let reply = TimeoutNowReply { term: self.current_term() };
+        self.reply(call, Reply::TimeoutNow(reply), effects);
+        let follows = matches!(self.role, RoleState::Follower) && request.term == self.current_term();
+        if follows && self.membership().is_voter(self.settings.id) {
+            self.start_election(now, true, effects);
+        }
+    }
+
+    pub(super) fn pre_vote_reply(
+        &mut self,
+        now: Duration,
+        from: NodeId,
+        session: u64,
+        reply: PreVoteReply,
+        effects: &mut Vec<Effect>,
+    ) {
+        if let RoleState::PreCandidate(campaign) = &mut self.role
+            && campaign.session == session
+            && reply.vote_granted
+        {
+            campaign.votes.insert(from);
+            self.count_pre_votes(now, effects);
+        }
+    }
+
+    pub(super) fn request_vote_reply(
+        &mut self,
+        now: Duration,
+        from: NodeId,
+        session: u64,
+        reply: RequestVoteReply,
+        effects: &mut Vec<Effect>,
+    ) {
+        // Only a grant for exactly this candidacy counts: this term and this session (E04).
+        let term = self.hard_state.current_term;
+        if let RoleState::Candidate(campaign) = &mut self.role
+            && campaign.session == session
+            && reply.term == term
+            && reply.vote_granted
+        {
+            campaign.votes.insert(from);
+            self.count_votes(now, effects);
+        }
+    }
+
+    /// A candidate's vote for itself is on disk.
+    pub(super) fn count_own_vote(&mut self, now: Duration, effects: &mut Vec<Effect>) {
+        if let RoleState::Candidate(campaign) = &mut self.role {
+            campaign.votes.insert(self.settings.id);
+            self.count_votes(now, effects);
+        }
+    }
+
+    fn count_pre_votes(&mut self, now: Duration, effects: &mut Vec<Effect>) {
+        if let RoleState::PreCandidate(campaign) = &self.role
+            && quorum::reached(self.membership(), |id| campaign.votes.contains(&id))
+        {
+            self.start_election(now, false, effects);
+        }
+    }
+
+    fn count_votes(&mut self, now: Duration, effects: &mut Vec<Effect>) {
+        if let RoleState::Candidate(campaign) = &self.role
+            && quorum::reached(self.membership(), |id| campaign.votes.contains(&id))
+        {
+            self.become_leader(now, effects);
+        }
+    }
+
+    /// Follows, in `term`, `leader` if it is known. The vote is forgotten only if the term rises (E02).
+    pub(super) fn become_follower(
+        &mut self,
+        now: Duration,
+        term: Term,
+        leader: Option<NodeId>,
+        effects: &mut Vec<Effect>,
+    ) {
+        assert!(term >= self.current_term(), "the term never falls: {term} after {}", self.current_term());
+        if term > self.current_term() {
+            self.set_hard_state(HardState { current_term: term, voted_for: None });
+        }
+        if leader != self.leader {
+            self.refuse_forwarded_reads(effects);
+        }
+        self.leader = leader;
+        match std::mem::replace(&mut self.role, RoleState::Follower) {
+            RoleState::Leader(leadership) => {
+                leadership.refuse_reads(self.hard_state.current_term, effects);
+                self.timeout_since = now;
+                self.set_timer(now, Alarm::Election, effects);
+            }
+            RoleState::Follower | RoleState::PreCandidate(_) | RoleState::Candidate(_) => {}
+        }
+    }
+
+    /// Whether a leader was heard so lately that no election can be due: this server's own leadership counts, since
+    /// check-quorum ends it when it is no longer real.
+    fn has_live_leader(&self, now: Duration) -> bool {
+        let heard_lately = self.leader_heard.is_some_and(|heard| now < heard + self.settings.election_timeout_min);
+        matches!(self.role, RoleState::Leader(_)) || (self.leader.is_some() && heard_lately)
+    }
+
+    fn other_voters(&self) -> Vec<NodeId> {
+        self.membership().voters.keys().copied().filter(|id| *id != self.settings.id).collect()
+    }
+}

@@ -1,0 +1,40 @@
+//! Which configuration is in force: always the latest in the log, committed or not (§6). A truncation therefore brings
+//! the one before it back.
+//!
+//! *Architecture invariant: nothing here waits, fails, reads a clock or draws a random number.*
+
+use super::types::{Entry, LogIndex, Membership, Payload};
+
+/// The configurations of the log, by rising index.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct MembershipHistory {
+    /// The configuration as of the log's base. Never truncated: what stands there is committed.
+    base: Membership,
+    later: Vec<(LogIndex, Membership)>,
+}
+
+impl MembershipHistory {
+    /// As of a recovered log.
+    pub fn new<'a>(base: Membership, entries: impl IntoIterator<Item = &'a Entry>) -> Self {
+        let mut history = MembershipHistory { base, later: Vec::new() };
+        entries.into_iter().for_each(|entry| history.appended(entry));
+        history
+    }
+
+    /// The configuration in force.
+    pub fn current(&self) -> &Membership {
+        self.later.last().map_or(&self.base, |(_, membership)| membership)
+    }
+
+    /// Takes note of an entry behind all the others.
+    pub fn appended(&mut self, entry: &Entry) {
+        if let Payload::Membership(membership) = &entry.payload {
+            self.later.push((entry.index, membership.clone()));
+        }
+    }
+
+    /// Forgets what stood at `index` and behind it.
+    pub fn truncated_from(&mut self, index: LogIndex) {
+        self.later.retain(|(at, _)| *at < index);
+    }
+}

@@ -1,0 +1,159 @@
+//! What a leader knows about one peer, and what it may send next.
+//!
+//! ```text
+//!            a reply matched
+//!   Probe ───────────────────► Replicate
+//!     ▲                            │
+//!     └── conflict, or lost ───────┘
+//! ```
+//! *Probe*: the leader does not know where the logs agree; one request at a time, repeated with the heartbeat.
+//! *Replicate*: it knows; requests are pipelined up to a window by count and by bytes.
+//!
+//! Invariants: `match_index < next_index`; `match_index` never falls while the leader leads.
+//!
+//! *Architecture invariant: nothing here waits, fails, reads a clock or draws a random number.*
+
+use std::{collections::VecDeque, time::Duration};
+
+use super::types::LogIndex;
+
+/// One peer, as its leader sees it (Figure 2, "volatile state on leaders").
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Progress {
+    /// The highest entry known to be on the peer's disk.
+    pub match_index: LogIndex,
+    /// The next entry to send.
+    pub next_index: LogIndex,
+    /// How to send it.
+    pub mode: Mode,
+    /// Tags every request; answers to requests of an earlier session count for nothing.
+    pub session: u64,
+    /// When the peer last answered in this session, or when the session's leader was elected.
+    pub last_heard: Duration,
+    /// Whether it answered anything since the last break.
+    pub reachable: bool,
+    /// The latest read round that it answered.
+    pub read_round: u64,
+    /// The latest read round that it was told.
+    pub read_round_sent: u64,
+    /// The highest commit index that it was told.
+    pub commit_sent: LogIndex,
+    heartbeat_due: bool,
+    in_flight: VecDeque<Batch>,
+    in_flight_bytes: usize,
+}
+
+/// How a leader sends to a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Mode {
+    /// Looking for the place where the logs agree.
+    Probe,
+    /// Pipelined.
+    Replicate,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Batch {
+    last_index: LogIndex,
+    bytes: usize,
+}
+
+/// How much may be unanswered at one peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Window {
+    /// Requests with entries.
+    pub batches: usize,
+    /// Their payload bytes.
+    pub bytes: usize,
+}
+
+impl Progress {
+    /// A peer of which nothing is known, behind a leader whose log ends before `next_index`.
+    pub fn new(next_index: LogIndex, session: u64, now: Duration) -> Self {
+        Progress {
+            match_index: 0,
+            next_index,
+            mode: Mode::Probe,
+            session,
+            last_heard: now,
+            reachable: false,
+            read_round: 0,
+            read_round_sent: 0,
+            commit_sent: 0,
+            heartbeat_due: true,
+            in_flight: VecDeque::new(),
+            in_flight_bytes: 0,
+        }
+    }
+
+    /// Whether a request with entries may be sent now. A probe carries none: it is repeated with every heartbeat, and a
+    /// peer that hangs must not be sent the same entries again and again.
+    pub fn may_send(&self, window: Window) -> bool {
+        let room = self.in_flight.len() < window.batches && self.in_flight_bytes < window.bytes;
+        self.mode == Mode::Replicate && room
+    }
+
+    /// Whether every request with entries has been answered.
+    pub fn is_settled(&self) -> bool {
+        self.in_flight.is_empty()
+    }
+
+    /// The next request is due even if it has nothing to say.
+    pub fn heartbeat_due(&mut self) {
+        self.heartbeat_due = true;
+    }
+
+    /// Whether a request without entries is due. Taken by asking.
+    pub fn take_heartbeat(&mut self) -> bool {
+        std::mem::take(&mut self.heartbeat_due)
+    }
+
+    /// A request was sent, with entries up to `last` of so many payload bytes, or with none (`None`).
+    pub fn sent(&mut self, last: Option<LogIndex>, bytes: usize) {
+        self.heartbeat_due = false;
+        if let Some(last_index) = last {
+            self.next_index = last_index + 1;
+            self.in_flight.push_back(Batch { last_index, bytes });
+            self.in_flight_bytes += bytes;
+        }
+    }
+
+    /// The peer has the leader's log up to `match_index` on its disk. Acknowledgements may repeat and overtake each
+    /// other; the highest counts.
+    pub fn matched(&mut self, match_index: LogIndex) {
+        self.match_index = self.match_index.max(match_index);
+        self.next_index = self.next_index.max(self.match_index + 1);
+        self.mode = Mode::Replicate;
+        while let Some(batch) = self.in_flight.front()
+            && batch.last_index <= match_index
+        {
+            self.in_flight_bytes -= batch.bytes;
+            self.in_flight.pop_front();
+        }
+    }
+
+    /// The peer's log differs from the leader's just before `next_index`; they may agree up to `agree_at_most`.
+    pub fn conflicted(&mut self, agree_at_most: LogIndex) {
+        // The entry before `next_index` is known to differ: go back by one at least.
+        let next_index = (agree_at_most + 1).min(self.next_index - 1).max(self.match_index + 1);
+        self.restart(next_index);
+        self.heartbeat_due = true;
+    }
+
+    /// Requests may be lost. With `at_once`, the next probe does not wait for the heartbeat.
+    pub fn lost(&mut self, session: u64, at_once: bool) {
+        self.restart(self.match_index + 1);
+        self.heartbeat_due = at_once;
+        self.session = session;
+        self.reachable = false;
+    }
+
+    fn restart(&mut self, next_index: LogIndex) {
+        self.mode = Mode::Probe;
+        self.next_index = next_index;
+        self.in_flight.clear();
+        self.in_flight_bytes = 0;
+        self.commit_sent = 0;
+        self.read_round_sent = 0;
+    }
+}

@@ -1,0 +1,312 @@
+//! Log replication (§5.3) and commitment (§5.4.2).
+//!
+//! Rules, as in Figure 2:
+//! 1. Reply stale if `term < current_term`; conflict if the log has no entry at `prev_log_index` with `prev_log_term`.
+//! 2. Where an existing entry conflicts with a new one, delete it and all that follow it; append what is new. What
+//!    matches stays (L02).
+//! 3. `commit_index = min(leader_commit, index of the last new entry)` (L04).
+//! 4. The leader commits *N* if a majority has it and it is of the leader's own term (L01); its own copy counts when it
+//!    is on disk.
+//! 5. After a conflict the leader goes back by a term at a time (L11).
+//!
+//! Invariants: a leader never overwrites or deletes an entry of its log; a committed entry is never deleted.
+//!
+//! *Architecture invariant: nothing here waits, fails, reads a clock or draws a random number.*
+
+use std::{collections::BTreeMap, time::Duration};
+
+use bytes::Bytes;
+
+use super::{
+    Raft, RoleState,
+    events::{Alarm, Effect, Refusal},
+    log::Log,
+    message::{AppendEntriesReply, AppendEntriesRequest, AppendOutcome, Reply, Request},
+    progress::{Mode, Progress},
+    quorum,
+    read::LeaderReads,
+    types::{CallId, Entry, LogIndex, NodeId, Payload, Term},
+};
+
+/// What only a leader has (Figure 2, "volatile state on leaders").
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Leadership {
+    pub(super) progress: BTreeMap<NodeId, Progress>,
+    /// The no-op that opened its term: until it is committed, the leader does not know what is (§8).
+    pub(super) first_index: LogIndex,
+    pub(super) reads: LeaderReads,
+}
+
+impl Raft {
+    /// "Upon election: send initial empty AppendEntries RPCs to each server" (Figure 2), and append a no-op, so that
+    /// what earlier terms left can be committed (§8).
+    pub(super) fn become_leader(&mut self, now: Duration, effects: &mut Vec<Effect>) {
+        let id = self.settings.id;
+        let first_index = self.log.last().index + 1;
+        let peers: Vec<NodeId> = self.membership().peers_of(id).collect();
+        let progress =
+            peers.into_iter().map(|peer| (peer, Progress::new(first_index, self.new_session(), now))).collect();
+        self.leader = Some(id);
+        self.role = RoleState::Leader(Leadership { progress, first_index, reads: LeaderReads::default() });
+        self.set_timer(now, Alarm::Heartbeat, effects);
+        self.append(Entry { index: first_index, term: self.current_term(), payload: Payload::Noop }, effects);
+    }
+
+    /// "If command received from client: append entry to local log" (Figure 2); answered when it is applied.
+    pub(super) fn propose(&mut self, call: CallId, command: Bytes, effects: &mut Vec<Effect>) {
+        if !matches!(self.role, RoleState::Leader(_)) {
+            effects.push(Effect::Refuse { call, refusal: Refusal::NotLeader { leader: self.leader } });
+            return;
+        }
+        let index = self.log.last().index + 1;
+        self.proposals.push_back((index, call));
+        self.append(Entry { index, term: self.current_term(), payload: Payload::Command(command) }, effects);
+    }
+
+    /// The heartbeat alarm rang. "A leader steps down if an election timeout elapses without a successful round of
+    /// heartbeats to a majority of its cluster" (thesis §6.2).
+    pub(super) fn heartbeat(&mut self, now: Duration, effects: &mut Vec<Effect>) {
+        let (id, patience) = (self.settings.id, self.settings.election_timeout_max);
+        let membership = self.memberships.current();
+        let RoleState::Leader(leadership) = &mut self.role else { return };
+        let progress = &mut leadership.progress;
+        let in_touch = |peer| progress.get(&peer).is_some_and(|progress| now <= progress.last_heard + patience);
+        if !quorum::reached(membership, |peer| peer == id || in_touch(peer)) {
+            self.become_follower(now, self.current_term(), None, effects);
+            return;
+        }
+        progress.values_mut().for_each(Progress::heartbeat_due);
+        self.set_timer(now, Alarm::Heartbeat, effects);
+    }
+
+    /// Sends every peer what it may be sent: a probe, entries, or word of a new commit index or read round. Entries go
+    /// when they go to this server's own disk, not before.
+    pub(super) fn replicate(&mut self, effects: &mut Vec<Effect>) {
+        let window = self.window();
+        let RoleState::Leader(leadership) = &mut self.role else { return };
+        let mut sender = Sender {
+            log: &self.log,
+            term: self.hard_state.current_term,
+            leader_id: self.settings.id,
+            commit_index: self.commit_index,
+            read_round: leadership.reads.round(),
+            effects,
+        };
+        for (id, peer) in &mut leadership.progress {
+            while peer.may_send(window) && peer.next_index <= self.outbox.written_index() {
+                let (max_entries, max_bytes) = (self.settings.max_batch_entries, self.settings.max_batch_bytes);
+                let entries = self.log.slice(peer.next_index, self.outbox.written_index(), max_entries, max_bytes);
+                sender.send(*id, peer, entries);
+            }
+            // A follower that has everything learns at once what is committed; under load, with the next entries.
+            let quiet = peer.mode == Mode::Replicate && peer.is_settled() && self.outbox.is_idle();
+            let news = quiet && peer.commit_sent < self.commit_index;
+            let round = peer.mode == Mode::Replicate && peer.read_round_sent < sender.read_round;
+            if peer.take_heartbeat() || news || round {
+                sender.send(*id, peer, Vec::new());
+            }
+        }
+    }
+
+    /// Receiver's side of AppendEntries.
+    pub(super) fn append_entries(
+        &mut self,
+        now: Duration,
+        call: CallId,
+        request: AppendEntriesRequest,
+        effects: &mut Vec<Effect>,
+    ) {
+        let read_round = request.read_round;
+        let reply = |raft: &Self, outcome| {
+            Reply::AppendEntries(AppendEntriesReply { term: raft.current_term(), outcome, read_round })
+        };
+        // "Reply false if term < currentTerm" (§5.1).
+        if request.term < self.current_term() {
+            let stale = reply(self, AppendOutcome::Stale);
+            return self.reply(call, stale, effects);
+        }
+        assert!(
+            request.term > self.current_term() || !matches!(self.role, RoleState::Leader(_)),
+            "Election Safety: n{} and n{} both lead term {}",
+            self.settings.id,
+            request.leader_id,
+            request.term
+        );
+        // "If the leader's term is at least as large as the candidate's current term, then the candidate recognizes the
+        // leader as legitimate and returns to follower state" (§5.2).
+        self.become_follower(now, request.term, Some(request.leader_id), effects);
+        self.leader_heard = Some(now);
+        self.timeout_since = now;
+
+        if let Some(conflict) = self.conflict_at(request.prev_log_index, request.prev_log_term) {
+            let conflict = reply(self, conflict);
+            return self.reply(call, conflict, effects);
+        }
+        let last_new_index = request.prev_log_index + request.entries.len() as LogIndex;
+        let appended = self.store_entries(request.entries, effects);
+        // "If leaderCommit > commitIndex, set commitIndex = min(leaderCommit, index of last new entry)" (Figure 2):
+        // what stands behind the last new entry has not been compared with the leader's log.
+        self.commit_index = self.commit_index.max(request.leader_commit.min(last_new_index));
+        if appended {
+            let matched = reply(self, AppendOutcome::Matched { match_index: last_new_index });
+            self.outbox.after_write(Effect::Reply { call, reply: matched });
+        } else {
+            let match_index = last_new_index.min(self.outbox.durable_index());
+            let matched = reply(self, AppendOutcome::Matched { match_index });
+            self.reply(call, matched, effects);
+        }
+    }
+
+    /// "Reply false if log doesn't contain an entry at prevLogIndex whose term matches prevLogTerm" (§5.3). What a
+    /// snapshot replaced is committed and therefore matches (L03).
+    fn conflict_at(&self, prev_log_index: LogIndex, prev_log_term: Term) -> Option<AppendOutcome> {
+        let last = self.log.last();
+        if prev_log_index < self.log.base().index {
+            return None;
+        }
+        match self.log.term_at(prev_log_index) {
+            Some(term) if term == prev_log_term => None,
+            Some(conflict_term) => {
+                let conflict_index = self.log.first_index_of_term_at(prev_log_index);
+                Some(AppendOutcome::Conflict { conflict_term, conflict_index })
+            }
+            None => Some(AppendOutcome::Conflict { conflict_term: 0, conflict_index: last.index + 1 }),
+        }
+    }
+
+    /// Stores what is new of `entries`, which follow on from an entry that matched. Returns whether anything was.
+    fn store_entries(&mut self, entries: Vec<Entry>, effects: &mut Vec<Effect>) -> bool {
+        let mut appended = false;
+        for entry in entries {
+            if !appended {
+                if entry.index <= self.log.base().index || self.log.term_at(entry.index) == Some(entry.term) {
+                    continue;
+                }
+                // "If an existing entry conflicts with a new one (same index but different terms), delete the existing
+                // entry and all that follow it" (§5.3).
+                if entry.index <= self.log.last().index {
+                    self.truncate_from(entry.index, effects);
+                }
+            }
+            self.append(entry, effects);
+            appended = true;
+        }
+        appended
+    }
+
+    fn truncate_from(&mut self, index: LogIndex, effects: &mut Vec<Effect>) {
+        assert!(
+            index > self.commit_index,
+            "Leader Completeness: entry {index} is committed (up to {}) and the leader of term {} has another",
+            self.commit_index,
+            self.current_term()
+        );
+        let membership = self.membership().clone();
+        self.log.truncate_from(index);
+        self.memberships.truncated_from(index);
+        self.outbox.truncate_from(index);
+        if *self.membership() != membership {
+            effects.push(Effect::MembershipChanged(self.membership().clone()));
+        }
+        // Whoever waits for an entry that is gone is never told of success (L10): another server may still commit it.
+        while let Some(&(at, call)) = self.proposals.back()
+            && at >= index
+        {
+            self.proposals.pop_back();
+            effects.push(Effect::Refuse { call, refusal: Refusal::Unknown });
+        }
+    }
+
+    pub(super) fn append_entries_reply(
+        &mut self,
+        now: Duration,
+        from: NodeId,
+        session: u64,
+        reply: AppendEntriesReply,
+        _effects: &mut Vec<Effect>,
+    ) {
+        let RoleState::Leader(leadership) = &mut self.role else { return };
+        let Some(peer) = leadership.progress.get_mut(&from) else { return };
+        // An answer to an earlier leadership, or over an earlier connection (L06).
+        if peer.session != session || reply.term != self.hard_state.current_term {
+            return;
+        }
+        peer.last_heard = now;
+        peer.reachable = true;
+        peer.read_round = peer.read_round.max(reply.read_round);
+        match reply.outcome {
+            AppendOutcome::Matched { match_index } => {
+                peer.matched(match_index);
+                self.advance_commit_index();
+            }
+            AppendOutcome::Conflict { conflict_term, conflict_index } => {
+                // "The leader can decrement nextIndex to bypass all of the conflicting entries in that term" (§5.3):
+                // to its own last entry of that term, if it has one, else to before the follower's first.
+                let last_of_term = self.log.last_index_up_to_term(conflict_term);
+                let shared_term = conflict_term > 0 && self.log.term_at(last_of_term) == Some(conflict_term);
+                let agree = if shared_term { last_of_term } else { conflict_index.saturating_sub(1) };
+                peer.conflicted(agree);
+            }
+            AppendOutcome::Stale => {}
+        }
+    }
+
+    /// "If there exists an N such that N > commitIndex, a majority of matchIndex[i] >= N, and log[N].term ==
+    /// currentTerm: set commitIndex = N" (§5.3, §5.4.2).
+    pub(super) fn advance_commit_index(&mut self) {
+        let RoleState::Leader(leadership) = &self.role else { return };
+        let matched = |id| match id == self.settings.id {
+            true => self.outbox.durable_index(),
+            false => leadership.progress.get(&id).map_or(0, |peer| peer.match_index),
+        };
+        let index = quorum::reached_value(self.membership(), matched);
+        if index > self.commit_index && self.log.term_at(index) == Some(self.current_term()) {
+            self.commit_index = index;
+        }
+    }
+
+    /// Requests to `peer` may be lost. With `at_once` whoever carried them is ready again.
+    pub(super) fn undelivered(&mut self, peer: NodeId, at_once: bool, effects: &mut Vec<Effect>) {
+        let session = self.new_session();
+        if let RoleState::Leader(leadership) = &mut self.role {
+            if let Some(progress) = leadership.progress.get_mut(&peer) {
+                progress.lost(session, at_once);
+            }
+        } else if self.leader == Some(peer) {
+            self.refuse_forwarded_reads(effects);
+        }
+    }
+}
+
+/// Makes AppendEntries requests and notes what they tell the peer.
+struct Sender<'a> {
+    log: &'a Log,
+    term: Term,
+    leader_id: NodeId,
+    commit_index: LogIndex,
+    read_round: u64,
+    effects: &'a mut Vec<Effect>,
+}
+
+impl Sender<'_> {
+    fn send(&mut self, to: NodeId, peer: &mut Progress, entries: Vec<Entry>) {
+        let prev_log_index = peer.next_index - 1;
+        let Some(prev_log_term) = self.log.term_at(prev_log_index) else {
+            panic!("n{to} needs entry {prev_log_index}, which a snapshot replaced at {}", self.log.base());
+        };
+        let bytes = entries.iter().map(Entry::size).sum();
+        peer.sent(entries.last().map(|entry| entry.index), bytes);
+        peer.commit_sent = self.commit_index;
+        peer.read_round_sent = self.read_round;
+        let request = AppendEntriesRequest {
+            term: self.term,
+            leader_id: self.leader_id,
+            prev_log_index,
+            prev_log_term,
+            entries,
+            leader_commit: self.commit_index,
+            read_round: self.read_round,
+        };
+        self.effects.push(Effect::Send { to, session: peer.session, request: Request::AppendEntries(request) });
+    }
+}
