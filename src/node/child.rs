@@ -27,9 +27,7 @@ impl<M: Message> Child<M> {
         parent: ActorCell,
     ) -> Result<Self, SpawnErr> {
         let path = path.into();
-        if let Some(leaving) = ractor::registry::where_is(flow.actor_name(&path)) {
-            let _ = leaving.wait(Some(GRACE)).await;
-        }
+        await_namesake(flow, &path, GRACE).await;
         let (address, handle) = flow::spawn::<A>(flow, &path, placement, arguments, Some(parent)).await?;
         Ok(Child { path, address, handle })
     }
@@ -40,7 +38,7 @@ impl<M: Message> Child<M> {
 
     /// Who stands as the sender in what it says in this life.
     pub(crate) fn sender(&self) -> Sender {
-        self.address.sender()
+        self.address.identity()
     }
 
     /// A message to it. One to a dead child is dropped: its parent is about to hear of it.
@@ -48,19 +46,29 @@ impl<M: Message> Child<M> {
         let _ = self.address.send(origin, message);
     }
 
-    /// Stops it and waits until its task is gone. No event tells of it.
-    pub(crate) async fn stop(mut self, parent: &ActorCell) {
+    /// Stops it and waits until its task is gone. No event tells of it. To be called once.
+    pub(crate) async fn stop(&mut self, parent: &ActorCell) {
         let cell = self.address.actor().get_cell();
         cell.unlink(parent.clone());
         cell.stop(None);
         if timeout(GRACE, &mut self.handle).await.is_err() {
             cell.kill();
-            let _ = timeout(GRACE, self.handle).await;
+            let _ = timeout(GRACE, &mut self.handle).await;
         }
     }
 
     /// Waits until the task of a child that died is gone.
     pub(crate) async fn gone(self) {
         let _ = timeout(GRACE, self.handle).await;
+    }
+}
+
+/// Waits for an actor at this path that may be on its way out, because it was killed together with its parent. One that
+/// has a parent stays, and is not waited for.
+pub(crate) async fn await_namesake(flow: &Flow, path: &str, patience: Duration) {
+    if let Some(namesake) = ractor::registry::where_is(format!("{}/{path}", flow.name()))
+        && namesake.try_get_supervisor().is_none()
+    {
+        let _ = namesake.wait(Some(patience)).await;
     }
 }

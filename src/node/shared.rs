@@ -6,7 +6,10 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, OnceLock, PoisonError, RwLock,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{
+            AtomicBool, AtomicU64,
+            Ordering::{Acquire, Relaxed},
+        },
     },
     time::Duration,
 };
@@ -15,17 +18,20 @@ use tokio::{sync::watch, time::Instant};
 
 use crate::{
     config::Config,
-    error::NodeError,
+    error::{NodeError, ProposeError, ReadError},
     flow::{self, Envelope, Flow, Message, Origin},
     node::{
-        PeerStatus,
+        PeerStatus, Status,
         admission::{Admission, Intake},
         messages::{ApplierMessage, ConsensusMessage, NodeMessage},
     },
-    raft::{Address, LogIndex, Membership, NodeId, Role, Term},
+    raft::{Address, Membership, NodeId, Role, Term},
     storage::Identity,
     transport::{Link, Transport},
 };
+
+/// When it is worth asking a busy node again: a few slices later.
+const RETRY_AFTER: Duration = Duration::from_millis(50);
 
 /// One node, as its handles and its actors see it.
 pub(crate) struct Shared {
@@ -48,6 +54,12 @@ pub(crate) struct Shared {
     pub restarts: AtomicU64,
     /// How the node ended, once it has.
     pub verdict: OnceLock<Result<(), NodeError>>,
+    /// Where the server really listens, with the port it got.
+    pub bound_address: RwLock<Option<String>>,
+    /// What calls from outside carry: "client" as the sender.
+    pub client: Origin,
+    /// What requests of other nodes carry: "server" as the sender.
+    pub server: Origin,
     /// The state machine's type, which the actors do not know.
     pub machine: TypeId,
 }
@@ -74,7 +86,14 @@ pub(crate) struct Progress {
     pub applied_index: AtomicU64,
     pub last_index: AtomicU64,
     /// The members' progress as the leader knows it, each with whether it answered lately. Rebuilt with the membership.
-    pub peers: RwLock<BTreeMap<NodeId, Arc<(AtomicU64, AtomicU64)>>>,
+    pub peers: RwLock<BTreeMap<NodeId, Arc<PeerGauge>>>,
+}
+
+/// How far one peer has got, as the leader knows it.
+#[derive(Default)]
+pub(crate) struct PeerGauge {
+    pub match_index: AtomicU64,
+    pub reachable: AtomicBool,
 }
 
 /// Where an actor is reached, through all its lives. Read once a batch, written once a restart.
@@ -130,15 +149,11 @@ impl Progress {
         }
     }
 
-    /// The members may have changed: one gauge for each, the known ones kept.
-    pub(crate) fn set_peers(&self, peers: impl Iterator<Item = NodeId>) {
-        let mut gauges = self.peers.write().unwrap_or_else(PoisonError::into_inner);
-        let mut known = std::mem::take(&mut *gauges);
-        *gauges = peers.map(|peer| (peer, known.remove(&peer).unwrap_or_default())).collect();
-    }
-
-    pub(crate) fn peer_gauges(&self) -> BTreeMap<NodeId, Arc<(AtomicU64, AtomicU64)>> {
-        self.peers.read().unwrap_or_else(PoisonError::into_inner).clone()
+    /// The members may have changed: one gauge for each.
+    pub(crate) fn set_peers(&self, peers: impl Iterator<Item = NodeId>) -> BTreeMap<NodeId, Arc<PeerGauge>> {
+        let gauges: BTreeMap<_, _> = peers.map(|peer| (peer, Arc::default())).collect();
+        *self.peers.write().unwrap_or_else(PoisonError::into_inner) = gauges.clone();
+        gauges
     }
 }
 
@@ -177,17 +192,86 @@ impl Shared {
     pub(crate) fn link(&self, to: NodeId, heard: Arc<dyn Fn(crate::transport::Heard) + Send + Sync>) -> Option<Link> {
         let address = match self.peer_addresses.get(&to) {
             Some(address) => address.clone(),
-            None => self.standing.borrow().membership.address(to)?.clone(),
+            None => self.address_of(to)?,
         };
         Some(Link { from: self.identity.clone(), to, address, heard })
     }
 
-    pub(crate) fn peer_status(&self) -> Vec<PeerStatus> {
-        let status = |(id, gauge): (NodeId, Arc<(AtomicU64, AtomicU64)>)| PeerStatus {
-            id,
-            match_index: gauge.0.load(Relaxed) as LogIndex,
-            reachable: gauge.1.load(Relaxed) != 0,
+    fn address_of(&self, node: NodeId) -> Option<Address> {
+        self.standing.borrow().membership.address(node).cloned()
+    }
+
+    pub(crate) fn status(&self) -> Status {
+        let Standing { role, term, leader, membership, .. } = self.standing.borrow().clone();
+        let address = membership.address(self.id()).unwrap_or(&self.listen_address).clone();
+        Status {
+            id: self.id(),
+            address,
+            cluster_id: self.identity.cluster_id,
+            role,
+            term,
+            leader,
+            commit_index: self.progress.commit_index.load(Relaxed),
+            applied_index: self.progress.applied_index.load(Acquire),
+            last_index: self.progress.last_index.load(Relaxed),
+            snapshot_index: 0,
+            membership,
+            restarts: self.restarts.load(Relaxed),
+            peers: if role == Role::Leader { self.peer_status() } else { Vec::new() },
+        }
+    }
+
+    fn peer_status(&self) -> Vec<PeerStatus> {
+        let status = |(id, gauge): (&NodeId, &Arc<PeerGauge>)| PeerStatus {
+            id: *id,
+            match_index: gauge.match_index.load(Relaxed),
+            reachable: gauge.reachable.load(Relaxed),
         };
-        self.progress.peer_gauges().into_iter().map(status).collect()
+        self.progress.peers.read().unwrap_or_else(PoisonError::into_inner).iter().map(status).collect()
+    }
+
+    pub(crate) fn listening_on(&self, address: &str) {
+        *self.bound_address.write().unwrap_or_else(PoisonError::into_inner) = Some(address.to_owned());
+    }
+
+    /// Where the node was last bound to.
+    pub(crate) fn bound_address(&self) -> Option<String> {
+        self.bound_address.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// What callers are told, with this node's own values filled in.
+impl Shared {
+    pub(crate) fn busy(&self, limit: String) -> ProposeError {
+        ProposeError::Busy { node: self.id(), limit, retry_after: RETRY_AFTER }
+    }
+
+    pub(crate) fn read_busy(&self, limit: String) -> ReadError {
+        ReadError::Busy { node: self.id(), limit, retry_after: RETRY_AFTER }
+    }
+
+    pub(crate) fn not_leader(&self, leader: Option<NodeId>) -> ProposeError {
+        let known = leader.filter(|leader| *leader != self.id());
+        let address = known.and_then(|leader| self.address_of(leader));
+        match (known, address) {
+            (Some(leader), Some(address)) => ProposeError::NotLeader { node: self.id(), leader, address },
+            _ => {
+                let (unreachable, needed, voters) = self.voters();
+                ProposeError::NoLeader { node: self.id(), unreachable, needed, voters }
+            }
+        }
+    }
+
+    pub(crate) fn read_no_leader(&self) -> ReadError {
+        let (unreachable, needed, voters) = self.voters();
+        ReadError::NoLeader { node: self.id(), unreachable, needed, voters }
+    }
+
+    /// Voters that cannot be reached, how many it takes, how many there are.
+    fn voters(&self) -> (Vec<NodeId>, usize, usize) {
+        let standing = self.standing.borrow();
+        let voters = standing.membership.voters.len();
+        let unreachable = standing.unreachable.keys().copied().filter(|id| standing.membership.is_voter(*id));
+        (unreachable.collect(), voters / 2 + 1, voters)
     }
 }
