@@ -28,7 +28,7 @@ use self::{
 };
 use crate::{
     error::{ProposeError, ReadError},
-    flow::{self, Actor, Context, Envelope, Placement, Sender, TraceId},
+    flow::{self, Actor, Context, Placement, Sender, TraceId},
     node::{
         admission::{Denied, TakenCalls},
         child::Child,

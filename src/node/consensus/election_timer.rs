@@ -59,7 +59,8 @@ impl Actor for ElectionTimer {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             ElectionTimerMessage::SetTimer { epoch, alarm, since } => {
-                let due = self.shared.clock.instant(since + self.interval(alarm));
+                let interval = self.interval(alarm);
+                let due = self.shared.clock.instant(since + interval);
                 self.set = Some((epoch, due));
                 if self.sleep.deadline().is_none_or(|wakes| due < wakes) {
                     self.sleep_until(due, context);
