@@ -57,13 +57,16 @@ impl Actor for Idler {
     }
 }
 
-/// Nanoseconds a time.
-fn measure(times: u32, mut work: impl FnMut()) -> f64 {
-    let began = Instant::now();
-    for _ in 0..times {
-        work();
-    }
-    began.elapsed().as_nanos() as f64 / f64::from(times)
+/// Nanoseconds a time, as the median of several rounds.
+fn alone(mut work: impl FnMut()) -> f64 {
+    let round = |_| {
+        let began = Instant::now();
+        for _ in 0..MESSAGES {
+            work();
+        }
+        began.elapsed().as_nanos() as f64 / f64::from(MESSAGES)
+    };
+    median((0..ROUNDS).map(round).collect())
 }
 
 fn median(mut values: Vec<f64>) -> f64 {
@@ -95,13 +98,15 @@ async fn run(runtime: &str) -> Result<(), ractor::SpawnErr> {
     Ok(())
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> Result<(), Box<dyn std::error::Error>> {
     let flow = Flow::new("raft/recorder-cost/1".into());
     let server = flow.actor("server");
-    let clock =
-        median((0..ROUNDS).map(|_| measure(MESSAGES, || drop(black_box(tokio::time::Instant::now())))).collect());
-    let note = || drop(black_box(flow.note(server, Origin::default(), "Note", Mark::default())));
-    let note = median((0..ROUNDS).map(|_| measure(MESSAGES, note)).collect());
+    let clock = alone(|| {
+        black_box(tokio::time::Instant::now());
+    });
+    let note = alone(|| {
+        black_box(flow.note(server, Origin::default(), "Note", Mark::default()));
+    });
     println!("reading the clock: {clock:.1} ns (a message reads it three times); writing a note: {note:.1} ns");
     tokio::runtime::Builder::new_current_thread().build()?.block_on(run("current-thread"))?;
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).build()?.block_on(run("multi-thread"))?;

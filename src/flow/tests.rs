@@ -360,7 +360,7 @@ async fn an_actor_that_cannot_start_says_why() {
     let flow = flow("unwilling");
     for (panics, cause) in [(false, "will not get up"), (true, "panicked at Start: cannot get up")] {
         for placement in [Placement::Runtime, Placement::OwnThread] {
-            let error = spawn::<Unwilling>(&flow, "one", placement, panics, None).await.err().expect("it cannot");
+            let error = spawn::<Unwilling>(&flow, "one", placement, panics, None).await.expect_err("it cannot");
             assert!(error.to_string().contains(cause), "{error}");
             let report = report(&flow, "one");
             assert_eq!((report.status, report.last_failure.as_deref()), (Status::Failed, Some(cause)));
