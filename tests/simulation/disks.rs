@@ -90,7 +90,7 @@ async fn a_torn_tail_is_dropped_and_the_node_starts() {
         let leader = cluster.leader().await;
         let victim = leader % 3 + 1;
         cluster.disk(victim).crash_at(operation);
-        for count in 0..3 {
+        for count in 0..10 {
             let text = format!("{count} when operation {operation} is the last");
             acknowledged.push((cluster.write(&text).await, text));
         }
