@@ -104,7 +104,7 @@ impl Cluster {
 
     /// Who leads, if all running nodes agree.
     pub fn leader(&self) -> Option<NodeId> {
-        let statuses = self.nodes.values().map(Node::status).collect::<Vec<_>>();
+        let statuses = self.nodes.values().map(|node| node.status()).collect::<Vec<_>>();
         let leader = statuses.iter().find(|status| status.role == Role::Leader)?;
         let agreed =
             |status: &ractor_raft::node::Status| (status.term, status.leader) == (leader.term, Some(leader.id));
