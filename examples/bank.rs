@@ -93,7 +93,11 @@ impl Actor for Application {
     type State = mpsc::UnboundedSender<NodeEvent>;
     type Arguments = mpsc::UnboundedSender<NodeEvent>;
 
-    async fn pre_start(&self, _: ActorRef<Self::Msg>, seen: Self::Arguments) -> Result<Self::State, ActorProcessingErr> {
+    async fn pre_start(
+        &self,
+        _: ActorRef<Self::Msg>,
+        seen: Self::Arguments,
+    ) -> Result<Self::State, ActorProcessingErr> {
         Ok(seen)
     }
 

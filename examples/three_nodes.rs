@@ -44,14 +44,16 @@ async fn run() -> Result<(), Box<dyn std::error::Error>> {
 
     // Any node answers a read, and a linearizable one sees all of that. The query is a closure over the state.
     for node in &nodes {
-        let keys = node.read(Consistency::Linearizable, |store| store.iter().map(|(key, _)| key.clone()).collect::<Vec<_>>());
+        let keys =
+            node.read(Consistency::Linearizable, |store| store.iter().map(|(key, _)| key.clone()).collect::<Vec<_>>());
         let keys = keys.await?;
         println!("node {} has {keys:?}", node.status().id);
         assert_eq!(keys, ["ada", "edsger", "grace"]);
     }
 
     // Without the leader, the other two elect one of themselves and go on.
-    let leader = nodes.iter().position(|node| node.status().role == Role::Leader).expect("somebody answered the writes");
+    let leader =
+        nodes.iter().position(|node| node.status().role == Role::Leader).expect("somebody answered the writes");
     nodes.remove(leader).shutdown().await?;
     let output = propose(&nodes[0], Command::compare_and_swap("ada", Some("was here".into()), "is gone")).await?;
     let Some(Outcome::CompareAndSwap(swap)) = output else { panic!("a swap was proposed, {output:?} came back") };

@@ -72,6 +72,8 @@ pub(crate) struct Consensus {
     election_timer: Child<ElectionTimerMessage>,
     replicators: BTreeMap<NodeId, Child<ReplicatorMessage>>,
     gauges: BTreeMap<NodeId, Arc<PeerGauge>>,
+    /// Empty between two steps; kept for its room.
+    effects: Vec<Effect>,
     /// The membership changed: the replicators must follow.
     peers_changed: bool,
 }
@@ -112,6 +114,7 @@ impl Actor for Consensus {
             election_timer: timer,
             replicators: BTreeMap::new(),
             gauges: BTreeMap::new(),
+            effects: Vec::new(),
             peers_changed: false,
         };
         let myself = context.myself();
@@ -197,16 +200,22 @@ impl Consensus {
                     self.step(Input::Response { from: peer, session, reply }, context);
                 }
             }
-            ConsensusMessage::Undelivered { peer, cause, .. } => {
+            ConsensusMessage::Undelivered { peer, cause, wrong_peer } => {
                 if self.is_current_replicator(peer, context) {
-                    self.not_reached(peer, cause);
+                    self.not_reached(peer, cause, wrong_peer);
                     self.step(Input::Undelivered { peer }, context);
                 }
             }
-            ConsensusMessage::Persisted { seq, .. } => self.persisted(seq, context),
+            ConsensusMessage::Persisted { seq, .. } => {
+                if is_current(self.log_store.identity(), context) {
+                    self.persisted(seq, context);
+                }
+            }
             ConsensusMessage::Applied { index } => {
-                self.traces.forget_up_to(index);
-                self.step(Input::Applied { index }, context);
+                if is_current(self.applier.identity(), context) {
+                    self.traces.forget_up_to(index);
+                    self.step(Input::Applied { index }, context);
+                }
             }
             ConsensusMessage::CallsWaiting => unreachable!("it is never put into the admission queue"),
             ConsensusMessage::Crash => panic!("consensus was told to crash"),
@@ -239,11 +248,14 @@ impl Consensus {
         port.take(node);
         let call = self.wait(Call::Propose(port));
         let trace = context.trace();
-        let mut effects = Vec::new();
+        let last_index = self.raft.last_index();
+        let mut effects = std::mem::take(&mut self.effects);
         self.raft.step(self.shared.clock.now(), Input::Propose { call, command }, &mut effects);
-        // A refused proposal leaves no entry, and nobody asks for its trace.
-        self.traces.set(self.raft.last_index(), trace);
-        self.carry_out(effects, context);
+        if self.raft.last_index() > last_index {
+            self.traces.set(self.raft.last_index(), trace);
+        }
+        self.carry_out(effects.drain(..), context);
+        self.effects = effects;
     }
 
     fn read(&mut self, mut port: ReadPort, context: &mut Context<ConsensusMessage>) {
@@ -278,6 +290,7 @@ impl Consensus {
     }
 
     fn persisted(&mut self, seq: u64, context: &mut Context<ConsensusMessage>) {
+        self.shared.progress.log_writes.fetch_add(1, Relaxed);
         if let Some((_, effects)) = self.after_write.take_if(|(waits_for, _)| *waits_for == seq) {
             self.carry_out(effects, context);
         }
@@ -285,9 +298,10 @@ impl Consensus {
     }
 
     fn step(&mut self, input: Input, context: &mut Context<ConsensusMessage>) {
-        let mut effects = Vec::new();
+        let mut effects = std::mem::take(&mut self.effects);
         self.raft.step(self.shared.clock.now(), input, &mut effects);
-        self.carry_out(effects, context);
+        self.carry_out(effects.drain(..), context);
+        self.effects = effects;
     }
 
     fn wait(&mut self, call: Call) -> CallId {
@@ -326,9 +340,11 @@ impl Consensus {
         self.peers_changed = false;
         let membership = self.raft.membership().clone();
         let me = self.shared.id();
-        let gone = self.replicators.extract_if(.., |peer, _| !membership.contains(*peer)).collect::<Vec<_>>();
-        for (_, mut replicator) in gone {
-            replicator.stop(&context.cell()).await;
+        let gone = self.replicators.keys().copied().filter(|peer| !membership.contains(*peer)).collect::<Vec<_>>();
+        for peer in gone {
+            if let Some(mut replicator) = self.replicators.remove(&peer) {
+                replicator.stop(&context.cell()).await;
+            }
         }
         for peer in membership.peers_of(me) {
             if !self.replicators.contains_key(&peer) {
@@ -347,9 +363,13 @@ impl Consensus {
         }
     }
 
-    fn not_reached(&self, peer: NodeId, cause: String) {
+    fn not_reached(&self, peer: NodeId, cause: String, wrong_peer: bool) {
         if !self.shared.standing.borrow().unreachable.contains_key(&peer) {
-            tracing::info!(peer, %cause, "a peer cannot be reached");
+            if wrong_peer {
+                tracing::warn!(peer, %cause, "another node answers at a peer's address");
+            } else {
+                tracing::info!(peer, %cause, "a peer cannot be reached");
+            }
             self.shared.standing.send_modify(|standing| {
                 standing.unreachable.insert(peer, cause);
             });
