@@ -29,6 +29,8 @@ pub fn status_to_pb(status: &Status) -> pb::StatusReply {
         restarts: status.restarts,
         cluster_id: status.cluster_id,
         peers: status.peers.iter().map(peer).collect(),
+        // The node does not count them yet.
+        log_writes: 0,
     }
 }
 
