@@ -45,8 +45,9 @@ async fn served() -> Served {
     Served { address, server, close, stuck }
 }
 
+/// More patient than the tests: no call ends by itself.
 fn client(address: &str) -> ClusterClient {
-    ClusterClient::new(address, PATIENCE).expect("an address")
+    ClusterClient::new(address, 2 * PATIENCE).expect("an address")
 }
 
 async fn write(address: &str, size: usize) -> Result<usize, ProposeError> {
