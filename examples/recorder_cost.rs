@@ -2,7 +2,7 @@
 //!
 //! `cargo run --release --example recorder_cost`
 //!
-//! One actor is sent a burst of messages and handles each by doing nothing, so that all one sees is the way of a
+//! One actor is sent bursts of messages and handles each by doing nothing, so that all one sees is the way of a
 //! message. Rounds with the recorder on and off take turns, and the medians are compared.
 
 use std::{hint::black_box, sync::Arc, time::Instant};
@@ -11,8 +11,9 @@ use ractor::ActorProcessingErr;
 use ractor_raft::flow::{Actor, Context, Flow, Mark, Message, Origin, Placement, spawn};
 use tokio::sync::Notify;
 
-const MESSAGES: u32 = 200_000;
-const ROUNDS: usize = 15;
+const BURST: u32 = 256;
+const MESSAGES: u32 = 100 * BURST;
+const ROUNDS: usize = 41;
 
 enum Word {
     Nothing(u64),
@@ -77,17 +78,19 @@ fn median(mut values: Vec<f64>) -> f64 {
 async fn run(runtime: &str) -> Result<(), ractor::SpawnErr> {
     let flow = Flow::new(format!("raft/recorder-cost-{runtime}/1"));
     let (address, handle) = spawn::<Idler>(&flow, "idler", Placement::Runtime, (), None).await?;
+    let done = Arc::new(Notify::new());
     let (mut on, mut off) = (Vec::new(), Vec::new());
     for round in 0..2 * ROUNDS {
         let recording = round % 2 == 0;
         flow.set_recording(recording);
         let began = Instant::now();
-        for index in 0..MESSAGES {
-            let _ = address.send(Origin::default(), Word::Nothing(index.into()));
+        for _ in 0..MESSAGES / BURST {
+            for index in 1..BURST {
+                let _ = address.send(Origin::default(), Word::Nothing(index.into()));
+            }
+            let _ = address.send(Origin::default(), Word::Done(done.clone()));
+            done.notified().await;
         }
-        let done = Arc::new(Notify::new());
-        let _ = address.send(Origin::default(), Word::Done(done.clone()));
-        done.notified().await;
         let each = began.elapsed().as_nanos() as f64 / f64::from(MESSAGES);
         if recording { on.push(each) } else { off.push(each) }
     }

@@ -131,8 +131,10 @@ impl<M: Message> ractor::Message for Envelope<M> {}
 
 /// What an actor of the tree implements. Its state is `self`.
 ///
-/// An actor that returned an error or panicked is dropped before its supervisor hears of it, so that what it held (a
-/// file, a connection) is free for its successor. One that is killed is dropped by the time its join handle resolves.
+/// An actor that stopped, returned an error or panicked is dropped before its supervisor hears of it, so that what it
+/// held (a file, a connection) is free for its successor. One that is killed cannot: ractor hands it to its supervisor
+/// with the news, which drops it just before [`child_stopped`](Actor::child_stopped). So stop what holds something, and
+/// await its join handle; kill only what does not.
 pub trait Actor: Sized + Send + 'static {
     /// Its vocabulary.
     type Message: Message;

@@ -1,6 +1,7 @@
 //! What an actor knows while it handles a message, and where the handling is measured.
 
 use std::{
+    ops::Range,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::Arc,
 };
@@ -11,8 +12,11 @@ use tokio::time::Instant;
 use super::{
     Address, Envelope, EventId, Flow, Mark, Message, Origin, Outcome, Sender, TraceId,
     meter::{Life, Meter},
-    recorder::Record,
+    recorder::{Record, event_id},
 };
+
+/// How many event numbers an actor takes from its meter at once.
+const EVENTS_RESERVED: u64 = 64;
 
 /// What an actor knows while it handles a message.
 pub struct Context<M: Message> {
@@ -21,6 +25,8 @@ pub struct Context<M: Message> {
     life: Arc<Life>,
     myself: Address<M>,
     handling: Option<Handling>,
+    /// Numbers reserved for the next events: one by one would cost an atomic addition each.
+    events: Range<u64>,
 }
 
 /// The message being handled.
@@ -40,7 +46,7 @@ pub(super) struct Handling {
 
 impl<M: Message> Context<M> {
     pub(super) fn new(flow: Flow, meter: Arc<Meter>, life: Arc<Life>, myself: Address<M>) -> Self {
-        Context { flow, meter, life, myself, handling: None }
+        Context { flow, meter, life, myself, handling: None, events: 0..0 }
     }
 
     /// Where this life of this actor is reached.
@@ -137,7 +143,7 @@ impl<M: Message> Context<M> {
     pub(super) fn begin(&mut self, name: &'static str, mark: Mark, origin: Origin, sent: Option<Instant>) {
         let mut handling = Handling { origin, event: 0, message: 0, mark, sent: 0, began: 0, within: 0, stale: false };
         if self.flow.is_recording() {
-            handling.event = self.meter.next_event();
+            handling.event = self.next_event();
             handling.message = self.flow.number(name);
             handling.began = self.flow.nanoseconds(Instant::now());
             handling.sent = sent.map_or(handling.began, |sent| self.flow.nanoseconds(sent).min(handling.began));
@@ -170,6 +176,14 @@ impl<M: Message> Context<M> {
             outcome: if handling.stale && outcome == Outcome::Handled { Outcome::Stale } else { outcome },
         });
         took
+    }
+
+    fn next_event(&mut self) -> EventId {
+        let number = self.events.next().unwrap_or_else(|| {
+            self.events = self.meter.reserve_events(EVENTS_RESERVED);
+            self.events.next().expect("some were reserved")
+        });
+        event_id(self.meter.actor, number)
     }
 
     pub(super) fn life(&self) -> &Life {

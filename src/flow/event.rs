@@ -30,11 +30,11 @@ impl Outcome {
     const ALL: [Outcome; 6] =
         [Outcome::Handled, Outcome::Failed, Outcome::Panicked, Outcome::Stale, Outcome::Killed, Outcome::Noted];
 
-    pub(super) fn number(self) -> u16 {
-        self as u16
+    pub(super) fn number(self) -> u8 {
+        self as u8
     }
 
-    pub(super) fn from_number(number: u16) -> Self {
+    pub(super) fn from_number(number: u8) -> Self {
         Outcome::ALL.get(usize::from(number)).copied().unwrap_or_default()
     }
 }

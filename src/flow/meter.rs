@@ -4,6 +4,7 @@
 //! An actor alone writes its meter and the part of its life behind the mailbox, so most of this is a load and a store.
 
 use std::{
+    ops::Range,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering},
@@ -11,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use super::{ActorId, EventId, Sender, recorder::event_id};
+use super::{ActorId, Sender};
 
 /// Adds to a counter that only the caller writes.
 fn add(counter: &AtomicU64, amount: u64) {
@@ -152,8 +153,10 @@ impl Meter {
         self.life.lock().expect(NEVER_POISONED).clone()
     }
 
-    pub(super) fn next_event(&self) -> EventId {
-        event_id(self.actor, self.events.fetch_add(1, Ordering::Relaxed) + 1)
+    /// Numbers for so many events of this actor that no one else gets.
+    pub(super) fn reserve_events(&self, count: u64) -> Range<u64> {
+        let first = self.events.fetch_add(count, Ordering::Relaxed) + 1;
+        first..first + count
     }
 
     pub(super) fn count_handled(&self) {

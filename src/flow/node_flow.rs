@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, VecDeque},
     fmt::{self, Debug, Formatter},
     sync::{
-        Arc, Mutex, RwLock,
+        Arc, Mutex, RwLock, RwLockReadGuard,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -16,7 +16,7 @@ use super::{
     ActorId, ActorReport, Event, Filter, Incident, Mark, Origin, Outcome, Sender, TraceId,
     meter::{Meter, NEVER_POISONED},
     names::Names,
-    recorder::{Record, Recorder, event_parts},
+    recorder::{Record, Recorder, event_id, event_parts},
 };
 
 /// How many incidents are kept; the oldest goes first.
@@ -32,7 +32,7 @@ const APPLICATION: &str = "application";
 /// What a [`Flow`] may be told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// How many events the recorder holds, at 88 bytes each. Rounded up to a power of two of at least 1,024.
+    /// How many events the recorder holds, at 64 bytes each. Rounded up to a power of two of at least 1,024.
     pub capacity: usize,
     /// Makes this process's trace ids differ from those of earlier processes of the same node. 0: they repeat.
     pub seed: u64,
@@ -63,6 +63,13 @@ struct Shared {
 struct Places {
     numbers: BTreeMap<Arc<str>, ActorId>,
     meters: Vec<Arc<Meter>>,
+}
+
+impl Places {
+    /// Its meter; the application's for a number of another node's, which says nothing here.
+    fn of(&self, actor: ActorId) -> &Arc<Meter> {
+        self.meters.get(usize::from(actor.0)).unwrap_or(&self.meters[0])
+    }
 }
 
 /// An incident as it is kept: numbers, not names.
@@ -111,15 +118,12 @@ impl Flow {
 
     /// The path of an actor. [`ActorId`] 0 is "application".
     pub fn path(&self, actor: ActorId) -> Arc<str> {
-        let places = self.0.places.read().expect(NEVER_POISONED);
-        places.meters.get(usize::from(actor.0)).unwrap_or(&places.meters[0]).path.clone()
+        self.places().of(actor).path.clone()
     }
 
     /// The present life of an actor. 0: it has never lived.
     pub fn incarnation(&self, actor: ActorId) -> u32 {
-        let places = self.0.places.read().expect(NEVER_POISONED);
-        let life = places.meters.get(usize::from(actor.0)).and_then(|meter| meter.life());
-        life.map_or(0, |life| life.sender.incarnation)
+        self.places().of(actor).life().map_or(0, |life| life.sender.incarnation)
     }
 
     /// What a message from outside the tree (a gRPC handler, a library call) carries.
@@ -147,7 +151,8 @@ impl Flow {
         if !self.is_recording() {
             return Origin { sender, cause: 0, trace: origin.trace };
         }
-        let id = self.meter_of(receiver).next_event();
+        let id = self.places().of(receiver).reserve_events(1).start;
+        let id = event_id(receiver, id);
         self.record(&Record {
             id,
             cause: origin.cause,
@@ -179,7 +184,7 @@ impl Flow {
 
     /// Every actor that ever lived in this node's tree, by path.
     pub fn tree(&self) -> Vec<ActorReport> {
-        let places = self.0.places.read().expect(NEVER_POISONED);
+        let places = self.places();
         let meters = places.numbers.values().map(|actor| &places.meters[usize::from(actor.0)]);
         meters.filter_map(|meter| meter.report(|number| self.0.names.name(number))).collect()
     }
@@ -239,13 +244,12 @@ impl Flow {
     }
 
     fn find(&self, path: &str) -> Option<Arc<Meter>> {
-        let places = self.0.places.read().expect(NEVER_POISONED);
+        let places = self.places();
         places.numbers.get(path).map(|actor| places.meters[usize::from(actor.0)].clone())
     }
 
-    fn meter_of(&self, actor: ActorId) -> Arc<Meter> {
-        let places = self.0.places.read().expect(NEVER_POISONED);
-        places.meters.get(usize::from(actor.0)).unwrap_or(&places.meters[0]).clone()
+    fn places(&self) -> RwLockReadGuard<'_, Places> {
+        self.0.places.read().expect(NEVER_POISONED)
     }
 
     /// The actor that goes by this process-wide name; the application for any that is not of this tree.
@@ -267,8 +271,8 @@ impl Flow {
     }
 
     fn resolve(&self, records: &[Record]) -> Vec<Event> {
-        let places = self.0.places.read().expect(NEVER_POISONED);
-        let path = |actor: ActorId| places.meters[usize::from(actor.0)].path.clone();
+        let places = self.places();
+        let path = |actor: ActorId| places.of(actor).path.clone();
         let events = records.iter().map(|record| Event {
             id: record.id,
             cause: record.cause,

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use ractor::{ActorCell, ActorProcessingErr, RpcReplyPort, SpawnErr, call, cast};
+use ractor::{ActorCell, ActorProcessingErr, ActorStatus, RpcReplyPort, SpawnErr, call, cast};
 use tokio::{
     sync::{Semaphore, mpsc},
     time::{sleep, timeout},
@@ -61,6 +61,7 @@ impl From<Envelope<Word>> for Word {
 
 /// Tells the test what it hears.
 struct Speaker {
+    cell: ActorCell,
     next: Option<Address<Word>>,
     heard: mpsc::UnboundedSender<String>,
 }
@@ -69,7 +70,8 @@ type Arguments = (Option<Address<Word>>, mpsc::UnboundedSender<String>);
 
 impl Drop for Speaker {
     fn drop(&mut self) {
-        let _ = self.heard.send("dropped".into());
+        let late = self.cell.get_status() == ActorStatus::Stopped;
+        let _ = self.heard.send(if late { "dropped after its supervisor heard of it" } else { "dropped" }.into());
     }
 }
 
@@ -77,8 +79,8 @@ impl Actor for Speaker {
     type Message = Word;
     type Arguments = Arguments;
 
-    async fn start((next, heard): Arguments, _: &mut Context<Word>) -> Result<Self, ActorProcessingErr> {
-        Ok(Speaker { next, heard })
+    async fn start((next, heard): Arguments, context: &mut Context<Word>) -> Result<Self, ActorProcessingErr> {
+        Ok(Speaker { cell: context.cell(), next, heard })
     }
 
     async fn handle(&mut self, word: Word, context: &mut Context<Word>) -> Result<(), ActorProcessingErr> {
@@ -96,6 +98,11 @@ impl Actor for Speaker {
                     context.within(envelope, |word, context| {
                         assert_eq!(context.event() >> 48, u64::from(context.myself().identity().actor.0));
                         assert!(!matches!(word, Word::Panic), "an admitted panic");
+                        if let Word::Work(duration) = word {
+                            let began = std::time::Instant::now();
+                            while began.elapsed() < duration {}
+                            return;
+                        }
                         if let Some(next) = &self.next {
                             let _ = context.send(next, word);
                         }
@@ -302,6 +309,22 @@ async fn messages_that_were_admitted_are_recorded_like_any_other() {
     let mut panicked: Vec<_> = panicked.map(|event| event.message).collect();
     panicked.sort_unstable();
     assert_eq!(panicked, ["Admit", "Panic"]);
+}
+
+/// Fails when: the time of a message handled within another one counts twice.
+#[tokio::test]
+async fn time_within_a_message_counts_once() {
+    let flow = flow("within-time");
+    let (address, mut heard) = speaker(&flow, "one", None).await;
+    let work = Duration::from_millis(5);
+    let admitted = Envelope::new(Origin::default(), Word::Work(work));
+    address.send(Origin::default(), Word::Admit(vec![admitted])).ok().expect("it lives");
+    hear(&mut heard).await;
+    tokio::task::yield_now().await;
+    let events = flow.events(&Filter::default());
+    let whole = named(&events, "Start")[0].handling + named(&events, "Admit")[0].handling;
+    assert!(named(&events, "Work")[0].handling >= work);
+    assert!(report(&flow, "one").handling.abs_diff(whole) < work, "{:?} and {events:#?}", report(&flow, "one"));
 }
 
 /// Fails when: incarnations do not rise over restarts, or the origin leaves them out.
