@@ -71,10 +71,7 @@ impl Actor for Applier {
     type Message = ApplierMessage;
     type Arguments = ApplierArguments;
 
-    async fn start(
-        arguments: ApplierArguments,
-        _: &mut Context<ApplierMessage>,
-    ) -> Result<Self, ActorProcessingErr> {
+    async fn start(arguments: ApplierArguments, _: &mut Context<ApplierMessage>) -> Result<Self, ActorProcessingErr> {
         let ApplierArguments { shared, factory, base, applying } = arguments;
         applying.store(0, Release);
         Ok(Applier {

@@ -37,12 +37,7 @@ impl Shared {
     ///
     /// Asks again only after an answer that says "not applied", and only for as long as an election takes: a write
     /// that comes between two leaders need not fail.
-    pub(crate) async fn propose(
-        &self,
-        command: Bytes,
-        forward: bool,
-        trace: TraceId,
-    ) -> Result<Applied, ProposeError> {
+    pub(crate) async fn propose(&self, command: Bytes, forward: bool, trace: TraceId) -> Result<Applied, ProposeError> {
         let began = Instant::now();
         let deadline = began + self.config.request_timeout;
         let patience = began + self.patience();
@@ -64,12 +59,7 @@ impl Shared {
         }
     }
 
-    async fn propose_once(
-        &self,
-        command: Bytes,
-        trace: TraceId,
-        deadline: Instant,
-    ) -> Result<Applied, ProposeError> {
+    async fn propose_once(&self, command: Bytes, trace: TraceId, deadline: Instant) -> Result<Applied, ProposeError> {
         let (node, limit) = (self.id(), self.config.max_entry_bytes);
         if command.len() > limit {
             return Err(ProposeError::TooLarge { size: command.len(), limit });
@@ -211,4 +201,3 @@ impl<M: StateMachine, R: Send, F: FnOnce(&M) -> R + Send> Query for TypedQuery<M
         self.port.is_closed()
     }
 }
-

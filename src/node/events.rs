@@ -41,10 +41,7 @@ pub struct Subscriber {
 }
 
 impl Subscriber {
-    pub(crate) fn new<M: Message>(
-        actor: &ActorRef<M>,
-        message: impl Fn(NodeEvent) -> M + Send + 'static,
-    ) -> Self {
+    pub(crate) fn new<M: Message>(actor: &ActorRef<M>, message: impl Fn(NodeEvent) -> M + Send + 'static) -> Self {
         let actor = actor.clone();
         Subscriber { tell: Box::new(move |event| actor.cast(message(event)).is_ok()) }
     }

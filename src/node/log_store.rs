@@ -46,10 +46,7 @@ impl Actor for LogStore {
     type Message = LogStoreMessage;
     type Arguments = LogStoreArguments;
 
-    async fn start(
-        arguments: LogStoreArguments,
-        _: &mut Context<LogStoreMessage>,
-    ) -> Result<Self, ActorProcessingErr> {
+    async fn start(arguments: LogStoreArguments, _: &mut Context<LogStoreMessage>) -> Result<Self, ActorProcessingErr> {
         let LogStoreArguments { storage, bootstrap, root, opened } = arguments;
         match storage.open(&bootstrap) {
             Ok((store, found)) => {

@@ -123,12 +123,7 @@ impl Transport for InProcess {
         Box::new(Line { network: self.clone(), link, letters, last: Instant::now(), task: task.abort_handle() })
     }
 
-    fn propose(
-        &self,
-        to: &Link,
-        command: Bytes,
-        trace: TraceId,
-    ) -> BoxFuture<'static, Result<Applied, ProposeError>> {
+    fn propose(&self, to: &Link, command: Bytes, trace: TraceId) -> BoxFuture<'static, Result<Applied, ProposeError>> {
         let (network, link) = (self.clone(), to.clone());
         Box::pin(async move {
             let (from, to) = (link.from.node_id, link.to);
