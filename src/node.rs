@@ -108,6 +108,8 @@ pub struct Status {
     pub membership: Membership,
     /// How often its supervisors restarted an actor.
     pub restarts: u64,
+    /// Transactions that its log store has made durable since the node started; each is one fsync.
+    pub log_writes: u64,
     /// The leader's view of the others; empty elsewhere.
     pub peers: Vec<PeerStatus>,
 }

@@ -85,6 +85,8 @@ pub(crate) struct Progress {
     pub commit_index: AtomicU64,
     pub applied_index: AtomicU64,
     pub last_index: AtomicU64,
+    /// Writes of the log store, over all its lives.
+    pub log_writes: AtomicU64,
     /// The members' progress as the leader knows it, each with whether it answered lately. Rebuilt with the membership.
     pub peers: RwLock<BTreeMap<NodeId, Arc<PeerGauge>>>,
 }
@@ -217,6 +219,7 @@ impl Shared {
             snapshot_index: 0,
             membership,
             restarts: self.restarts.load(Relaxed),
+            log_writes: self.progress.log_writes.load(Relaxed),
             peers: if role == Role::Leader { self.peer_status() } else { Vec::new() },
         }
     }

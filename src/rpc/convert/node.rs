@@ -29,6 +29,7 @@ pub fn status_to_pb(status: &Status) -> pb::StatusReply {
         restarts: status.restarts,
         cluster_id: status.cluster_id,
         peers: status.peers.iter().map(peer).collect(),
+        log_writes: status.log_writes,
     }
 }
 
@@ -59,6 +60,7 @@ pub fn status_from_pb(status: pb::StatusReply) -> Result<Status, Malformed> {
             learners: members_from_pb("learners", status.learners)?,
         },
         restarts: status.restarts,
+        log_writes: status.log_writes,
         peers: status.peers.into_iter().map(peer).collect(),
     })
 }
