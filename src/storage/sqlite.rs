@@ -62,13 +62,20 @@ impl SqliteStorage {
         SqliteStorage { files }
     }
 
-    /// Examines SQLite's log. Returns whether there is anything in it.
-    fn examine_log(&self, path: &Path) -> Result<bool, StorageError> {
-        let log = self.files.read(DATABASE_LOG).map_err(|error| unreadable(path, &error))?.unwrap_or_default();
-        match wal::scan(&log, schema::PAGE_SIZE) {
-            Scan::Sound { frames } => Ok(frames > 0),
-            Scan::Damaged { place, cause } => Err(corrupt(&path.with_file_name(DATABASE_LOG), place, cause)),
-        }
+    /// Looks at what SQLite would not report: a damaged log, and a damaged header of the database.
+    fn examine(&self, path: &Path) -> Result<(), StorageError> {
+        let read = |name, limit| {
+            let bytes = self.files.read(name, limit).map_err(|error| unreadable(path, &error))?;
+            Ok(bytes.unwrap_or_default())
+        };
+        let has_log = match wal::scan(&read(DATABASE_LOG, usize::MAX)?, schema::PAGE_SIZE) {
+            Scan::Sound { frames } => frames > 0,
+            Scan::Damaged { place, cause } => {
+                return Err(corrupt(&path.with_file_name(DATABASE_LOG), place, cause));
+            }
+        };
+        schema::examine_header(&read(DATABASE, schema::HEADER_SIZE)?, has_log)
+            .map_err(|cause| corrupt(path, "the database's header", cause))
     }
 }
 
@@ -77,13 +84,7 @@ impl Storage for SqliteStorage {
         let path = self.files.database();
         let lock = self.files.lock()?;
         let acknowledged = Note::of_line(lock.found()).map_or(0, |note| note.writes);
-        let has_log = self.examine_log(&path)?;
-        if has_log
-            && self.files.read(DATABASE).map_err(|error| unreadable(&path, &error))?.is_none_or(|db| db.is_empty())
-        {
-            // SQLite would delete the log.
-            return Err(corrupt(&path, "the database", "it is gone, but its log is there"));
-        }
+        self.examine(&path)?;
         let connection = schema::connect(&path, self.files.vfs())?;
         if !schema::exists(&connection, &path)? {
             if acknowledged > 0 {

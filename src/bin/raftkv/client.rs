@@ -11,7 +11,7 @@ use std::{
 use ractor_raft::rpc::{error::Told, reason};
 use tokio::time::{Instant, sleep, timeout_at};
 use tonic::{
-    Code, Response, Status,
+    Code, Request, Response, Status,
     transport::{Channel, Endpoint},
 };
 
@@ -61,12 +61,16 @@ impl Client {
         Client { endpoints: settings.endpoints.clone(), timeout: settings.timeout, connected: None }
     }
 
-    /// Makes one call.
-    pub async fn call<R>(
+    /// Makes one call with `message`; `send` does it over one connection.
+    pub async fn call<M: Clone, R, F>(
         &mut self,
         kind: Kind,
-        request: impl AsyncFn(Channel) -> Result<Response<R>, Status>,
-    ) -> Result<R, Failure> {
+        message: &M,
+        send: impl Fn(Channel, Request<M>) -> F,
+    ) -> Result<R, Failure>
+    where
+        F: Future<Output = Result<Response<R>, Status>>,
+    {
         let deadline = Instant::now() + self.timeout;
         let mut causes = BTreeMap::new();
         let mut queue = VecDeque::new();
@@ -80,7 +84,8 @@ impl Client {
                 queue = self.round();
                 continue;
             };
-            match self.attempt(&endpoint, kind, deadline, &request).await {
+            match self.attempt(&endpoint, kind, deadline, |channel| send(channel, Request::new(message.clone()))).await
+            {
                 Ok(reply) => return Ok(reply),
                 Err(Verdict::Final(failure)) => return Err(failure),
                 Err(Verdict::TryAgain { hint, cause }) => {
@@ -111,18 +116,21 @@ impl Client {
         round
     }
 
-    async fn attempt<R>(
+    async fn attempt<R, F>(
         &mut self,
         endpoint: &str,
         kind: Kind,
         deadline: Instant,
-        request: impl AsyncFn(Channel) -> Result<Response<R>, Status>,
-    ) -> Result<R, Verdict> {
+        send: impl FnOnce(Channel) -> F,
+    ) -> Result<R, Verdict>
+    where
+        F: Future<Output = Result<Response<R>, Status>>,
+    {
         let channel = match &self.connected {
             Some((connected, channel)) if connected == endpoint => channel.clone(),
             _ => connect(endpoint, deadline).await.map_err(|cause| Verdict::TryAgain { hint: None, cause })?,
         };
-        match timeout_at(deadline, request(channel.clone())).await {
+        match timeout_at(deadline, send(channel.clone())).await {
             Ok(Ok(response)) => {
                 self.connected = Some((endpoint.to_owned(), channel));
                 Ok(response.into_inner())

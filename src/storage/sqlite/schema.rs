@@ -27,6 +27,22 @@ const TABLES: [&str; 4] = [
      chain INTEGER NOT NULL) STRICT",
 ];
 
+/// Bytes in the header of a database.
+pub(super) const HEADER_SIZE: usize = 100;
+
+/// Looks at a database's header before SQLite does: where SQLite would delete a log, or say no more than that the database
+/// is read-only.
+pub(super) fn examine_header(header: &[u8], has_log: bool) -> Result<(), &'static str> {
+    if header.is_empty() {
+        return if has_log { Err("it is gone, but the log is there") } else { Ok(()) };
+    }
+    // "File format write version" and "read version": 1 while it is created, then 2.
+    match header.get(18..20) {
+        Some([1 | 2, 1 | 2]) => Ok(()),
+        _ => Err("it is of no known version"),
+    }
+}
+
 /// Opens the database, or an empty one, with everything set but the tables.
 pub(super) fn connect(path: &Path, vfs: Option<&str>) -> Result<Connection, StorageError> {
     let (connection, mode) = set_up(path, vfs).map_err(|error| classify_at_open(path, &error))?;
