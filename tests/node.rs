@@ -22,7 +22,7 @@ use ractor_raft::{
     raft::{LogIndex, NodeId, Role},
     state_machine::{RestoreError, Snapshot, StateMachine},
     storage::MemoryStorage,
-    transport::InProcess,
+    transport::{Fate, InProcess, Letter},
 };
 use tokio::sync::mpsc;
 
@@ -222,6 +222,38 @@ async fn three_nodes_on_a_runtime_of_many_threads() {
         assert_eq!(total(node).await, 400);
     }
     shut_down(nodes).await;
+}
+
+// Fails when: the node that was cut off never connects again, or its calls are not answered.
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_is_cut_off_is_replaced_and_catches_up() {
+    for lost in [Fate::Drop, Fate::Break] {
+        let cut = Arc::new(AtomicU64::new(0));
+        let wire = {
+            let cut = cut.clone();
+            move |letter: &Letter| match cut.load(SeqCst) {
+                cut if cut == letter.from || cut == letter.to => lost,
+                _ => Fate::Deliver { after: Duration::from_millis(1) },
+            }
+        };
+        let mut cluster = Cluster::new("cut", 3);
+        cluster.network = InProcess::with_wire(Arc::new(wire));
+        let nodes = cluster.start_all().await;
+        let first = leader(&nodes).await;
+        assert_eq!(add(&nodes[first], 1).await, 1);
+        cut.store(nodes[first].identity().node_id, SeqCst);
+        let others: Vec<_> = (0..3).filter(|node| *node != first).map(|node| nodes[node].clone()).collect();
+        leader(&others).await;
+        assert_eq!(add(&others[0], 1).await, 2);
+        until("the step down", || nodes[first].status().role != Role::Leader).await;
+        let answer = soon("the answer", nodes[first].propose(Add { amount: 1 })).await;
+        assert!(matches!(answer, Err(ProposeError::NoLeader { needed: 2, voters: 3, .. })), "{answer:?}");
+        cut.store(0, SeqCst);
+        until("the reunion", || nodes[first].status().applied_index == others[0].status().applied_index).await;
+        assert_eq!(add(&nodes[first], 1).await, 3);
+        assert_eq!(total(&nodes[first]).await, 3);
+        shut_down(nodes).await;
+    }
 }
 
 // C04, in small. Fails when: a parent does not start its child again.

@@ -1,6 +1,6 @@
 //! From settings to a running tree.
 
-use std::{any::TypeId, collections::BTreeMap, marker::PhantomData, path::PathBuf, sync::Arc, time::Duration};
+use std::{any::TypeId, collections::BTreeMap, marker::PhantomData, sync::Arc, time::Duration};
 
 use ractor::{ActorCell, SpawnErr};
 use tokio::sync::watch;
@@ -74,7 +74,7 @@ impl<M: StateMachine> Builder<M> {
 
     /// Keeps term, vote and log in SQLite, in this directory; it is made if it is not there.
     #[cfg(feature = "sqlite")]
-    pub fn data_dir(self, path: impl Into<PathBuf>) -> Self {
+    pub fn data_dir(self, path: impl Into<std::path::PathBuf>) -> Self {
         self.storage(crate::storage::SqliteStorage::new(path.into()))
     }
 
