@@ -303,6 +303,20 @@ async fn whoever_waits_when_the_keepers_fall_gets_an_answer() {
     shut_down(vec![leader]).await;
 }
 
+// C05. Fails when: nobody tells the next consensus that calls wait.
+#[tokio::test(start_paused = true)]
+async fn calls_that_were_not_taken_up_are_served_by_the_next_consensus() {
+    let cluster = Cluster::new("intake", 1);
+    let node = cluster.start(1).await;
+    assert_eq!(add(&node, 1).await, 1);
+    // Both stand behind the crash, and fall with the mailbox; what they are about stands in the admission queue.
+    assert!(node.crash("consensus", Crash::Panic));
+    let (sum, written) = tokio::join!(total(&node), add(&node, 1));
+    assert!((1..=2).contains(&sum), "{sum}");
+    assert_eq!((written, node.status().restarts), (2, 1));
+    shut_down(vec![node]).await;
+}
+
 // C02. Fails when: `admit` does not look at the limit.
 #[tokio::test(start_paused = true)]
 async fn past_the_limit_a_call_is_refused_at_once() {
