@@ -67,7 +67,7 @@ enum Command {
     Persist {
         id: NodeId,
     },
-    /// Rings the alarm that is set, when it is due at the latest.
+    /// Rings the alarm that is set, when it is due at the latest: an election, or a heartbeat.
     Timeout {
         id: NodeId,
     },
@@ -298,11 +298,17 @@ impl Stage {
         }
     }
 
+    /// An alarm that rings too early, since a leader was heard meanwhile, is set again: that one then rings too.
     fn timeout(&mut self, id: NodeId) {
-        let set = self.world.server(id).alarm.expect("a server always has an alarm");
-        let after = if set.alarm == Alarm::Heartbeat { HEARTBEAT } else { ELECTION_TIMEOUT_MAX };
-        self.world.now = self.world.now.max(set.since + after);
-        self.step(id, Input::Timeout { epoch: set.epoch });
+        for _ in 0..2 {
+            let set = self.world.server(id).alarm.expect("a server always has an alarm");
+            let after = if set.alarm == Alarm::Heartbeat { HEARTBEAT } else { ELECTION_TIMEOUT_MAX };
+            self.world.now = self.world.now.max(set.since + after);
+            self.step(id, Input::Timeout { epoch: set.epoch });
+            if self.world.server(id).raft().role() != Role::Follower {
+                return;
+            }
+        }
     }
 
     fn take(&mut self, from: Option<NodeId>, to: Option<NodeId>) -> Vec<Packet> {
