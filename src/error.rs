@@ -102,6 +102,27 @@ impl ProposeError {
             ProposeError::Rejected { .. } => 20,
         })
     }
+
+    /// What to do about it, with the values at hand.
+    pub fn fix(&self) -> String {
+        match self {
+            ProposeError::NotLeader { leader, address, .. } => {
+                format!("send it to node {leader} at {address}, or without raft-no-forward, and it is forwarded")
+            }
+            ProposeError::NoLeader { unreachable, needed, .. } => fix_no_leader(unreachable, *needed),
+            ProposeError::Busy { retry_after, .. } => fix_busy(*retry_after),
+            ProposeError::TooLarge { size, .. } => {
+                format!("split the command, or set max_entry_bytes to at least {size} on every node")
+            }
+            ProposeError::Rejected { .. } => {
+                "send a command of the state machine that the cluster runs, encoded as its version expects".to_owned()
+            }
+            ProposeError::Unknown { .. } => {
+                "read the state to see whether it was applied; a retry may apply it a second time".to_owned()
+            }
+            ProposeError::Unavailable { node } => fix_unavailable(*node),
+        }
+    }
 }
 
 /// Why a read was not served. Nothing happened; it may be tried again.
@@ -155,6 +176,18 @@ impl ReadError {
             ReadError::NoLeader { .. } | ReadError::TimedOut { .. } | ReadError::Unavailable { .. } => 2,
             ReadError::Busy { .. } => 19,
         })
+    }
+
+    /// What to do about it, with the values at hand.
+    pub fn fix(&self) -> String {
+        match self {
+            ReadError::NoLeader { unreachable, needed, .. } => fix_no_leader(unreachable, *needed),
+            ReadError::TimedOut { node, .. } => {
+                format!("try again; if it lasts, see with `raftkv status` whether node {node} reaches a majority")
+            }
+            ReadError::Busy { retry_after, .. } => fix_busy(*retry_after),
+            ReadError::Unavailable { node } => fix_unavailable(*node),
+        }
     }
 }
 
@@ -218,6 +251,24 @@ impl NodeError {
             NodeError::BudgetSpent { .. } | NodeError::Start { .. } => None,
         }
     }
+
+    /// What to do about it, with the values at hand.
+    pub fn fix(&self) -> String {
+        match self {
+            NodeError::Storage(error) => error.fix(),
+            NodeError::PoisonEntry { index, .. } => format!(
+                "make the state machine's apply accept entry {index} (every node has to, or they diverge) and start \
+                 the node again; nothing of its data is lost"
+            ),
+            NodeError::BudgetSpent { actor, .. } => {
+                format!("remove the cause of the failures of {actor}, then start the node again")
+            }
+            NodeError::Config { fix, .. } => fix.clone(),
+            NodeError::Start { what, .. } => {
+                format!("see that nothing else is in the place of {what}, and that the address is one of this machine")
+            }
+        }
+    }
 }
 
 impl StorageError {
@@ -230,6 +281,55 @@ impl StorageError {
             StorageError::Corrupt { .. } | StorageError::Format { .. } => 17,
         })
     }
+
+    /// What to do about it, with the values at hand.
+    pub fn fix(&self) -> String {
+        match self {
+            StorageError::Foreign { node, found_node, .. } if node != found_node => {
+                format!("start node {found_node} with this directory, or give node {node} a directory of its own")
+            }
+            StorageError::Foreign { node, found_cluster, .. } => format!(
+                "start node {node} with the --cluster list of cluster {found_cluster:016x}, or give it a new directory"
+            ),
+            StorageError::InUse { owner: Some(pid), .. } => {
+                format!("stop process {pid} first, or give this node a directory of its own")
+            }
+            StorageError::InUse { owner: None, .. } => {
+                "stop the process that has it first, or give this node a directory of its own".to_owned()
+            }
+            StorageError::Failed { path, .. } => format!(
+                "check the disk and the permissions of {}, then start the node again; what was acknowledged is on the \
+                 disks of a majority",
+                path.display()
+            ),
+            StorageError::Full { path, .. } => {
+                format!("make room on the disk of {}; the node goes on by itself", path.display())
+            }
+            StorageError::Corrupt { path, .. } => format!(
+                "keep {} aside for inspection and replace this node by a new one with an empty directory; do not \
+                 delete single files",
+                path.display()
+            ),
+            StorageError::Format { found, .. } => {
+                format!("start a version of this program that knows format {found}")
+            }
+        }
+    }
+}
+
+fn fix_no_leader(unreachable: &[NodeId], needed: usize) -> String {
+    if unreachable.is_empty() {
+        return "try again: an election takes a few hundred milliseconds".to_owned();
+    }
+    format!("start {} or repair the network, so that {needed} voters reach each other", list(unreachable))
+}
+
+fn fix_busy(retry_after: Duration) -> String {
+    format!("try again after {retry_after:?}, with fewer calls at a time")
+}
+
+fn fix_unavailable(node: NodeId) -> String {
+    format!("try again, or ask another node; if it lasts, start node {node}")
 }
 
 fn list(ids: &[NodeId]) -> String {

@@ -1,171 +1,175 @@
-//! The envelope around every message, and the recorder behind it. (Signatures agreed; bodies to come.)
-#![allow(unused_variables, dead_code, missing_docs)]
+//! The envelope around every message, and the recorder behind it.
+//!
+//! Every actor of a node's tree implements [`Actor`], a small trait of ours, and one adapter makes a ractor actor of
+//! it. Its ractor message is an [`Envelope`]: the message, who sent it, in which event, under which trace, and when.
+//! So the adapter alone can record what happens, and no actor has instrumentation of its own:
+//!
+//! ```text
+//!   Address::send ──Envelope──▶ mailbox ──▶ adapter ──message, Context──▶ Actor::handle
+//!        │ depth + 1                          │ depth - 1, waited, handled, failed, panicked
+//!        ▼                                    ▼
+//!      meters (one per place in the tree)   flight recorder (one ring per node)
+//! ```
+//!
+//! A message that is sent while another is handled carries that event as its cause, so the recorder holds chains: from
+//! the client's call, which opens a trace ([`Flow::new_trace`]), to the answer. [`Flow::tree`] returns the meters,
+//! [`Flow::events`] the recorded messages, and [`Flow::incidents`] what was kept when something fell.
+//!
+//! Applications reach an actor of the tree by its [`Address`], or through ractor's own `cast!` and `call!`: an
+//! [`Envelope`] is made [`From`] any message, with the sender "application".
+//!
+//! Architecture invariant: this module stands below all actors. It knows none of them, and nothing of Raft.
 
-use std::{marker::PhantomData, sync::Arc};
+mod adapter;
+mod address;
+mod context;
+mod event;
+mod meter;
+mod names;
+mod node_flow;
+mod recorder;
+#[cfg(test)]
+mod tests;
 
-use ractor::{ActorCell, ActorProcessingErr, ActorRef, SpawnErr};
+use ractor::{ActorCell, ActorProcessingErr};
+use tokio::time::Instant;
+
+pub use self::{
+    adapter::{Placement, spawn},
+    address::Address,
+    context::Context,
+    event::{Event, Filter, Incident, Outcome},
+    meter::{ActorReport, CurrentMessage, Status},
+    node_flow::{Flow, Settings},
+};
 
 /// Follows one client's call through all actors of all nodes. 0: none.
 pub type TraceId = u64;
-/// A recorded event of one node. 0: none.
+
+/// A recorded event of one node: the receiver's [`ActorId`] in the upper 16 bits, its own count of events below. 0: none.
 pub type EventId = u64;
 
 /// What an actor is sent: one word of its vocabulary.
 pub trait Message: Send + 'static {
     /// The word, as in the code: `Persist`, `Persisted`, …
     fn name(&self) -> &'static str;
+
     /// The term and index it is about, where it is about one.
     fn mark(&self) -> Mark {
         Mark::default()
     }
 }
 
+/// The place in the replicated log that a message is about.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Mark {
+    /// The term. 0: about none.
     pub term: u64,
+    /// The log index. 0: about none.
     pub index: u64,
 }
 
 /// An actor of one node's tree, by its place in the tree ("consensus/replicator 2"); the same over restarts.
+///
+/// 0, the default, is everything outside the tree: "application".
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ActorId(pub u16);
 
 /// Who sent a message: which actor, and which life of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Sender {
+    /// The actor's place in the tree.
     pub actor: ActorId,
+    /// Its life: 1 is the first, and a restart adds 1. 0: not an actor of the tree.
     pub incarnation: u32,
 }
 
 /// What every message carries besides itself.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Origin {
+    /// Who sent it.
     pub sender: Sender,
-    /// The event in which it was sent.
+    /// The event in which it was sent. 0: none that was recorded.
     pub cause: EventId,
+    /// The client's call that it belongs to. 0: none.
     pub trace: TraceId,
 }
 
 /// A message on its way.
+#[derive(Debug)]
 pub struct Envelope<M> {
+    /// What is said.
     pub message: M,
+    /// By whom, and why.
     pub origin: Origin,
-    // plus: when it was sent
+    /// `None`: the recorder was off.
+    sent: Option<Instant>,
+    /// Whether the receiver's depth counts it.
+    counted: bool,
 }
 
+impl<M> Envelope<M> {
+    /// Puts a message into an envelope now, for a way other than [`Address::send`]: the admission queue, for instance.
+    pub fn new(origin: Origin, message: M) -> Self {
+        Envelope { message, origin, sent: Some(Instant::now()), counted: false }
+    }
+}
+
+/// A message from outside the tree. So an application's actor may `cast!(node, message.into())`.
+///
+/// For a [`DerivedActorRef`](ractor::DerivedActorRef) of plain messages, ractor asks for the way back as well, which
+/// only the crate of the message type may write:
+/// `impl From<Envelope<Word>> for Word { fn from(envelope: Envelope<Word>) -> Word { envelope.message } }`.
+impl<M: Message> From<M> for Envelope<M> {
+    fn from(message: M) -> Self {
+        Envelope::new(Origin::default(), message)
+    }
+}
+
+#[cfg(feature = "cluster")]
+impl<M: Message> ractor::Message for Envelope<M> {}
+
 /// What an actor of the tree implements. Its state is `self`.
+///
+/// An actor that stopped, returned an error or panicked is dropped before its supervisor hears of it, so that what it
+/// held (a file, a connection) is free for its successor. One that is killed cannot: ractor hands it to its supervisor
+/// with the news, which drops it just before [`child_stopped`](Actor::child_stopped). So stop what holds something, and
+/// await its join handle; kill only what does not.
 pub trait Actor: Sized + Send + 'static {
+    /// Its vocabulary.
     type Message: Message;
+    /// What it starts from.
     type Arguments: Send + 'static;
+
+    /// Starts. An error or a panic here is an error of [`spawn`] and no supervision event.
     fn start(
         arguments: Self::Arguments,
         context: &mut Context<Self::Message>,
     ) -> impl Future<Output = Result<Self, ActorProcessingErr>> + Send;
+
+    /// Handles one message. An error or a panic ends the actor; its supervisor is told.
     fn handle(
         &mut self,
         message: Self::Message,
         context: &mut Context<Self::Message>,
     ) -> impl Future<Output = Result<(), ActorProcessingErr>> + Send;
-    /// A child died or stopped without being told to. The default: fail as well.
+
+    /// A child ended: it failed, was killed, or stopped, told to or not. The default: fail as well.
+    ///
+    /// A child that is `unlink`ed before it is stopped ends without this.
     fn child_stopped(
         &mut self,
         child: ActorCell,
         cause: String,
         context: &mut Context<Self::Message>,
     ) -> impl Future<Output = Result<(), ActorProcessingErr>> + Send {
+        let _ = (child, context);
         async move { Err(cause.into()) }
     }
-    /// Asked to stop: release what must be released in order.
+
+    /// Asked to stop: release what must be released in order. Not called for an actor that failed or was killed.
     fn stop(&mut self, context: &mut Context<Self::Message>) -> impl Future<Output = ()> + Send {
+        let _ = context;
         async {}
-    }
-}
-
-/// What an actor knows while it handles a message.
-pub struct Context<M: Message>(PhantomData<fn(M)>);
-
-impl<M: Message> Context<M> {
-    pub fn myself(&self) -> &Address<M> {
-        todo!()
-    }
-    pub fn cell(&self) -> ActorCell {
-        todo!()
-    }
-    /// What messages sent now carry: this actor, this event, the trace of the message being handled.
-    pub fn origin(&self) -> Origin {
-        todo!()
-    }
-    /// Who sent the message being handled.
-    pub fn sender(&self) -> Sender {
-        todo!()
-    }
-    pub fn flow(&self) -> &Flow {
-        todo!()
-    }
-    /// Handles a message that came by another way than the mailbox (the admission queue) and records it like any other.
-    pub fn within(&mut self, envelope: Envelope<M>, handle: impl FnOnce(M, &mut Self)) {
-        todo!()
-    }
-}
-
-/// Where an actor is reached. Cloning is cheap.
-pub struct Address<M: Message>(PhantomData<fn(M)>);
-
-impl<M: Message> Clone for Address<M> {
-    fn clone(&self) -> Self {
-        todo!()
-    }
-}
-
-impl<M: Message> Address<M> {
-    /// Never waits. Gives the message back if the actor has stopped.
-    pub fn send(&self, origin: Origin, message: M) -> Result<(), M> {
-        todo!()
-    }
-    pub fn actor(&self) -> &ActorRef<Envelope<M>> {
-        todo!()
-    }
-}
-
-/// Where an actor runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Placement {
-    /// On the runtime, like any task.
-    Runtime,
-    /// On a thread of its own, because it blocks.
-    OwnThread,
-}
-
-/// Starts an actor under `supervisor`. `path` is its place in the tree ("consensus/replicator 2"); its process-wide
-/// ractor name is derived from it and the flow's node ("raft/<cluster>/<id>/consensus/replicator 2").
-pub async fn spawn<A: Actor>(
-    flow: &Flow,
-    path: &str,
-    placement: Placement,
-    arguments: A::Arguments,
-    supervisor: Option<ActorCell>,
-) -> Result<(Address<A::Message>, tokio::task::JoinHandle<()>), SpawnErr> {
-    todo!()
-}
-
-/// One node's message flow: the flight recorder and the meters of its actors.
-#[derive(Clone)]
-pub struct Flow(Arc<()>);
-
-impl Flow {
-    /// `name` is "raft/<cluster>/<id>".
-    pub fn new(name: String) -> Flow {
-        todo!()
-    }
-    /// The id of the actor at this place in the tree, given out at its first asking.
-    pub fn actor(&self, path: &str) -> ActorId {
-        todo!()
-    }
-    /// What a message from outside the tree (a gRPC handler, a library call) carries.
-    pub fn outside(&self, path: &str, trace: TraceId) -> Origin {
-        todo!()
-    }
-    pub fn new_trace(&self) -> TraceId {
-        todo!()
     }
 }

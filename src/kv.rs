@@ -1,1 +1,45 @@
-//! The bundled key-value store. (To come.)
+//! The bundled state machine: a key-value store in the order of its keys, with a revision for each.
+//!
+//! [`Kv`] is what a node replicates, [`Command`] what is proposed to it, [`Output`] what the proposer gets back. With the
+//! feature `grpc`, [`service`] serves it as `raftkv.v1.Kv`; the binary `raftkv` is that and a command line.
+//!
+//! | file | idea |
+//! |---|---|
+//! | `command` | the vocabulary: commands and outputs, prost messages that the log keeps |
+//! | `state` | the map and what each command does to it |
+//! | `scan` | ranges of keys, in pages |
+//! | `hash` | a hash of the whole state that costs one pair a write |
+//! | `snapshot` | the state as a stream of records |
+//! | `service` | the gRPC service: handlers that propose or read, nothing else |
+//!
+//! A revision is the log index that last wrote the key, so a larger revision is a later write, over all keys.
+//!
+//! ```
+//! use ractor_raft::{kv::{Command, Kv}, state_machine::StateMachine};
+//!
+//! let mut store = Kv::default();
+//! store.apply(7, Command::put("ada", "1815"));
+//! let ada = store.get(b"ada").expect("it was just written");
+//! assert_eq!((&ada.bytes[..], ada.revision), (&b"1815"[..], 7));
+//! ```
+
+mod command;
+mod hash;
+mod scan;
+#[cfg(feature = "grpc")]
+mod service;
+mod snapshot;
+mod state;
+
+pub use command::*;
+pub use scan::{KeyRange, Page};
+#[cfg(feature = "grpc")]
+pub use service::{KvService, MAX_PAGE_PAIRS, service};
+pub use state::{Kv, Value};
+
+/// The generated code of `proto/raftkv/v1`.
+#[cfg(feature = "grpc")]
+#[allow(missing_docs)]
+pub mod pb {
+    tonic::include_proto!("raftkv.v1");
+}

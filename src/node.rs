@@ -1,26 +1,72 @@
-//! The tree. (Signatures agreed; bodies to come.)
-#![allow(unused_variables, dead_code, missing_docs)]
-
-use std::{marker::PhantomData, path::PathBuf, sync::Arc};
+//! A node: a supervision tree of actors around the rules in [`raft`](crate::raft).
+//!
+//! **`raft` decides, `node` does.** The files are the tree:
+//!
+//! ```text
+//! the application's supervisor
+//! └─ node                      root                supervision.rs    restarts, budget, orders of start and stop
+//!    ├─ log store              KEEPER              log_store.rs      term, vote and log on disk
+//!    ├─ applier                KEEPER              applier.rs        the state machine; answers clients
+//!    ├─ consensus              KEEPER              consensus.rs      drives raft::Raft
+//!    │  ├─ election timer      COURIER             consensus/election_timer.rs
+//!    │  └─ replicator n        COURIER, one a peer consensus/replicator.rs
+//!    └─ server                 COURIER             server.rs         keeps the address open
+//! ```
+//!
+//! What they say to each other stands in [`messages`], all on one page. Around the tree: `admission` lets calls in,
+//! `calls` is the caller's side of a proposal and a read, [`Builder`] makes the tree, [`Node`] and [`NodeRef`] are what
+//! the application holds.
+//!
+//! The contract of supervision:
+//! - A **courier** that dies is started again alone. Raft recovers what it carried.
+//! - **Keepers fall together** and start anew from disk. Who waits is answered: `Unknown`, where a command may have been
+//!   applied, else `Unavailable`. Calls that were not yet taken up are served by the next consensus.
+//! - A **disk error** is never retried: the node stops with [`NodeError::Storage`](crate::error::NodeError::Storage).
+//! - A **poison entry**, at which the state machine panics again after a rebuild, stops the node with
+//!   [`NodeError::PoisonEntry`](crate::error::NodeError::PoisonEntry).
+//! - Past the **budget** ([`RestartPolicy`]) the node stops with
+//!   [`NodeError::BudgetSpent`](crate::error::NodeError::BudgetSpent).
+//! - When the node stops by itself, its root fails with the `NodeError`: the application's supervisor gets `ActorFailed`
+//!   with it, and [`NodeRef::stopped`] returns it.
 
 use bytes::Bytes;
-use ractor::ActorCell;
-use tokio::sync::oneshot;
 
-use crate::{
-    config::Config,
-    error::{NodeError, ProposeError, ReadError},
-    flow::{Flow, TraceId},
-    raft::{Address, LogIndex, Membership, NodeId, Reply, Request, Role, Term},
-    state_machine::StateMachine,
-    storage::{Identity, Storage},
-    transport::Transport,
+use crate::raft::{Address, LogIndex, Membership, NodeId, Role, Term};
+
+mod admission;
+mod alarm;
+mod applier;
+mod builder;
+mod calls;
+mod child;
+mod consensus;
+mod crash;
+mod events;
+mod handle;
+mod log_store;
+pub mod messages;
+mod ports;
+mod server;
+mod shared;
+mod supervision;
+mod traces;
+
+pub use self::{
+    applier::Query,
+    builder::Builder,
+    crash::Crash,
+    events::{NodeEvent, Subscriber},
+    handle::{Node, NodeRef},
+    messages::ConsensusMessage,
+    ports::{ProposePort, ReadPort},
 };
 
 /// A command's result, and where in the log it was applied.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Applied {
+    /// What the state machine returned, encoded.
     pub output: Bytes,
+    /// The command's place in the log.
     pub index: LogIndex,
 }
 
@@ -38,157 +84,52 @@ pub enum Consistency {
 /// What a node is at a moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Status {
+    /// Its number.
     pub id: NodeId,
+    /// Where the others reach it.
     pub address: Address,
+    /// Its cluster.
     pub cluster_id: u64,
+    /// What it is.
     pub role: Role,
+    /// The latest term it has seen.
     pub term: Term,
+    /// The leader of that term, if known.
     pub leader: Option<NodeId>,
+    /// The highest entry that it knows to be committed.
     pub commit_index: LogIndex,
+    /// The highest entry that its state machine has applied.
     pub applied_index: LogIndex,
+    /// The last entry of its log.
     pub last_index: LogIndex,
+    /// The last entry in its snapshot; 0: there is none.
     pub snapshot_index: LogIndex,
+    /// Who belongs to the cluster, as its log says.
     pub membership: Membership,
     /// How often its supervisors restarted an actor.
     pub restarts: u64,
+    /// Transactions that its log store has made durable since the node was built.
+    pub log_writes: u64,
     /// The leader's view of the others; empty elsewhere.
     pub peers: Vec<PeerStatus>,
 }
 
+/// How a leader sees a peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerStatus {
+    /// Its number.
     pub id: NodeId,
+    /// The highest entry that is known to be on its disk.
     pub match_index: LogIndex,
+    /// Whether it has answered since its connection last broke.
     pub reachable: bool,
-}
-
-/// A node without its state machine's type: what transports and servers hold. Cheap to clone.
-#[derive(Clone)]
-pub struct NodeRef(Arc<()>);
-
-impl NodeRef {
-    pub fn identity(&self) -> &Identity {
-        todo!()
-    }
-    /// Where it is to listen; the address in the membership unless the builder was told otherwise.
-    pub fn listen_address(&self) -> &str {
-        todo!()
-    }
-    pub fn config(&self) -> &Config {
-        todo!()
-    }
-    pub fn status(&self) -> Status {
-        todo!()
-    }
-    pub fn flow(&self) -> &Flow {
-        todo!()
-    }
-    /// Passes another node's request to consensus. The receiver fails if consensus falls before it answers.
-    /// Identity was checked by the transport.
-    pub fn deliver(
-        &self,
-        from: NodeId,
-        request: Request,
-        traces: Vec<(LogIndex, TraceId)>,
-    ) -> oneshot::Receiver<Reply> {
-        todo!()
-    }
-    /// Proposes an encoded command. Where this node does not lead: forwards it, or says who does.
-    pub async fn propose(&self, command: Bytes, forward: bool, trace: TraceId) -> Result<Applied, ProposeError> {
-        todo!()
-    }
-    /// With its type again; `None` if the node was not built with this state machine.
-    pub fn typed<M: StateMachine>(&self) -> Option<Node<M>> {
-        todo!()
-    }
-}
-
-/// A running node. Cheap to clone; the node runs until it is shut down or its supervisor stops.
-pub struct Node<M>(NodeRef, PhantomData<fn() -> M>);
-
-impl<M: StateMachine> Node<M> {
-    pub fn builder<F: Fn() -> M + Send + Sync + 'static>(id: NodeId, factory: F) -> Builder<M> {
-        todo!()
-    }
-    pub fn as_ref(&self) -> &NodeRef {
-        &self.0
-    }
-    pub async fn propose(&self, command: M::Command) -> Result<M::Output, ProposeError> {
-        todo!()
-    }
-    pub async fn read<R: Send + 'static>(
-        &self,
-        consistency: Consistency,
-        query: impl FnOnce(&M) -> R + Send + 'static,
-    ) -> Result<R, ReadError> {
-        todo!()
-    }
-    /// As [`read`](Node::read), and also tells which index the state was of.
-    pub async fn read_at<R: Send + 'static>(
-        &self,
-        consistency: Consistency,
-        query: impl FnOnce(&M) -> R + Send + 'static,
-    ) -> Result<(R, LogIndex), ReadError> {
-        todo!()
-    }
-    pub fn status(&self) -> Status {
-        todo!()
-    }
-    /// Hands over, drains, stops children first, closes files.
-    pub async fn shutdown(&self) -> Result<(), NodeError> {
-        todo!()
-    }
-    /// Waits until the node has stopped by itself or by `shutdown`.
-    pub async fn stopped(&self) -> Result<(), NodeError> {
-        todo!()
-    }
-}
-
-/// Settings of a node to be.
-pub struct Builder<M>(PhantomData<fn() -> M>);
-
-impl<M: StateMachine> Builder<M> {
-    /// The first members, the same on every node, in any order.
-    pub fn cluster(self, members: impl IntoIterator<Item = (NodeId, impl Into<Address>)>) -> Self {
-        todo!()
-    }
-    pub fn data_dir(self, path: impl Into<PathBuf>) -> Self {
-        todo!()
-    }
-    pub fn storage(self, storage: impl Storage) -> Self {
-        todo!()
-    }
-    pub fn transport(self, transport: impl Transport) -> Self {
-        todo!()
-    }
-    pub fn listen(self, address: impl Into<Address>) -> Self {
-        todo!()
-    }
-    /// Dial that peer there instead of at its address in the membership: proxies, NAT.
-    pub fn peer_address(self, id: NodeId, address: impl Into<Address>) -> Self {
-        todo!()
-    }
-    pub fn config(self, config: Config) -> Self {
-        todo!()
-    }
-    pub fn restart_policy(self, policy: RestartPolicy) -> Self {
-        todo!()
-    }
-    /// All the randomness of this node comes from this seed; drawn from the system without it.
-    pub fn seed(self, seed: u64) -> Self {
-        todo!()
-    }
-    pub async fn spawn_linked(self, supervisor: ActorCell) -> Result<Node<M>, NodeError> {
-        todo!()
-    }
-    pub async fn spawn(self) -> Result<Node<M>, NodeError> {
-        todo!()
-    }
 }
 
 /// How many failures a child may have before the node gives up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RestartPolicy {
+    /// So many within the window are healed; one more stops the node. Counted for each place in the tree.
     pub budget: usize,
+    /// How far back failures count.
     pub window: std::time::Duration,
 }

@@ -1,7 +1,38 @@
-//! gRPC. (To come.)
+//! gRPC: the services of `proto/`, the connections between nodes, and a client for operators.
+//!
+//! - [`Grpc`] is the [`Transport`](crate::transport::Transport) of a node that is reached over a network.
+//! - [`server`]'s handlers check who speaks to whom, translate, and forward to the node in a line each.
+//! - [`convert`] turns messages into the core's words and back; what is malformed never gets past it.
+//! - [`error`] carries typed errors through [`tonic::Status`] and back, each with its number and its fix.
+//!
+//! *Architecture invariant: nothing here knows a rule of Raft. A request is either passed on as it came or refused
+//! because it is malformed or meant for someone else.*
+
+pub mod channel;
+pub mod client;
+pub mod convert;
+pub mod error;
+mod forward;
+pub mod identity;
+pub mod limits;
+mod listener;
+mod peer;
+pub mod reason;
+mod server;
+pub mod trace;
+
+pub use client::ClusterClient;
+pub use peer::Grpc;
+pub use server::wants_forwarding;
 
 /// The generated code of `proto/raft/v1`.
 #[allow(missing_docs)]
 pub mod pb {
     tonic::include_proto!("raft.v1");
 }
+
+/// The descriptors of every service in `proto/`, for the reflection service.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptor.bin"));
+
+/// The metadata key by which a client asks for the redirect instead of having its command forwarded: `raft-no-forward: 1`.
+pub const NO_FORWARD: &str = "raft-no-forward";

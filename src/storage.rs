@@ -11,9 +11,9 @@
 //!
 //! *Architecture invariant: nothing here knows of actors, and nothing here retries.*
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use crate::raft::{Membership, NodeId, Recovered, Write};
+use crate::raft::{LogIndex, Membership, NodeId, Recovered, Write};
 
 pub mod memory;
 #[cfg(feature = "sqlite")]
@@ -30,6 +30,22 @@ pub struct Identity {
     pub cluster_id: u64,
     /// The server in it.
     pub node_id: NodeId,
+}
+
+impl Identity {
+    /// Compares the identity found in a store with that of its opener.
+    fn expect_same(&self, opener: &Identity, path: &Path) -> Result<(), StorageError> {
+        if self == opener {
+            return Ok(());
+        }
+        Err(StorageError::Foreign {
+            path: path.to_owned(),
+            node: opener.node_id,
+            cluster: opener.cluster_id,
+            found_node: self.node_id,
+            found_cluster: self.cluster_id,
+        })
+    }
 }
 
 /// What a store that is opened for the first time is created with.
@@ -72,6 +88,9 @@ pub trait Store: Send {
     ///
     /// # Errors
     /// [`StorageError::Full`] leaves the store as it was and usable; any other error is final.
+    ///
+    /// # Panics
+    /// If the entries would leave a gap, or the truncation would reach below the log's base: that is a bug in the caller.
     fn persist(&mut self, write: &Write) -> Result<(), StorageError>;
 
     /// Housekeeping in a bounded step (a checkpoint), for when nothing waits. Returns whether there is more to do.
@@ -79,6 +98,19 @@ pub trait Store: Send {
     /// # Errors
     /// As for [`persist`](Store::persist).
     fn tidy(&mut self) -> Result<bool, StorageError>;
+}
+
+/// Panics unless `write` leaves a log without gaps, given one that ends at `last` and stands on `base`.
+fn assert_continues(base: LogIndex, last: LogIndex, write: &Write) {
+    let mut end = last;
+    if let Some(from) = write.truncate_from {
+        assert!(from > base, "the log is to be truncated from {from}, but it stands on {base}");
+        end = end.min(from - 1);
+    }
+    for entry in &write.entries {
+        assert!(entry.index == end + 1, "entry {} is to be appended behind entry {end}", entry.index);
+        end = entry.index;
+    }
 }
 
 /// What can be wrong with a disk. Codes as in the crate's error list.

@@ -124,8 +124,11 @@ impl Progress {
         self.match_index = self.match_index.max(match_index);
         self.next_index = self.next_index.max(self.match_index + 1);
         self.mode = Mode::Replicate;
-        while let Some(batch) = self.in_flight.pop_front_if(|batch| batch.last_index <= match_index) {
+        while let Some(batch) = self.in_flight.front()
+            && batch.last_index <= match_index
+        {
             self.in_flight_bytes -= batch.bytes;
+            self.in_flight.pop_front();
         }
     }
 

@@ -209,7 +209,10 @@ impl Raft {
             effects.push(Effect::MembershipChanged(self.membership().clone()));
         }
         // Whoever waits for an entry that is gone is never told of success (L10): another server may still commit it.
-        while let Some((_, call)) = self.proposals.pop_back_if(|(at, _)| *at >= index) {
+        while let Some(&(at, call)) = self.proposals.back()
+            && at >= index
+        {
+            self.proposals.pop_back();
             effects.push(Effect::Refuse { call, refusal: Refusal::Unknown });
         }
     }

@@ -1,3 +1,277 @@
-//! A store in SQLite. (To come.)
-/// A directory with a SQLite file.
-pub struct SqliteStorage;
+//! The store of a real node: one SQLite database, `raft.db`, in the node's directory.
+//!
+//! One write is one transaction, and one fsync of SQLite's write-ahead log. What is more than SQLite does by itself:
+//! - Its log is examined before SQLite reads it ([`wal`]), all rows carry checksums ([`record`], [`rows`]), and the
+//!   acknowledged writes are counted beside it ([`files`]): damage is an error that says where, never a shorter log.
+//! - What an opening returns was checkpointed first. A process that was killed between its write and its fsync leaves
+//!   entries that can be read and that a power cut would still take away; nobody may count on those.
+//! - Checkpoints are made here, and their results looked at. SQLite's own ignore a failed fsync.
+//! - The log keeps its size while the store is open: a sync of a file that grows costs twice one in place.
+//! - A store is never closed, only left, as a crash would leave it. There is one way to open it, and it is well trodden.
+//!
+//! *Architecture invariant: nothing is done with a connection after its first error, except after
+//! [`StorageError::Full`], which SQLite has undone.*
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use rusqlite::{Connection, Result as SqliteResult, params};
+
+use super::{Bootstrap, Opened, Storage, StorageError, Store, assert_continues};
+use crate::raft::{LogIndex, LogPosition, Write};
+use failure::{classify, corrupt};
+use files::{Directory, Files, Lock, Note};
+use record::{chain, encode_membership, encode_payload};
+use recovery::Found;
+use rows::{Base, Owner, State};
+use wal::Scan;
+
+mod failure;
+pub(crate) mod files;
+mod record;
+mod recovery;
+mod rows;
+mod schema;
+mod wal;
+
+const DATABASE: &str = "raft.db";
+const DATABASE_LOG: &str = "raft.db-wal";
+
+/// From so many pages in its log on, an idle store makes a checkpoint. About 4 MiB.
+const IDLE_CHECKPOINT_PAGES: usize = 1_000;
+
+/// From so many pages in its log on, a busy store makes a checkpoint too. About 32 MiB.
+const BUSY_CHECKPOINT_PAGES: usize = 8_000;
+
+/// A directory with a SQLite database. Its clones are the same directory.
+#[derive(Clone)]
+pub struct SqliteStorage {
+    files: Arc<dyn Files>,
+}
+
+impl SqliteStorage {
+    /// A store in this directory, which the first opening creates.
+    pub fn new(data_dir: impl Into<PathBuf>) -> Self {
+        Self::on(Arc::new(Directory(data_dir.into())))
+    }
+
+    /// A store on a disk that need not be real.
+    pub(crate) fn on(files: Arc<dyn Files>) -> Self {
+        SqliteStorage { files }
+    }
+
+    /// Looks at what SQLite would not report: a damaged log, and a damaged header of the database.
+    fn examine(&self, path: &Path) -> Result<(), StorageError> {
+        let read = |name, limit| {
+            let bytes = self.files.read(name, limit).map_err(|error| unreadable(path, &error))?;
+            Ok(bytes.unwrap_or_default())
+        };
+        let has_log = match wal::scan(&read(DATABASE_LOG, usize::MAX)?, schema::PAGE_SIZE) {
+            Scan::Sound { frames } => frames > 0,
+            Scan::Damaged { place, cause } => {
+                return Err(corrupt(&path.with_file_name(DATABASE_LOG), place, cause));
+            }
+        };
+        schema::examine_header(&read(DATABASE, schema::HEADER_SIZE)?, has_log)
+            .map_err(|cause| corrupt(path, "the database's header", cause))
+    }
+}
+
+impl Storage for SqliteStorage {
+    fn open(&self, bootstrap: &Bootstrap) -> Result<(Box<dyn Store>, Opened), StorageError> {
+        let path = self.files.database();
+        let lock = self.files.lock()?;
+        let acknowledged = Note::of_line(lock.found()).map_or(0, |note| note.writes);
+        self.examine(&path)?;
+        let connection = schema::connect(&path, self.files.vfs())?;
+        if !schema::exists(&connection, &path)? {
+            if acknowledged > 0 {
+                return Err(writes_are_missing(&path, 0, acknowledged));
+            }
+            create(&connection, bootstrap).map_err(|error| classify(&path, "creation", &error))?;
+        }
+        let Found { opened, base, state } = recovery::read(&connection, &path, &bootstrap.identity)?;
+        if state.writes < acknowledged {
+            return Err(writes_are_missing(&path, state.writes, acknowledged));
+        }
+        let mut store =
+            SqliteStore { connection, lock, path, base, state, log_pages: 0, poison: None, _files: self.files.clone() };
+        store.make_durable()?;
+        self.files.sync_directory().map_err(|error| unreadable(&store.path, &error))?;
+        store.acknowledge();
+        Ok((Box::new(store), opened))
+    }
+
+    fn blocks(&self) -> bool {
+        self.files.vfs().is_none()
+    }
+}
+
+/// Writes down whose store it is, and that its log is empty.
+fn create(connection: &Connection, bootstrap: &Bootstrap) -> SqliteResult<()> {
+    let owner = Owner { identity: bootstrap.identity.clone(), incarnation: bootstrap.incarnation };
+    let membership = encode_membership(&bootstrap.membership);
+    // A chain of this store's own: an entry of another store does not fit into it.
+    let base = Base { position: LogPosition::default(), chain: owner.checksum(), membership };
+    let state = State { hard_state: Default::default(), last_index: 0, chain: base.chain, writes: 1 };
+    let transaction = connection.unchecked_transaction()?;
+    schema::create(&transaction)?;
+    owner.write(&transaction)?;
+    base.write(&transaction)?;
+    state.write(&transaction)?;
+    transaction.commit()
+}
+
+fn unreadable(path: &Path, error: &std::io::Error) -> StorageError {
+    StorageError::Failed { path: path.to_owned(), call: "open", cause: error.to_string() }
+}
+
+fn writes_are_missing(path: &Path, found: u64, acknowledged: u64) -> StorageError {
+    let cause = format!(
+        "{acknowledged} writes were acknowledged, {found} are there; a file was damaged, deleted, or put back from a copy"
+    );
+    corrupt(path, format!("write {}", found + 1), cause)
+}
+
+/// Fields are dropped in this order: the connection first, the lock when nothing is touched any more, the files last.
+struct SqliteStore {
+    connection: Connection,
+    lock: Box<dyn Lock>,
+    path: PathBuf,
+    base: Base,
+    /// As of the last commit.
+    state: State,
+    /// About how many pages SQLite's log holds that are not in the database.
+    log_pages: usize,
+    /// The first error, for ever after.
+    poison: Option<StorageError>,
+    /// The disk must outlive SQLite's use of it.
+    _files: Arc<dyn Files>,
+}
+
+impl Store for SqliteStore {
+    fn persist(&mut self, write: &Write) -> Result<(), StorageError> {
+        self.expect_sound()?;
+        assert_continues(self.base.position.index, self.state.last_index, write);
+        if self.log_pages >= BUSY_CHECKPOINT_PAGES {
+            match self.checkpoint("PASSIVE") {
+                // The log may still have room for this write.
+                Ok(_) | Err(StorageError::Full { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        match self.commit(write) {
+            Ok(state) => self.state = state,
+            Err(error) => return Err(self.fail("persist", &error)),
+        }
+        let bytes: usize = write.entries.iter().map(|entry| entry.size() + 32).sum();
+        self.log_pages += 3 + bytes / schema::PAGE_SIZE;
+        self.acknowledge();
+        Ok(())
+    }
+
+    fn tidy(&mut self) -> Result<bool, StorageError> {
+        self.expect_sound()?;
+        if self.log_pages < IDLE_CHECKPOINT_PAGES {
+            return Ok(false);
+        }
+        let left = self.checkpoint("PASSIVE")?;
+        Ok(left >= IDLE_CHECKPOINT_PAGES)
+    }
+}
+
+impl SqliteStore {
+    fn expect_sound(&self) -> Result<(), StorageError> {
+        self.poison.clone().map_or(Ok(()), Err)
+    }
+
+    /// One transaction, durable when it returns. The state that it left behind.
+    fn commit(&self, write: &Write) -> SqliteResult<State> {
+        self.execute("BEGIN IMMEDIATE")?;
+        let mut state = self.state;
+        state.writes += 1;
+        if let Some(hard_state) = write.hard_state {
+            state.hard_state = hard_state;
+        }
+        if let Some(from) = write.truncate_from.filter(|from| *from <= state.last_index) {
+            self.connection.prepare_cached("DELETE FROM entries WHERE idx >= ?1")?.execute([from.cast_signed()])?;
+            state.last_index = from - 1;
+            state.chain = self.chain_at(from - 1)?;
+        }
+        let mut insert = self.connection.prepare_cached("INSERT INTO entries VALUES (?1, ?2, ?3, ?4)")?;
+        let mut stored = Vec::new();
+        for entry in &write.entries {
+            encode_payload(&entry.payload, &mut stored);
+            state.chain = chain(state.chain, entry.position(), &stored);
+            state.last_index = entry.index;
+            insert.execute(params![entry.index.cast_signed(), entry.term.cast_signed(), stored, state.chain])?;
+        }
+        drop(insert);
+        state.write(&self.connection)?;
+        self.execute("COMMIT")?;
+        Ok(state)
+    }
+
+    /// The checksum of the entry at `index`, which is in the log or the last one before it.
+    fn chain_at(&self, index: LogIndex) -> SqliteResult<u32> {
+        if index == self.base.position.index {
+            return Ok(self.base.chain);
+        }
+        let mut select = self.connection.prepare_cached("SELECT chain FROM entries WHERE idx = ?1")?;
+        select.query_row([index.cast_signed()], |row| row.get(0))
+    }
+
+    fn execute(&self, sql: &str) -> SqliteResult<()> {
+        self.connection.prepare_cached(sql)?.execute([]).map(drop)
+    }
+
+    /// What an error means for the store: it is undone, or it is final.
+    fn fail(&mut self, call: &'static str, error: &rusqlite::Error) -> StorageError {
+        let mut error = classify(&self.path, call, error);
+        if matches!(error, StorageError::Full { .. }) {
+            let undone = if self.connection.is_autocommit() { Ok(()) } else { self.execute("ROLLBACK") };
+            match undone {
+                Ok(()) => return error,
+                Err(cause) => {
+                    error =
+                        StorageError::Failed { path: self.path.clone(), call: "rollback", cause: cause.to_string() };
+                }
+            }
+        }
+        self.poison.insert(error).clone()
+    }
+
+    /// Copies what is in SQLite's log into the database, and syncs it. About how many pages are left.
+    fn checkpoint(&mut self, mode: &str) -> Result<usize, StorageError> {
+        let sql = format!("PRAGMA wal_checkpoint({mode})");
+        let result = self.connection.query_row(&sql, [], |row| {
+            let (busy, in_log, copied): (bool, i64, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
+            Ok((busy, in_log - copied))
+        });
+        match result {
+            Ok((false, left)) => {
+                self.log_pages = usize::try_from(left).unwrap_or(0);
+                Ok(self.log_pages)
+            }
+            Ok((true, _)) => {
+                let cause = "another connection has the database".to_owned();
+                let error = StorageError::Failed { path: self.path.clone(), call: "checkpoint", cause };
+                Err(self.poison.insert(error).clone())
+            }
+            Err(error) => Err(self.fail("checkpoint", &error)),
+        }
+    }
+
+    /// Nothing that was read is left where a power cut would take it away.
+    fn make_durable(&mut self) -> Result<(), StorageError> {
+        self.checkpoint("TRUNCATE").map(drop)
+    }
+
+    /// Counts the writes that are on disk. It is a guard, not a promise: without it, less damage is noticed.
+    fn acknowledge(&mut self) {
+        let note = Note { process: std::process::id(), writes: self.state.writes };
+        let _ = self.lock.note(&note.to_line());
+    }
+}

@@ -1,3 +1,248 @@
-//! Nodes of one process reach each other by name. (To come.)
-/// A network inside this process.
-pub struct InProcess;
+//! Nodes of one process reach each other by address, without sockets.
+//!
+//! A [`Wire`] can be laid between them: it says of every letter whether and when it arrives. So a test can delay, lose and
+//! cut without knowing anything else of the nodes.
+
+use std::{
+    collections::BTreeMap,
+    future::{Future, pending},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use tokio::{
+    sync::mpsc,
+    task::{AbortHandle, JoinSet},
+    time::{Instant, sleep, sleep_until},
+};
+
+use super::{Connection, Heard, Link, Listening, Transport};
+use crate::{
+    error::{NodeError, ProposeError},
+    flow::TraceId,
+    node::{Applied, NodeRef},
+    raft::{LogIndex, NodeId, Reply, Request},
+};
+
+/// What travels.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Letter {
+    /// Who sends it.
+    pub from: NodeId,
+    /// Who gets it.
+    pub to: NodeId,
+    /// "AppendEntries", "Propose", …: the request, also where this is the answer to it.
+    pub name: &'static str,
+    /// Whether it is the answer.
+    pub reply: bool,
+}
+
+/// What becomes of a letter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It arrives after this time. Letters of one connection do not overtake each other.
+    Deliver {
+        /// Zero: at once.
+        after: Duration,
+    },
+    /// It is lost, and nobody is told.
+    Drop,
+    /// It is lost, and the sender of the request hears that the connection broke.
+    Break,
+}
+
+/// Decides about every letter.
+pub type Wire = Arc<dyn Fn(&Letter) -> Fate + Send + Sync>;
+
+/// A network inside this process. Clones are the same network.
+#[derive(Clone, Default)]
+pub struct InProcess {
+    nodes: Arc<Mutex<BTreeMap<String, NodeRef>>>,
+    wire: Option<Wire>,
+}
+
+impl InProcess {
+    /// A network on which everything arrives at once.
+    pub fn new() -> Self {
+        InProcess::default()
+    }
+
+    /// A network on which `wire` decides.
+    pub fn with_wire(wire: Wire) -> Self {
+        InProcess { nodes: Arc::default(), wire: Some(wire) }
+    }
+
+    /// The node at this address, if it is the one that is meant; else why not, and whether it is another one.
+    fn find(&self, link: &Link) -> Result<NodeRef, (String, bool)> {
+        let Some(node) = self.nodes().get(&link.address).cloned() else {
+            return Err((format!("nobody listens on {}", link.address), false));
+        };
+        let found = node.identity();
+        if found.cluster_id != link.from.cluster_id {
+            return Err((format!("{} belongs to cluster {:016x}", link.address, found.cluster_id), true));
+        }
+        if found.node_id != link.to {
+            return Err((format!("{} is node {}, not node {}", link.address, found.node_id, link.to), true));
+        }
+        Ok(node)
+    }
+
+    fn fate(&self, from: NodeId, to: NodeId, name: &'static str, reply: bool) -> Fate {
+        let at_once = Fate::Deliver { after: Duration::ZERO };
+        self.wire.as_ref().map_or(at_once, |wire| wire(&Letter { from, to, name, reply }))
+    }
+
+    fn nodes(&self) -> MutexGuard<'_, BTreeMap<String, NodeRef>> {
+        // Nothing can be half done in there.
+        self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Transport for InProcess {
+    fn listen(&self, node: NodeRef) -> BoxFuture<'static, Result<Listening, NodeError>> {
+        let network = self.clone();
+        Box::pin(async move {
+            let address = node.listen_address().to_owned();
+            let mut nodes = network.nodes();
+            if nodes.contains_key(&address) {
+                let cause = "another node of this process listens there".to_owned();
+                return Err(NodeError::Start { what: format!("server on {address}"), cause });
+            }
+            nodes.insert(address.clone(), node);
+            drop(nodes);
+            let guard = Box::new(Door { network, address: address.clone() });
+            Ok(Listening { address, guard })
+        })
+    }
+
+    fn connect(&self, link: Link) -> Box<dyn Connection> {
+        let (letters, arriving) = mpsc::unbounded_channel();
+        let task = tokio::spawn(carry(self.clone(), link.clone(), arriving));
+        Box::new(Line { network: self.clone(), link, letters, last: Instant::now(), task: task.abort_handle() })
+    }
+
+    fn propose(&self, to: &Link, command: Bytes, trace: TraceId) -> BoxFuture<'static, Result<Applied, ProposeError>> {
+        let (network, link) = (self.clone(), to.clone());
+        Box::pin(async move {
+            let (from, to) = (link.from.node_id, link.to);
+            match network.fate(from, to, "Propose", false) {
+                Fate::Deliver { after } => pause(after).await,
+                Fate::Drop => return pending().await,
+                Fate::Break => return Err(ProposeError::Unavailable { node: to }),
+            }
+            let Ok(node) = network.find(&link) else { return Err(ProposeError::Unavailable { node: to }) };
+            let answer = node.propose(command, false, trace).await;
+            match network.fate(to, from, "Propose", true) {
+                Fate::Deliver { after } => pause(after).await,
+                Fate::Drop => return pending().await,
+                Fate::Break => {
+                    let reason = format!("the connection to node {to} broke before it answered");
+                    return Err(ProposeError::Unknown { reason });
+                }
+            }
+            answer
+        })
+    }
+}
+
+/// Takes the address out of the registry when it is dropped.
+struct Door {
+    network: InProcess,
+    address: String,
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        self.network.nodes().remove(&self.address);
+    }
+}
+
+/// A request on its way.
+struct Sent {
+    session: u64,
+    request: Request,
+    traces: Vec<(LogIndex, TraceId)>,
+    /// `None`: the connection breaks here.
+    arrives: Option<Instant>,
+}
+
+/// One connection. Its task ends with it.
+struct Line {
+    network: InProcess,
+    link: Link,
+    letters: mpsc::UnboundedSender<Sent>,
+    /// When the last letter arrives: none overtakes it.
+    last: Instant,
+    task: AbortHandle,
+}
+
+impl Connection for Line {
+    fn send(&mut self, session: u64, request: Request, traces: Vec<(LogIndex, TraceId)>) {
+        let arrives = match self.network.fate(self.link.from.node_id, self.link.to, request.name(), false) {
+            Fate::Deliver { after } => {
+                self.last = self.last.max(Instant::now() + after);
+                Some(self.last)
+            }
+            Fate::Drop => return,
+            Fate::Break => None,
+        };
+        let _ = self.letters.send(Sent { session, request, traces, arrives });
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Brings the letters of one connection to their addressee in order, and the answers back.
+async fn carry(network: InProcess, link: Link, mut arriving: mpsc::UnboundedReceiver<Sent>) {
+    let mut answers = JoinSet::new();
+    let broken = |cause: String, wrong_peer: bool| (link.heard)(Heard::Broken { cause, wrong_peer });
+    loop {
+        let sent = tokio::select! {
+            biased;
+            Some(_) = answers.join_next() => continue,
+            sent = arriving.recv() => sent,
+        };
+        let Some(Sent { session, request, traces, arrives }) = sent else { return };
+        let Some(arrives) = arrives else { return broken("the connection broke".to_owned(), false) };
+        if arrives > Instant::now() {
+            sleep_until(arrives).await;
+        }
+        let node = match network.find(&link) {
+            Ok(node) => node,
+            Err((cause, wrong_peer)) => return broken(cause, wrong_peer),
+        };
+        let name = request.name();
+        let reply = node.deliver(link.from.node_id, request, traces);
+        answers.spawn(bring_back(network.clone(), link.clone(), session, name, async { reply.await.ok() }));
+    }
+}
+
+async fn bring_back(
+    network: InProcess,
+    link: Link,
+    session: u64,
+    name: &'static str,
+    reply: impl Future<Output = Option<Reply>>,
+) {
+    let broken = |cause: String| (link.heard)(Heard::Broken { cause, wrong_peer: false });
+    let Some(reply) = reply.await else { return broken(format!("node {} fell before it answered", link.to)) };
+    match network.fate(link.to, link.from.node_id, name, true) {
+        Fate::Deliver { after } => pause(after).await,
+        Fate::Drop => return,
+        Fate::Break => return broken("the connection broke before the answer came".to_owned()),
+    }
+    (link.heard)(Heard::Answer { session, reply });
+}
+
+/// Not a yield where there is nothing to wait for.
+async fn pause(time: Duration) {
+    if !time.is_zero() {
+        sleep(time).await;
+    }
+}

@@ -1,1 +1,74 @@
-fn main() {}
+//! `raftkv`: a replicated key-value server built on `ractor-raft`, and its command line.
+//!
+//! | file | idea |
+//! |---|---|
+//! | `args` | what can be typed |
+//! | `config` | flags over environment over file, every value with its source |
+//! | `client` | one call over several endpoints: hints followed, retried only what is certainly not applied |
+//! | `commands` | put, get, del, cas, scan |
+//! | `status` | one line for each node of the cluster |
+//! | `serve` | one node, until a signal or a failure |
+//! | `demo` | a whole cluster in this process, and a tour that checks what it shows |
+//! | `output` | tables and JSON lines |
+//! | `error` | what went wrong, why, the fix, and the exit code |
+
+mod args;
+mod client;
+mod commands;
+mod config;
+mod demo;
+mod error;
+mod output;
+mod serve;
+mod status;
+
+use std::{io::Write, process::ExitCode};
+
+use clap::Parser;
+
+use crate::{
+    args::{Args, Command},
+    config::Settings,
+    error::Failure,
+    output::Output,
+};
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let as_json = args.output.as_deref() == Some("json");
+    match run(args) {
+        Ok(exit) => ExitCode::from(exit),
+        Err(failure) => {
+            if as_json {
+                println!("{}", failure.to_json());
+            }
+            // Nobody is left to tell if that fails too.
+            let _ = writeln!(std::io::stderr(), "{failure}");
+            ExitCode::from(failure.exit)
+        }
+    }
+}
+
+fn run(args: Args) -> Result<u8, Failure> {
+    log_to_stderr(&args.command);
+    let settings = Settings::read(&args, |name| std::env::var(name).ok())?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::other("the runtime did not start", error.to_string()))?;
+    runtime.block_on(async {
+        match args.command {
+            Command::Serve(_) => serve::run(&settings).await,
+            Command::Demo(demo) => demo::run(demo).await,
+            Command::Status => status::run(&settings.client()?, Output::to_stdout(&settings)?).await,
+            command => commands::run(command, &settings.client()?, Output::to_stdout(&settings)?).await,
+        }
+    })
+}
+
+/// `RAFTKV_LOG` (as `RUST_LOG`) chooses; a server says what happens to it, the others keep quiet.
+fn log_to_stderr(command: &Command) {
+    let default = if matches!(command, Command::Serve(_)) { "info,ractor=off" } else { "off" };
+    let filter = std::env::var("RAFTKV_LOG").unwrap_or_else(|_| default.to_owned());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+}

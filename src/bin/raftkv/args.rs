@@ -1,0 +1,147 @@
+//! What can be typed. Values stay text here: `config` reads them, so that each has the same rules from every source.
+
+use std::{ffi::OsString, path::PathBuf};
+
+use clap::{Parser, Subcommand};
+
+/// A replicated key-value store: Raft as a supervision tree of actors.
+///
+/// Exit codes: 0 done, 1 other, 2 usage, 3 no leader or unreachable, 4 key absent, 5 compare failed, 6 unhealthy,
+/// 7 outcome unknown; serve besides: 10 corrupt data, 11 disk failed, 12 restart budget spent, 13 poison entry, 14 data
+/// directory in use or another node's.
+#[derive(Parser)]
+#[command(name = "raftkv", version, max_term_width = 100)]
+pub struct Args {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+
+    /// Where the nodes are: HOST:PORT,… [env: RAFTKV_ENDPOINTS] [default: 127.0.0.1:7001, :7002, :7003].
+    #[arg(short, long, global = true, value_name = "ADDR,…", help_heading = "Client options")]
+    pub endpoints: Option<String>,
+
+    /// table or json: one object a line on stdout [env: RAFTKV_OUTPUT] [default: table].
+    #[arg(short, long, global = true, value_name = "FORMAT", help_heading = "Client options")]
+    pub output: Option<String>,
+
+    /// How long to try, retries included: 5s, 300ms [env: RAFTKV_TIMEOUT] [default: 5s].
+    #[arg(long, global = true, value_name = "TIME", help_heading = "Client options")]
+    pub timeout: Option<String>,
+
+    /// A TOML file with any of the settings: flags win over RAFTKV_… in the environment, that over the file.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// The subcommands.
+#[derive(Subcommand)]
+pub enum Command {
+    /// Start a real cluster in this process and check with your own eyes what it does.
+    Demo(Demo),
+    /// Run one node.
+    Serve(Box<Serve>),
+    /// Write a value.
+    Put {
+        /// Any bytes but none.
+        key: OsString,
+        /// Any bytes.
+        value: OsString,
+    },
+    /// Read a value; exit code 4 if there is none.
+    Get {
+        /// The key.
+        key: OsString,
+        #[command(flatten)]
+        freshness: Freshness,
+    },
+    /// Take a key away; that it is absent already is no failure.
+    Del {
+        /// The key.
+        key: OsString,
+    },
+    /// Write a value if another stands there; exit code 5 if it does not.
+    Cas {
+        /// The key.
+        key: OsString,
+        /// What must stand there. Left out: the key must be absent.
+        #[arg(long, value_name = "VALUE")]
+        expect: Option<OsString>,
+        /// What to write.
+        #[arg(long, value_name = "VALUE")]
+        set: OsString,
+    },
+    /// List the keys with a prefix, and their values.
+    Scan {
+        /// Left out: all keys.
+        #[arg(default_value = "")]
+        prefix: OsString,
+        #[command(flatten)]
+        freshness: Freshness,
+    },
+    /// One line for each node: who leads, who lags, who cannot be reached; exit code 6 if nobody leads.
+    Status,
+}
+
+/// How fresh a read must be.
+#[derive(clap::Args)]
+pub struct Freshness {
+    /// linearizable, lease, at-least:INDEX or stale.
+    #[arg(long, value_name = "HOW", default_value = "linearizable")]
+    pub consistency: String,
+}
+
+/// Flags of `serve`. Each is also RAFTKV_… in the environment and a key of the TOML file.
+#[derive(clap::Args, Default)]
+pub struct Serve {
+    /// This node's number in --cluster.
+    #[arg(long, value_name = "N")]
+    pub id: Option<String>,
+
+    /// Where it keeps its term, vote and log.
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<String>,
+
+    /// Where it listens, for nodes and clients.
+    #[arg(long, value_name = "ADDR")]
+    pub listen: Option<String>,
+
+    /// Where the others reach it, if not at its address in --cluster.
+    #[arg(long, value_name = "ADDR")]
+    pub advertise: Option<String>,
+
+    /// The first members, the same on every node, in any order, at every start.
+    #[arg(long, value_name = "1=ADDR,2=ADDR,…")]
+    pub cluster: Option<String>,
+
+    /// Dial that peer there instead (proxies, NAT). May be repeated.
+    #[arg(long, value_name = "ID=ADDR")]
+    pub peer: Vec<String>,
+
+    /// How often a leader is heard from [default: 100].
+    #[arg(long, value_name = "MS")]
+    pub heartbeat_ms: Option<String>,
+
+    /// How long a follower waits for a leader, drawn anew each time from this range [default: 150-300].
+    #[arg(long, value_name = "MIN-MAX")]
+    pub election_timeout_ms: Option<String>,
+
+    /// The largest command: key, value and a few bytes [default: 1048576].
+    #[arg(long, value_name = "BYTES")]
+    pub max_entry_bytes: Option<String>,
+}
+
+/// Flags of `demo`.
+#[derive(clap::Args)]
+pub struct Demo {
+    /// How many nodes.
+    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u64).range(3..=9))]
+    pub nodes: u64,
+
+    /// Leave after the tour, also where there is a terminal.
+    #[arg(long)]
+    pub once: bool,
+
+    /// Keep the nodes' data here. Left out: in a temporary directory.
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+}

@@ -1,0 +1,217 @@
+//! One call over several endpoints: tried in order, the leader's hint followed, all within one timeout.
+//!
+//! Only what is certainly not applied is sent again: a connection that could not be made, or an answer that says so. A
+//! write whose answer got lost ends with R014, since a second one might be applied on top of the first.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
+
+use ractor_raft::rpc::{error::Told, reason};
+use tokio::time::{Instant, sleep, timeout_at};
+use tonic::{
+    Code, Request, Response, Status,
+    transport::{Channel, Endpoint},
+};
+
+use crate::{
+    config::ClientSettings,
+    error::{Failure, exit},
+};
+
+/// How long one connection may take while others wait for their turn.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long to wait once nobody in a whole round had an answer.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// How many hints to follow before going back to the endpoints: nodes may disagree about the leader for a while.
+const MAX_HINTS: usize = 3;
+
+/// Whether a call may be made twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// It changes nothing.
+    Read,
+    /// It may be made again only if it was certainly not applied.
+    Write,
+}
+
+/// Makes calls to whichever endpoint can answer.
+pub struct Client {
+    endpoints: Vec<String>,
+    timeout: Duration,
+    /// The last one that answered, so that the next page of a scan need not look for it again.
+    connected: Option<(String, Channel)>,
+}
+
+/// What one endpoint's failure means for the call.
+#[derive(Debug)]
+enum Verdict {
+    /// Not applied; somebody else, or the same one later, may answer.
+    TryAgain { hint: Option<String>, cause: String },
+    /// There is nothing to try again.
+    Final(Failure),
+}
+
+impl Client {
+    /// For these endpoints, with this time for each call.
+    pub fn new(settings: &ClientSettings) -> Self {
+        Client { endpoints: settings.endpoints.clone(), timeout: settings.timeout, connected: None }
+    }
+
+    /// Makes one call with `message`; `send` does it over one connection.
+    pub async fn call<M: Clone, R, F>(
+        &mut self,
+        kind: Kind,
+        message: &M,
+        send: impl Fn(Channel, Request<M>) -> F,
+    ) -> Result<R, Failure>
+    where
+        F: Future<Output = Result<Response<R>, Status>>,
+    {
+        let deadline = Instant::now() + self.timeout;
+        let mut causes = BTreeMap::new();
+        let mut queue = VecDeque::new();
+        let mut hints = 0;
+        while Instant::now() < deadline {
+            let Some(endpoint) = queue.pop_front() else {
+                if !causes.is_empty() {
+                    sleep(PAUSE.min(deadline - Instant::now())).await;
+                }
+                hints = 0;
+                queue = self.round();
+                continue;
+            };
+            match self.attempt(&endpoint, kind, deadline, |channel| send(channel, Request::new(message.clone()))).await
+            {
+                Ok(reply) => return Ok(reply),
+                Err(Verdict::Final(failure)) => return Err(failure),
+                Err(Verdict::TryAgain { hint, cause }) => {
+                    causes.insert(endpoint, cause);
+                    self.connected = None;
+                    if let Some(hint) = hint.filter(|_| hints < MAX_HINTS) {
+                        hints += 1;
+                        queue.push_front(hint);
+                    }
+                }
+            }
+        }
+        Err(nobody_answered(&causes, self.timeout))
+    }
+
+    /// Whoever answered last, then all in order.
+    fn round(&self) -> VecDeque<String> {
+        let preferred = self.connected.iter().map(|(endpoint, _)| endpoint);
+        let mut round = preferred.chain(&self.endpoints).cloned().collect::<VecDeque<_>>();
+        if round.len() > self.endpoints.len() {
+            let preferred = round[0].clone();
+            let mut place = 0;
+            round.retain(|endpoint| {
+                place += 1;
+                place == 1 || *endpoint != preferred
+            });
+        }
+        round
+    }
+
+    async fn attempt<R, F>(
+        &mut self,
+        endpoint: &str,
+        kind: Kind,
+        deadline: Instant,
+        send: impl FnOnce(Channel) -> F,
+    ) -> Result<R, Verdict>
+    where
+        F: Future<Output = Result<Response<R>, Status>>,
+    {
+        let channel = match &self.connected {
+            Some((connected, channel)) if connected == endpoint => channel.clone(),
+            _ => connect(endpoint, deadline).await.map_err(|cause| Verdict::TryAgain { hint: None, cause })?,
+        };
+        match timeout_at(deadline, send(channel.clone())).await {
+            Ok(Ok(response)) => {
+                self.connected = Some((endpoint.to_owned(), channel));
+                Ok(response.into_inner())
+            }
+            Ok(Err(status)) => Err(judge(endpoint, kind, &status)),
+            Err(_) => Err(lost(endpoint, kind, "no answer came in time".to_owned())),
+        }
+    }
+}
+
+/// Opens a connection to `endpoint`.
+///
+/// # Errors
+/// Why not, in words.
+pub async fn connect(endpoint: &str, deadline: Instant) -> Result<Channel, String> {
+    let endpoint = Endpoint::from_shared(format!("http://{endpoint}"))
+        .map_err(|error| error.to_string())?
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(Duration::from_secs(2))
+        .keep_alive_timeout(Duration::from_secs(2));
+    let until = deadline.min(Instant::now() + CONNECT_TIMEOUT);
+    match timeout_at(until, endpoint.connect()).await {
+        Ok(Ok(channel)) => Ok(channel),
+        Ok(Err(error)) => Err(root_cause(&error)),
+        Err(_) => Err("no connection in time".to_owned()),
+    }
+}
+
+/// The innermost cause: "transport error" alone helps nobody.
+fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}
+
+/// An answer that is a failure. Only a node of ours may say that nothing was applied; a broken connection says nothing.
+fn judge(endpoint: &str, kind: Kind, status: &Status) -> Verdict {
+    let Some(told) = Told::of(status) else {
+        return match status.code() {
+            // The request was not taken in at all.
+            Code::Unimplemented | Code::InvalidArgument | Code::OutOfRange | Code::Unauthenticated => {
+                Verdict::Final(Failure::other(format!("{endpoint} refused the request"), status.message()))
+            }
+            code => lost(endpoint, kind, format!("{code:?}: {}", status.message())),
+        };
+    };
+    let value = |key: &str| told.metadata.get(key).cloned();
+    let cause = status.message().to_owned();
+    match told.reason.as_str() {
+        reason::NOT_LEADER => Verdict::TryAgain { hint: value("leader_addr"), cause },
+        reason::NO_LEADER | reason::UNAVAILABLE | reason::BUSY => Verdict::TryAgain { hint: None, cause },
+        reason::READ_TIMED_OUT if kind == Kind::Read => Verdict::TryAgain { hint: None, cause },
+        reason::UNKNOWN_OUTCOME => lost(endpoint, kind, cause),
+        _ => Verdict::Final(Failure::told(endpoint, status, &told)),
+    }
+}
+
+/// The call was made, and what became of it is not known.
+fn lost(endpoint: &str, kind: Kind, cause: String) -> Verdict {
+    if kind == Kind::Read {
+        return Verdict::TryAgain { hint: None, cause };
+    }
+    Verdict::Final(Failure::new(
+        14,
+        exit::UNKNOWN_OUTCOME,
+        "the outcome is unknown: the write may have been applied, or may still be",
+        format!("{endpoint}: {cause}"),
+        "read the key before you write again; compare-and-swap (raftkv cas) makes a repeated write safe",
+    ))
+}
+
+fn nobody_answered(causes: &BTreeMap<String, String>, timeout: Duration) -> Failure {
+    let why = causes.iter().map(|(endpoint, cause)| format!("{endpoint}: {cause}")).collect::<Vec<_>>().join("; ");
+    let endpoints = causes.keys().cloned().collect::<Vec<_>>().join(",");
+    Failure::new(
+        2,
+        exit::UNAVAILABLE,
+        format!("no endpoint could answer within {timeout:?}"),
+        why,
+        format!("start the nodes (raftkv status -e {endpoints} tells which are up), or name others with --endpoints"),
+    )
+}

@@ -1,0 +1,124 @@
+//! `serve`: one node in this process, until SIGTERM, Ctrl-C, or a failure that it cannot heal.
+
+use std::{future::Future, time::Duration};
+
+use ractor_raft::{
+    kv::{self, Kv},
+    node::{Node, NodeRef, Status},
+    rpc::{self, Grpc},
+};
+use tokio::signal;
+use tonic::service::Routes;
+use tonic_health::{
+    ServingStatus,
+    pb::health_server::{Health, HealthServer},
+    server::HealthReporter,
+};
+
+use crate::{
+    config::{ServeSettings, Settings},
+    error::{Failure, exit},
+    output::talk,
+};
+
+/// The health service's name for "a leader is known and this node has caught up"; "" is "the process is up".
+const READY: &str = "ready";
+
+/// How often readiness is looked at.
+const HEALTH_INTERVAL: Duration = Duration::from_millis(50);
+
+/// A ready node stays ready while it has no more than this to apply: under load there is always something.
+const MAX_BACKLOG: u64 = 1000;
+
+/// Runs it; returns the exit code.
+pub async fn run(settings: &Settings) -> Result<u8, Failure> {
+    let settings = settings.serve()?;
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_service_status(READY, ServingStatus::NotServing).await;
+    let node = start(&settings, Grpc::new().services(move |node| routes(node, health_service.clone()))).await?;
+    say_ready(&settings, &node);
+    tokio::select! {
+        biased;
+        stopped = node.stopped() => stopped?,
+        () = keep_health(&node, &health) => unreachable!("readiness is looked at for ever"),
+        signal = asked_to_stop() => {
+            talk(&format!("{signal}: stopping; once more to leave at once"));
+            health.set_service_status(READY, ServingStatus::NotServing).await;
+            unless_asked_again(node.shutdown()).await??;
+            talk("stopped");
+        }
+    }
+    Ok(exit::DONE)
+}
+
+async fn start(settings: &ServeSettings, transport: Grpc) -> Result<Node<Kv>, Failure> {
+    let members = settings.cluster.iter().map(|(id, address)| (*id, address.clone()));
+    let mut builder = Node::builder(settings.id, Kv::default)
+        .cluster(members)
+        .data_dir(&settings.data)
+        .listen(settings.listen.clone())
+        .transport(transport)
+        .config(settings.config.clone());
+    for (peer, address) in &settings.peers {
+        builder = builder.peer_address(*peer, address.clone());
+    }
+    Ok(builder.spawn().await?)
+}
+
+/// Everything a node answers besides `raft.v1`: the store, health, and the reflection that spares grpcurl its files.
+pub fn routes(node: NodeRef, health: HealthServer<impl Health>) -> Routes {
+    let store = node.typed::<Kv>().expect("the binary builds its nodes with Kv");
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(rpc::DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()
+        .expect("build.rs has written these descriptors");
+    Routes::new(kv::service(store)).add_service(health).add_service(reflection)
+}
+
+fn say_ready(settings: &ServeSettings, node: &Node<Kv>) {
+    let ServeSettings { id, data, cluster, .. } = settings;
+    let listen = node.bound_address().unwrap_or_else(|| settings.listen.clone());
+    talk(&format!("ready node {id} listen={listen} advertise={} data={}", cluster[id], data.display()));
+}
+
+/// Keeps "ready" true to what the node says.
+async fn keep_health(node: &Node<Kv>, health: &HealthReporter) {
+    let mut ready = false;
+    loop {
+        let now_ready = is_ready(&node.status(), ready);
+        if now_ready != ready {
+            ready = now_ready;
+            let status = if ready { ServingStatus::Serving } else { ServingStatus::NotServing };
+            health.set_service_status(READY, status).await;
+        }
+        tokio::time::sleep(HEALTH_INTERVAL).await;
+    }
+}
+
+fn is_ready(status: &Status, was_ready: bool) -> bool {
+    let backlog = status.commit_index.saturating_sub(status.applied_index);
+    status.leader.is_some() && status.commit_index > 0 && backlog <= if was_ready { MAX_BACKLOG } else { 0 }
+}
+
+/// Waits for SIGTERM or Ctrl-C.
+async fn asked_to_stop() -> &'static str {
+    let mut terminate = signal::unix::signal(signal::unix::SignalKind::terminate())
+        .expect("SIGTERM can be listened for in any process");
+    tokio::select! {
+        biased;
+        _ = terminate.recv() => "SIGTERM",
+        _ = signal::ctrl_c() => "Ctrl-C",
+    }
+}
+
+async fn unless_asked_again<T>(work: impl Future<Output = T>) -> Result<T, Failure> {
+    tokio::select! {
+        biased;
+        done = work => Ok(done),
+        signal = asked_to_stop() => {
+            let why = format!("{signal} came a second time; what was acknowledged is on disk");
+            Err(Failure::other("stopped without a graceful end", why))
+        }
+    }
+}

@@ -1,0 +1,317 @@
+//! One node's message flow: its recorder, its meters, its names and its incidents, behind one handle.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fmt::{self, Debug, Formatter},
+    sync::{
+        Arc, Mutex, RwLock, RwLockReadGuard,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::{
+    ActorId, ActorReport, Event, Filter, Incident, Mark, Origin, Outcome, Sender, TraceId,
+    meter::{Meter, NEVER_POISONED},
+    names::Names,
+    recorder::{Record, Recorder, event_id, event_parts},
+};
+
+/// How many incidents are kept; the oldest goes first.
+const INCIDENTS: usize = 8;
+/// How much of the past an incident keeps at most.
+const INCIDENT_EVENTS: usize = 4096;
+/// See [`INCIDENT_EVENTS`].
+const INCIDENT_WINDOW: Duration = Duration::from_secs(30);
+
+/// The name of [`ActorId`] 0: whoever sends without being an actor of the tree.
+const APPLICATION: &str = "application";
+
+/// What a [`Flow`] may be told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// How many events the recorder holds, at 64 bytes each. Rounded up to a power of two of at least 1,024.
+    pub capacity: usize,
+    /// Makes this process's trace ids differ from those of earlier processes of the same node. 0: they repeat.
+    pub seed: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings { capacity: 16_384, seed: 0 }
+    }
+}
+
+/// One node's message flow: the flight recorder and the meters of its actors. Cloning is cheap.
+#[derive(Clone)]
+pub struct Flow(Arc<Shared>);
+
+struct Shared {
+    name: String,
+    epoch: Instant,
+    trace_seed: u64,
+    traces: AtomicU64,
+    recorder: Recorder,
+    names: Names,
+    places: RwLock<Places>,
+    incidents: Mutex<VecDeque<Kept>>,
+}
+
+/// Every place in the tree that was ever asked for, by path and by number.
+struct Places {
+    numbers: BTreeMap<Arc<str>, ActorId>,
+    meters: Vec<Arc<Meter>>,
+}
+
+impl Places {
+    /// Its meter; the application's for a number of another node's, which says nothing here.
+    fn of(&self, actor: ActorId) -> &Arc<Meter> {
+        self.meters.get(usize::from(actor.0)).unwrap_or(&self.meters[0])
+    }
+}
+
+/// An incident as it is kept: numbers, not names.
+struct Kept {
+    cause: String,
+    at: Duration,
+    records: Vec<Record>,
+}
+
+impl Flow {
+    /// `name` is "raft/<cluster>/<id>". The node's epoch is now.
+    pub fn new(name: String) -> Flow {
+        Flow::with_settings(name, Settings::default())
+    }
+
+    /// As [`new`](Flow::new), with a larger or smaller recorder.
+    pub fn with_settings(name: String, settings: Settings) -> Flow {
+        let flow = Flow(Arc::new(Shared {
+            epoch: Instant::now(),
+            trace_seed: splitmix(fingerprint(&name) ^ splitmix(settings.seed)),
+            traces: AtomicU64::new(0),
+            recorder: Recorder::new(settings.capacity),
+            names: Names::new(),
+            places: RwLock::new(Places { numbers: BTreeMap::new(), meters: Vec::new() }),
+            incidents: Mutex::new(VecDeque::new()),
+            name,
+        }));
+        assert_eq!(flow.actor(APPLICATION), ActorId::default());
+        flow
+    }
+
+    /// "raft/<cluster>/<id>", as it was told.
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// Time since the node's epoch, which all times in here count from.
+    pub fn now(&self) -> Duration {
+        self.0.epoch.elapsed()
+    }
+
+    /// The id of the actor at this place in the tree, given out at its first asking.
+    pub fn actor(&self, path: &str) -> ActorId {
+        self.meter(path).actor
+    }
+
+    /// The path of an actor. [`ActorId`] 0 is "application".
+    pub fn path(&self, actor: ActorId) -> Arc<str> {
+        self.places().of(actor).path.clone()
+    }
+
+    /// The present life of an actor. 0: it has never lived.
+    pub fn incarnation(&self, actor: ActorId) -> u32 {
+        self.places().of(actor).life().map_or(0, |life| life.sender.incarnation)
+    }
+
+    /// What a message from outside the tree (a gRPC handler, a library call) carries.
+    pub fn outside(&self, path: &str, trace: TraceId) -> Origin {
+        Origin { sender: Sender { actor: self.actor(path), incarnation: 0 }, cause: 0, trace }
+    }
+
+    /// A trace id that no other node gives out, nor this one again. Never 0.
+    pub fn new_trace(&self) -> TraceId {
+        loop {
+            let count = self.0.traces.fetch_add(1, Ordering::Relaxed);
+            let trace = splitmix(self.0.trace_seed.wrapping_add(count));
+            if trace != 0 {
+                return trace;
+            }
+        }
+    }
+
+    /// Records what no actor handles: a request that leaves the node or enters it, a reply to a client.
+    ///
+    /// `receiver` is whoever takes it, by the name that [`actor`](Flow::actor) knows it under ("server", "node 2").
+    /// Returns what a message carries that is sent because of it.
+    pub fn note(&self, receiver: ActorId, origin: Origin, name: &'static str, mark: Mark) -> Origin {
+        let sender = Sender { actor: receiver, incarnation: 0 };
+        if !self.is_recording() {
+            return Origin { sender, cause: 0, trace: origin.trace };
+        }
+        let id = self.places().of(receiver).reserve_events(1).start;
+        let id = event_id(receiver, id);
+        self.record(&Record {
+            id,
+            cause: origin.cause,
+            trace: origin.trace,
+            mark,
+            sent: self.nanoseconds(Instant::now()),
+            sender: origin.sender,
+            message: self.number(name),
+            outcome: Outcome::Noted,
+            ..Record::default()
+        });
+        Origin { sender, cause: id, trace: origin.trace }
+    }
+
+    /// Turns the recorder on or off. Off, messages are still counted, but neither timed nor recorded.
+    pub fn set_recording(&self, on: bool) {
+        self.0.recorder.switch(on);
+    }
+
+    /// Whether the recorder is on, as it is at first.
+    pub fn is_recording(&self) -> bool {
+        self.0.recorder.is_on()
+    }
+
+    /// How many events were given up because the recorder's ring came round while they were written.
+    pub fn lost_events(&self) -> u64 {
+        self.0.recorder.lost()
+    }
+
+    /// Every actor that ever lived in this node's tree, by path.
+    pub fn tree(&self) -> Vec<ActorReport> {
+        let places = self.places();
+        let meters = places.numbers.values().map(|actor| &places.meters[usize::from(actor.0)]);
+        meters.filter_map(|meter| meter.report(|number| self.0.names.name(number))).collect()
+    }
+
+    /// The recorded events that pass the filter, in the order in which their handling began.
+    pub fn events(&self, filter: &Filter) -> Vec<Event> {
+        let mut records = self.0.recorder.last(usize::MAX);
+        records.retain(|record| {
+            let ended = Duration::from_nanos(record.sent + record.waited + record.handling);
+            filter.trace.is_none_or(|trace| trace == record.trace)
+                && filter.since.is_none_or(|since| ended >= since)
+                && filter.until.is_none_or(|until| Duration::from_nanos(record.sent) <= until)
+        });
+        in_order(&mut records);
+        let surplus = filter.last.map_or(0, |last| records.len().saturating_sub(last));
+        self.resolve(&records[surplus..])
+    }
+
+    /// Keeps the last events (4,096 of them, 30 seconds at most), because something fell.
+    pub fn keep_incident(&self, cause: impl Into<String>) {
+        let at = self.now();
+        let begin = at.saturating_sub(INCIDENT_WINDOW).as_nanos() as u64;
+        let mut records = self.0.recorder.last(INCIDENT_EVENTS);
+        records.retain(|record| record.sent + record.waited + record.handling >= begin);
+        in_order(&mut records);
+        let mut incidents = self.0.incidents.lock().expect(NEVER_POISONED);
+        if incidents.len() == INCIDENTS {
+            incidents.pop_front();
+        }
+        incidents.push_back(Kept { cause: cause.into(), at, records });
+    }
+
+    /// The last incidents, the oldest first.
+    pub fn incidents(&self) -> Vec<Incident> {
+        let incidents = self.0.incidents.lock().expect(NEVER_POISONED);
+        let kept = incidents.iter();
+        kept.map(|kept| Incident { cause: kept.cause.clone(), at: kept.at, events: self.resolve(&kept.records) })
+            .collect()
+    }
+
+    /// The meter at this place in the tree, made at its first asking.
+    pub(super) fn meter(&self, path: &str) -> Arc<Meter> {
+        if let Some(meter) = self.find(path) {
+            return meter;
+        }
+        let mut places = self.0.places.write().expect(NEVER_POISONED);
+        if let Some(actor) = places.numbers.get(path) {
+            return places.meters[usize::from(actor.0)].clone();
+        }
+        // With 65,536 places something else is wrong; the surplus share the application's.
+        let Ok(number) = u16::try_from(places.meters.len()) else { return places.meters[0].clone() };
+        let path: Arc<str> = path.into();
+        let meter = Arc::new(Meter::new(path.clone(), ActorId(number)));
+        places.numbers.insert(path, ActorId(number));
+        places.meters.push(meter.clone());
+        meter
+    }
+
+    fn find(&self, path: &str) -> Option<Arc<Meter>> {
+        let places = self.places();
+        places.numbers.get(path).map(|actor| places.meters[usize::from(actor.0)].clone())
+    }
+
+    fn places(&self) -> RwLockReadGuard<'_, Places> {
+        self.0.places.read().expect(NEVER_POISONED)
+    }
+
+    /// The actor that goes by this process-wide name; the application for any that is not of this tree.
+    pub(super) fn actor_named(&self, name: Option<&str>) -> ActorId {
+        let path = name.and_then(|name| name.strip_prefix(&self.0.name)).and_then(|rest| rest.strip_prefix('/'));
+        path.and_then(|path| self.find(path)).map_or(ActorId::default(), |meter| meter.actor)
+    }
+
+    pub(super) fn number(&self, name: &'static str) -> u16 {
+        self.0.names.number(name)
+    }
+
+    pub(super) fn nanoseconds(&self, instant: Instant) -> u64 {
+        instant.saturating_duration_since(self.0.epoch).as_nanos() as u64
+    }
+
+    pub(super) fn record(&self, record: &Record) {
+        self.0.recorder.write(record);
+    }
+
+    fn resolve(&self, records: &[Record]) -> Vec<Event> {
+        let places = self.places();
+        let path = |actor: ActorId| places.of(actor).path.clone();
+        let events = records.iter().map(|record| Event {
+            id: record.id,
+            cause: record.cause,
+            trace: record.trace,
+            sender: path(record.sender.actor),
+            sender_incarnation: record.sender.incarnation,
+            receiver: path(event_parts(record.id).0),
+            receiver_incarnation: record.receiver_incarnation,
+            message: self.0.names.name(record.message),
+            mark: record.mark,
+            sent: Duration::from_nanos(record.sent),
+            waited: Duration::from_nanos(record.waited),
+            handling: Duration::from_nanos(record.handling),
+            outcome: record.outcome,
+        });
+        events.collect()
+    }
+}
+
+impl Debug for Flow {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Flow").field("name", &self.0.name).field("recording", &self.is_recording()).finish()
+    }
+}
+
+/// By when their handling began. In simulated time many begin at once; then as they ended.
+fn in_order(records: &mut [Record]) {
+    records.sort_by_key(|record| record.sent + record.waited);
+}
+
+/// FNV-1a.
+fn fingerprint(text: &str) -> u64 {
+    text.bytes().fold(0xCBF2_9CE4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3))
+}
+
+/// SplitMix64's output for this state: a bijection that leaves no trace of the order of its arguments.
+fn splitmix(state: u64) -> u64 {
+    let mut mixed = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    mixed ^ (mixed >> 31)
+}

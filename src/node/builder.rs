@@ -1,0 +1,240 @@
+//! From settings to a running tree.
+
+use std::{any::TypeId, collections::BTreeMap, marker::PhantomData, path::PathBuf, sync::Arc, time::Duration};
+
+use ractor::{ActorCell, SpawnErr};
+use tokio::sync::watch;
+
+use super::{
+    Node, NodeRef, RestartPolicy,
+    admission::{Admission, Intake},
+    applier::Factory,
+    child::await_namesake,
+    shared::{Clock, Place, Progress, Shared, Standing},
+    supervision::{Blueprint, Root},
+};
+use crate::{
+    config::Config,
+    error::NodeError,
+    flow::{self, Flow, Placement},
+    raft::{Address, Membership, NodeId},
+    state_machine::{Machine, StateMachine},
+    storage::{Identity, Storage},
+    transport::Transport,
+};
+
+/// Where the root stands in the tree.
+const ROOT: &str = "node";
+
+/// Settings of a node to be.
+pub struct Builder<M> {
+    id: NodeId,
+    factory: Factory,
+    members: BTreeMap<NodeId, Address>,
+    cluster_name: Option<String>,
+    storage: Option<Arc<dyn Storage>>,
+    transport: Option<Arc<dyn Transport>>,
+    listen: Option<Address>,
+    peer_addresses: BTreeMap<NodeId, Address>,
+    config: Config,
+    policy: RestartPolicy,
+    seed: Option<u64>,
+    machine: PhantomData<fn() -> M>,
+}
+
+impl<M: StateMachine> Builder<M> {
+    pub(crate) fn new(id: NodeId, factory: impl Fn() -> M + Send + Sync + 'static) -> Self {
+        Builder {
+            id,
+            factory: Arc::new(move || Box::new(factory()) as Box<dyn Machine>),
+            members: BTreeMap::new(),
+            cluster_name: None,
+            storage: None,
+            transport: None,
+            listen: None,
+            peer_addresses: BTreeMap::new(),
+            config: Config::default(),
+            policy: RestartPolicy::default(),
+            seed: None,
+            machine: PhantomData,
+        }
+    }
+
+    /// The first members, the same on every node, in any order.
+    pub fn cluster(mut self, members: impl IntoIterator<Item = (NodeId, impl Into<Address>)>) -> Self {
+        self.members = members.into_iter().map(|(id, address)| (id, address.into())).collect();
+        self
+    }
+
+    /// Tells clusters apart whose first members are the same. Without it the first members are the name.
+    pub fn cluster_name(mut self, name: impl Into<String>) -> Self {
+        self.cluster_name = Some(name.into());
+        self
+    }
+
+    /// Keeps term, vote and log in SQLite, in this directory; it is made if it is not there.
+    #[cfg(feature = "sqlite")]
+    pub fn data_dir(self, path: impl Into<PathBuf>) -> Self {
+        self.storage(crate::storage::SqliteStorage::new(path.into()))
+    }
+
+    /// Keeps term, vote and log there.
+    pub fn storage(mut self, storage: impl Storage) -> Self {
+        self.storage = Some(Arc::new(storage));
+        self
+    }
+
+    /// Reaches the other nodes by it. gRPC if it is not set and built in.
+    pub fn transport(mut self, transport: impl Transport) -> Self {
+        self.transport = Some(Arc::new(transport));
+        self
+    }
+
+    /// Listens there instead of at its address in the membership.
+    pub fn listen(mut self, address: impl Into<Address>) -> Self {
+        self.listen = Some(address.into());
+        self
+    }
+
+    /// Dials that peer there instead of at its address in the membership: proxies, NAT.
+    pub fn peer_address(mut self, id: NodeId, address: impl Into<Address>) -> Self {
+        self.peer_addresses.insert(id, address.into());
+        self
+    }
+
+    /// Timeouts and limits.
+    pub fn config(mut self, config: Config) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// How many failures of an actor are healed before the node gives up.
+    pub fn restart_policy(mut self, policy: RestartPolicy) -> Self {
+        self.policy = policy;
+        self
+    }
+
+    /// All the randomness of this node comes from this seed; drawn from the system without it.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = Some(seed);
+        self
+    }
+
+    /// Starts the node under `supervisor`, which gets `ActorFailed` with a [`NodeError`] if the node gives up.
+    ///
+    /// # Errors
+    /// A setting is missing or wrong, the store cannot be opened, the address cannot be had, or a node with this id and
+    /// cluster runs in this process.
+    pub async fn spawn_linked(self, supervisor: ActorCell) -> Result<Node<M>, NodeError> {
+        self.start(Some(supervisor)).await
+    }
+
+    /// Starts the node without a supervisor; [`NodeRef::stopped`] tells if it gives up.
+    ///
+    /// # Errors
+    /// As for [`spawn_linked`](Builder::spawn_linked).
+    pub async fn spawn(self) -> Result<Node<M>, NodeError> {
+        self.start(None).await
+    }
+
+    async fn start(self, supervisor: Option<ActorCell>) -> Result<Node<M>, NodeError> {
+        let blueprint = self.blueprint()?;
+        let shared = blueprint.shared.clone();
+        await_namesake(&shared.flow, ROOT, Duration::from_secs(1)).await;
+        match flow::spawn::<Root>(&shared.flow, ROOT, Placement::Runtime, blueprint, supervisor).await {
+            Ok(_) => Ok(Node::new(NodeRef::new(shared))),
+            Err(SpawnErr::ActorAlreadyRegistered(_)) => Err(NodeError::Start {
+                what: format!("node {} of cluster {:016x}", shared.id(), shared.identity.cluster_id),
+                cause: "it runs in this process already".to_owned(),
+            }),
+            Err(SpawnErr::StartupFailed(cause)) => Err(match cause.downcast::<NodeError>() {
+                Ok(error) => *error,
+                Err(cause) => NodeError::Start { what: format!("node {}", shared.id()), cause: cause.to_string() },
+            }),
+            Err(other) => Err(NodeError::Start { what: format!("node {}", shared.id()), cause: other.to_string() }),
+        }
+    }
+
+    fn blueprint(self) -> Result<Blueprint, NodeError> {
+        self.config.validate()?;
+        let Some(own_address) = self.members.get(&self.id).cloned() else { return Err(self.no_cluster()) };
+        let missing = |key, fix: &str| NodeError::Config { key, value: "not set".to_owned(), fix: fix.to_owned() };
+        let storage = self.storage.ok_or_else(|| missing("storage", "set a data directory, or a storage"))?;
+        let transport = self.transport.or_else(default_transport).ok_or_else(|| missing("transport", "set one"))?;
+        let members = Membership::of_voters(self.members.clone());
+        let cluster_id = cluster_id(self.cluster_name.as_deref(), &self.members);
+        let seed = self.seed.unwrap_or_else(rand::random);
+        let flow = Flow::new(format!("raft/{cluster_id:016x}/{}", self.id));
+        let shared = Arc::new(Shared {
+            identity: Identity { cluster_id, node_id: self.id },
+            listen_address: self.listen.unwrap_or(own_address),
+            peer_addresses: self.peer_addresses,
+            transport,
+            clock: Clock::start(),
+            admission: Admission::new(self.config.max_pending, self.config.max_pending_bytes),
+            intake: Arc::new(Intake::new()),
+            root: Default::default(),
+            consensus: Place::nowhere(),
+            applier: Place::nowhere(),
+            standing: watch::Sender::new(Standing::starting(members.clone())),
+            progress: Progress::default(),
+            restarts: Default::default(),
+            verdict: Default::default(),
+            bound_address: Default::default(),
+            client: flow.outside("client", 0),
+            server: flow.outside("server", 0),
+            machine: TypeId::of::<M>(),
+            config: self.config,
+            flow,
+        });
+        Ok(Blueprint { shared, storage, factory: self.factory, members, policy: self.policy, seed })
+    }
+
+    /// R003: there is nothing to bootstrap.
+    fn no_cluster(&self) -> NodeError {
+        let (value, fix) = if self.members.is_empty() {
+            ("empty".to_owned(), format!("name its first members, node {} among them", self.id))
+        } else {
+            let ids = self.members.keys().map(|id| id.to_string()).collect::<Vec<_>>().join(", ");
+            (format!("nodes {ids}"), format!("add node {} with its address", self.id))
+        };
+        NodeError::Config { key: "cluster", value, fix }
+    }
+}
+
+/// gRPC, where it is built in.
+fn default_transport() -> Option<Arc<dyn Transport>> {
+    #[cfg(feature = "grpc")]
+    return Some(Arc::new(crate::rpc::Grpc::new()));
+    #[cfg(not(feature = "grpc"))]
+    None
+}
+
+/// The same on every node, in every version: FNV-1a over the name, or over the first members by rising id.
+fn cluster_id(name: Option<&str>, members: &BTreeMap<NodeId, Address>) -> u64 {
+    let text = match name {
+        Some(name) => name.to_owned(),
+        None => members.iter().map(|(id, address)| format!("{id}={address}\n")).collect(),
+    };
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
+}
+
+impl Default for RestartPolicy {
+    /// 5 failures of an actor within 10 seconds are healed.
+    fn default() -> Self {
+        RestartPolicy { budget: 5, window: Duration::from_secs(10) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Fails when: anything in `cluster_id` changes. Stores on disk carry the number.
+    #[test]
+    fn the_cluster_id_never_changes() {
+        let members = BTreeMap::from([(1, "127.0.0.1:7001".to_owned()), (2, "127.0.0.1:7002".to_owned())]);
+        assert_eq!(format!("{:016x}", cluster_id(None, &members)), "a28bddd2631172fd");
+        assert_eq!(format!("{:016x}", cluster_id(Some("bank"), &members)), "9a1adf9baa01f4b7");
+    }
+}

@@ -1,0 +1,400 @@
+//! Drives the rules: turns messages into inputs of [`Raft`], and its effects into messages.
+//!
+//! Parent: node. Restart: with the other keepers, from disk.
+//! Hears: Propose, Read (by the admission queue, after CallsWaiting), Request from the server; Timeout from the election
+//! timer; Delivered, Undelivered from the replicators; Persisted from the log store; Applied from the applier.
+//! Says: SetTimer, Deliver, Persist, Apply; RoleChanged, MembershipChanged, CourierRestarted to node.
+//! Lost in a crash: the ports of the calls under way. Each answers by itself when it is dropped.
+//!
+//! A courier that dies is started again at once, the core is told, and so is the root, who keeps the budget. What an
+//! earlier life of a courier reported is dropped.
+//!
+//! (The snapshotter will be the third kind of courier.)
+
+mod effects;
+mod election_timer;
+mod replicator;
+
+use std::{collections::BTreeMap, sync::Arc, sync::atomic::Ordering::Relaxed};
+
+use bytes::Bytes;
+use ractor::{ActorCell, ActorProcessingErr};
+use rand::{RngExt, SeedableRng, rngs::SmallRng};
+use tokio::sync::oneshot;
+
+use self::{
+    election_timer::{ElectionTimer, ElectionTimerArguments},
+    replicator::{Replicator, ReplicatorArguments},
+};
+use crate::{
+    error::{ProposeError, ReadError},
+    flow::{self, Actor, Context, Placement, Sender, TraceId},
+    node::{
+        admission::{Denied, TakenCalls},
+        child::Child,
+        messages::{
+            ApplierMessage, ConsensusMessage, ElectionTimerMessage, LogStoreMessage, NodeMessage, ReplicatorMessage,
+        },
+        ports::{ProposePort, ReadPort},
+        shared::{PeerGauge, Shared},
+        traces::Traces,
+    },
+    raft::{CallId, Courier, Effect, Input, LogIndex, NodeId, Raft, Recovered, Reply, Request, Settings},
+};
+
+/// So many calls are taken at once; then it is the others' turn.
+const SLICE: usize = 256;
+
+pub(crate) struct ConsensusArguments {
+    pub shared: Arc<Shared>,
+    pub recovered: Recovered,
+    /// All chance below comes from it.
+    pub seed: u64,
+    pub root: flow::Address<NodeMessage>,
+    pub log_store: flow::Address<LogStoreMessage>,
+    pub applier: flow::Address<ApplierMessage>,
+}
+
+pub(crate) struct Consensus {
+    shared: Arc<Shared>,
+    raft: Raft,
+    /// Who waits for an answer of the core.
+    calls: BTreeMap<CallId, Call>,
+    last_call: CallId,
+    /// What is to be done when the write of this number is on disk.
+    after_write: Option<(u64, Vec<Effect>)>,
+    traces: Traces,
+    intake: TakenCalls,
+    random: SmallRng,
+    root: flow::Address<NodeMessage>,
+    log_store: flow::Address<LogStoreMessage>,
+    applier: flow::Address<ApplierMessage>,
+    election_timer: Child<ElectionTimerMessage>,
+    replicators: BTreeMap<NodeId, Child<ReplicatorMessage>>,
+    gauges: BTreeMap<NodeId, Arc<PeerGauge>>,
+    /// The membership changed: the replicators must follow.
+    peers_changed: bool,
+}
+
+/// Who waits.
+enum Call {
+    Propose(ProposePort),
+    Read(ReadPort),
+    Request(oneshot::Sender<Reply>),
+}
+
+impl Actor for Consensus {
+    type Message = ConsensusMessage;
+    type Arguments = ConsensusArguments;
+
+    async fn start(
+        arguments: ConsensusArguments,
+        context: &mut Context<ConsensusMessage>,
+    ) -> Result<Self, ActorProcessingErr> {
+        let ConsensusArguments { shared, recovered, seed, root, log_store, applier } = arguments;
+        let intake = shared.intake.take().ok_or("an earlier consensus has not ended")?;
+        let mut random = SmallRng::seed_from_u64(seed);
+        let timer = start_timer(&shared, random.random(), context).await?;
+        let mut effects = Vec::new();
+        let raft = Raft::new(settings(&shared), recovered, shared.clock.now(), &mut effects);
+        let mut consensus = Consensus {
+            shared,
+            raft,
+            calls: BTreeMap::new(),
+            last_call: 0,
+            after_write: None,
+            traces: Traces::default(),
+            intake,
+            random,
+            root,
+            log_store,
+            applier,
+            election_timer: timer,
+            replicators: BTreeMap::new(),
+            gauges: BTreeMap::new(),
+            peers_changed: false,
+        };
+        let myself = context.myself();
+        let _ = context.send(&consensus.log_store, LogStoreMessage::ReportTo(myself.clone()));
+        let _ = context.send(&consensus.applier, ApplierMessage::ReportTo(myself.clone()));
+        consensus.follow_membership(context).await?;
+        consensus.carry_out(effects, context);
+        consensus.show();
+        Ok(consensus)
+    }
+
+    async fn handle(
+        &mut self,
+        message: ConsensusMessage,
+        context: &mut Context<ConsensusMessage>,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            ConsensusMessage::CallsWaiting => self.take_calls(context),
+            other => self.hear(other, context),
+        }
+        if self.peers_changed {
+            self.follow_membership(context).await?;
+        }
+        self.show();
+        Ok(())
+    }
+
+    async fn child_stopped(
+        &mut self,
+        child: ActorCell,
+        cause: String,
+        context: &mut Context<ConsensusMessage>,
+    ) -> Result<(), ActorProcessingErr> {
+        let Some(courier) = self.courier(&child) else { return Ok(()) };
+        tracing::warn!(%courier, %cause, "a courier died and is started again");
+        let path = match courier {
+            Courier::ElectionTimer => {
+                let next = start_timer(&self.shared, self.random.random(), context).await?;
+                let path = next.path.clone();
+                std::mem::replace(&mut self.election_timer, next).gone().await;
+                path
+            }
+            Courier::Replicator(peer) => {
+                let next = start_replicator(&self.shared, peer, context).await?;
+                let path = next.path.clone();
+                if let Some(former) = self.replicators.insert(peer, next) {
+                    former.gone().await;
+                }
+                path
+            }
+        };
+        let _ = context.send(&self.root, NodeMessage::CourierRestarted { path, cause });
+        self.step(Input::Lost(courier), context);
+        self.show();
+        Ok(())
+    }
+
+    async fn stop(&mut self, context: &mut Context<ConsensusMessage>) {
+        let me = context.cell();
+        for (_, mut replicator) in std::mem::take(&mut self.replicators).into_iter().rev() {
+            replicator.stop(&me).await;
+        }
+        self.election_timer.stop(&me).await;
+    }
+}
+
+impl Consensus {
+    fn hear(&mut self, message: ConsensusMessage, context: &mut Context<ConsensusMessage>) {
+        match message {
+            ConsensusMessage::Propose { command, port } => self.propose(command, port, context),
+            ConsensusMessage::Read { port } => self.read(port, context),
+            ConsensusMessage::Request { from, request, traces, port } => {
+                self.request(from, request, traces, port, context);
+            }
+            ConsensusMessage::Timeout { epoch } => {
+                if is_current(self.election_timer.sender(), context) {
+                    self.step(Input::Timeout { epoch }, context);
+                }
+            }
+            ConsensusMessage::Delivered { peer, session, reply } => {
+                if self.is_current_replicator(peer, context) {
+                    self.reached(peer);
+                    self.step(Input::Response { from: peer, session, reply }, context);
+                }
+            }
+            ConsensusMessage::Undelivered { peer, cause, .. } => {
+                if self.is_current_replicator(peer, context) {
+                    self.not_reached(peer, cause);
+                    self.step(Input::Undelivered { peer }, context);
+                }
+            }
+            ConsensusMessage::Persisted { seq, .. } => self.persisted(seq, context),
+            ConsensusMessage::Applied { index } => {
+                self.traces.forget_up_to(index);
+                self.step(Input::Applied { index }, context);
+            }
+            ConsensusMessage::CallsWaiting => unreachable!("it is never put into the admission queue"),
+            ConsensusMessage::Crash => panic!("consensus was told to crash"),
+        }
+    }
+
+    /// A slice of the admission queue; the rest comes behind what stands in the mailbox by then.
+    fn take_calls(&mut self, context: &mut Context<ConsensusMessage>) {
+        for _ in 0..SLICE {
+            let Some(call) = self.intake.next() else { break };
+            context.within(call, |message, context| self.hear(message, context));
+        }
+        if self.intake.more() {
+            let _ = context.send(context.myself(), ConsensusMessage::CallsWaiting);
+        }
+    }
+
+    fn propose(&mut self, command: Bytes, mut port: ProposePort, context: &mut Context<ConsensusMessage>) {
+        let (node, limit) = (self.shared.id(), self.shared.config.max_entry_bytes);
+        if command.len() > limit {
+            return port.answer(Err(ProposeError::TooLarge { size: command.len(), limit }));
+        }
+        if port.needs_permit() {
+            match self.shared.admission.admit(command.len()) {
+                Ok(permit) => port.permit(permit),
+                Err(Denied::Closed) => return port.answer(Err(ProposeError::Unavailable { node })),
+                Err(Denied::Busy(limit)) => return port.answer(Err(self.shared.busy(limit))),
+            }
+        }
+        port.take(node);
+        let call = self.wait(Call::Propose(port));
+        let trace = context.trace();
+        let mut effects = Vec::new();
+        self.raft.step(self.shared.clock.now(), Input::Propose { call, command }, &mut effects);
+        // A refused proposal leaves no entry, and nobody asks for its trace.
+        self.traces.set(self.raft.last_index(), trace);
+        self.carry_out(effects, context);
+    }
+
+    fn read(&mut self, mut port: ReadPort, context: &mut Context<ConsensusMessage>) {
+        let node = self.shared.id();
+        if port.needs_permit() {
+            match self.shared.admission.admit(0) {
+                Ok(permit) => port.permit(permit),
+                Err(Denied::Closed) => return port.answer(Err(ReadError::Unavailable { node })),
+                Err(Denied::Busy(limit)) => return port.answer(Err(self.shared.read_busy(limit))),
+            }
+        }
+        port.take(node);
+        let call = self.wait(Call::Read(port));
+        self.step(Input::Read { call }, context);
+    }
+
+    fn request(
+        &mut self,
+        from: NodeId,
+        request: Request,
+        traces: Vec<(LogIndex, TraceId)>,
+        port: oneshot::Sender<Reply>,
+        context: &mut Context<ConsensusMessage>,
+    ) {
+        for (index, trace) in traces {
+            if index > self.raft.commit_index() {
+                self.traces.set(index, trace);
+            }
+        }
+        let call = self.wait(Call::Request(port));
+        self.step(Input::Request { call, from, request }, context);
+    }
+
+    fn persisted(&mut self, seq: u64, context: &mut Context<ConsensusMessage>) {
+        if let Some((_, effects)) = self.after_write.take_if(|(waits_for, _)| *waits_for == seq) {
+            self.carry_out(effects, context);
+        }
+        self.step(Input::Persisted { seq }, context);
+    }
+
+    fn step(&mut self, input: Input, context: &mut Context<ConsensusMessage>) {
+        let mut effects = Vec::new();
+        self.raft.step(self.shared.clock.now(), input, &mut effects);
+        self.carry_out(effects, context);
+    }
+
+    fn wait(&mut self, call: Call) -> CallId {
+        self.last_call += 1;
+        self.calls.insert(self.last_call, call);
+        self.last_call
+    }
+
+    /// What everyone may see of this message's outcome.
+    fn show(&self) {
+        let progress = &self.shared.progress;
+        progress.commit_index.store(self.raft.commit_index(), Relaxed);
+        progress.last_index.store(self.raft.last_index(), Relaxed);
+        for (peer, match_index, reachable) in self.raft.peers() {
+            if let Some(gauge) = self.gauges.get(&peer) {
+                gauge.match_index.store(match_index, Relaxed);
+                gauge.reachable.store(reachable, Relaxed);
+            }
+        }
+    }
+
+    fn is_current_replicator(&self, peer: NodeId, context: &mut Context<ConsensusMessage>) -> bool {
+        self.replicators.get(&peer).is_some_and(|replicator| is_current(replicator.sender(), context))
+    }
+
+    fn courier(&self, cell: &ActorCell) -> Option<Courier> {
+        if self.election_timer.is(cell.get_id()) {
+            return Some(Courier::ElectionTimer);
+        }
+        let mut replicators = self.replicators.iter();
+        replicators.find(|(_, replicator)| replicator.is(cell.get_id())).map(|(peer, _)| Courier::Replicator(*peer))
+    }
+
+    /// One replicator for each peer.
+    async fn follow_membership(&mut self, context: &mut Context<ConsensusMessage>) -> Result<(), ActorProcessingErr> {
+        self.peers_changed = false;
+        let membership = self.raft.membership().clone();
+        let me = self.shared.id();
+        let gone = self.replicators.extract_if(.., |peer, _| !membership.contains(*peer)).collect::<Vec<_>>();
+        for (_, mut replicator) in gone {
+            replicator.stop(&context.cell()).await;
+        }
+        for peer in membership.peers_of(me) {
+            if !self.replicators.contains_key(&peer) {
+                self.replicators.insert(peer, start_replicator(&self.shared, peer, context).await?);
+            }
+        }
+        self.gauges = self.shared.progress.set_peers(membership.peers_of(me));
+        Ok(())
+    }
+
+    fn reached(&self, peer: NodeId) {
+        if self.shared.standing.borrow().unreachable.contains_key(&peer) {
+            self.shared.standing.send_modify(|standing| {
+                standing.unreachable.remove(&peer);
+            });
+        }
+    }
+
+    fn not_reached(&self, peer: NodeId, cause: String) {
+        if !self.shared.standing.borrow().unreachable.contains_key(&peer) {
+            tracing::info!(peer, %cause, "a peer cannot be reached");
+            self.shared.standing.send_modify(|standing| {
+                standing.unreachable.insert(peer, cause);
+            });
+        }
+    }
+}
+
+/// Whether the message being handled was sent by this life; else it is shown as dropped.
+fn is_current(sender: Sender, context: &mut Context<ConsensusMessage>) -> bool {
+    let current = context.sender() == sender;
+    if !current {
+        context.drop_as_stale();
+    }
+    current
+}
+
+fn settings(shared: &Shared) -> Settings {
+    let config = &shared.config;
+    Settings {
+        id: shared.id(),
+        election_timeout_min: config.election_timeout_min,
+        election_timeout_max: config.election_timeout_max,
+        max_batch_entries: config.max_batch_entries,
+        max_batch_bytes: config.max_batch_bytes,
+        max_in_flight_batches: config.max_in_flight_batches,
+        max_in_flight_bytes: config.max_in_flight_bytes,
+    }
+}
+
+async fn start_timer(
+    shared: &Arc<Shared>,
+    seed: u64,
+    context: &Context<ConsensusMessage>,
+) -> Result<Child<ElectionTimerMessage>, ActorProcessingErr> {
+    let arguments = ElectionTimerArguments { shared: shared.clone(), seed, consensus: context.myself().clone() };
+    let path = "consensus/election timer";
+    Ok(Child::spawn::<ElectionTimer>(&shared.flow, path, Placement::Runtime, arguments, context.cell()).await?)
+}
+
+async fn start_replicator(
+    shared: &Arc<Shared>,
+    peer: NodeId,
+    context: &Context<ConsensusMessage>,
+) -> Result<Child<ReplicatorMessage>, ActorProcessingErr> {
+    let arguments = ReplicatorArguments { shared: shared.clone(), peer, consensus: context.myself().clone() };
+    let path = format!("consensus/replicator {peer}");
+    Ok(Child::spawn::<Replicator>(&shared.flow, path, Placement::Runtime, arguments, context.cell()).await?)
+}

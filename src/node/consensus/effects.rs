@@ -1,0 +1,111 @@
+//! Each effect of the core, turned into the message that carries it out.
+
+use super::{Call, Consensus};
+use crate::{
+    error::{ProposeError, ReadError},
+    flow::{Context, Origin, TraceId},
+    node::messages::{
+        ApplierMessage, ConsensusMessage, ElectionTimerMessage, LogStoreMessage, NodeMessage, ReplicatorMessage,
+    },
+    raft::{CallId, Effect, Entry, LogIndex, Membership, NodeId, Refusal, Request, Role, Term},
+};
+
+impl Consensus {
+    /// In order. Nothing here waits.
+    pub(super) fn carry_out(&mut self, effects: Vec<Effect>, context: &Context<ConsensusMessage>) {
+        for effect in effects {
+            let origin = context.origin();
+            match effect {
+                Effect::SetTimer { epoch, alarm, since } => {
+                    self.election_timer.send(origin, ElectionTimerMessage::SetTimer { epoch, alarm, since });
+                }
+                Effect::Send { to, session, request } => self.deliver(to, session, request, origin),
+                Effect::Persist { seq, write, then } => {
+                    assert!(self.after_write.is_none(), "there is one write in flight, not {seq} besides another");
+                    self.after_write = Some((seq, then));
+                    let origin = traced(origin, self.traces.first_of(&write.entries));
+                    let _ = self.log_store.send(origin, LogStoreMessage::Persist { seq, write });
+                }
+                Effect::Apply { entries, calls } => self.apply(entries, calls, origin),
+                Effect::AnswerRead { call, read_index } => {
+                    if let Some(Call::Read(port)) = self.calls.remove(&call) {
+                        port.answer(Ok(read_index));
+                    }
+                }
+                Effect::Reply { call, reply } => {
+                    if let Some(Call::Request(port)) = self.calls.remove(&call) {
+                        // Whoever asked may have gone; Raft asks again.
+                        let _ = port.send(reply);
+                    }
+                }
+                Effect::Refuse { call, refusal } => self.refuse(call, refusal),
+                Effect::RoleChanged { role, term, leader } => self.role_changed(role, term, leader, origin),
+                Effect::MembershipChanged(membership) => self.membership_changed(membership, origin),
+            }
+        }
+    }
+
+    fn deliver(&self, to: NodeId, session: u64, request: Request, origin: Origin) {
+        // A peer that has only just been added has no replicator yet; the next heartbeat finds one.
+        let Some(replicator) = self.replicators.get(&to) else { return };
+        let (origin, traces) = match &request {
+            Request::AppendEntries(append) => {
+                let traces = self.traces.of(&append.entries);
+                (traced(origin, traces.first().map_or(0, |(_, trace)| *trace)), traces)
+            }
+            _ => (origin, Vec::new()),
+        };
+        replicator.send(origin, ReplicatorMessage::Deliver { session, request, traces });
+    }
+
+    fn apply(&mut self, entries: Vec<Entry>, calls: Vec<(LogIndex, CallId)>, origin: Origin) {
+        let origin = traced(origin, self.traces.first_of(&entries));
+        let mut port = |(index, call): (LogIndex, CallId)| match self.calls.remove(&call) {
+            Some(Call::Propose(port)) => Some((index, port)),
+            _ => None,
+        };
+        let ports = calls.into_iter().filter_map(&mut port).collect();
+        let _ = self.applier.send(origin, ApplierMessage::Apply { entries, ports });
+    }
+
+    fn refuse(&mut self, call: CallId, refusal: Refusal) {
+        let node = self.shared.id();
+        match self.calls.remove(&call) {
+            Some(Call::Propose(port)) => port.answer(Err(match refusal {
+                Refusal::NotLeader { leader } => self.shared.not_leader(leader),
+                Refusal::Unknown => {
+                    let reason = format!("node {node} stopped leading before the command was committed");
+                    ProposeError::Unknown { reason }
+                }
+            })),
+            Some(Call::Read(port)) => port.answer(Err(match refusal {
+                Refusal::NotLeader { .. } => self.shared.read_no_leader(),
+                Refusal::Unknown => ReadError::TimedOut { node, waited: std::time::Duration::ZERO },
+            })),
+            Some(Call::Request(_)) | None => {}
+        }
+    }
+
+    fn role_changed(&self, role: Role, term: Term, leader: Option<NodeId>, origin: Origin) {
+        tracing::info!(node = self.shared.id(), %role, term, ?leader, "the role changed");
+        let was = self.shared.standing.borrow().role;
+        self.shared.standing.send_modify(|standing| {
+            (standing.role, standing.term, standing.leader) = (role, term, leader);
+        });
+        if was == Role::Leader && role != Role::Leader {
+            self.shared.flow.keep_incident(format!("node {} lost its leadership", self.shared.id()));
+        }
+        let _ = self.root.send(origin, NodeMessage::RoleChanged { role, term, leader });
+    }
+
+    fn membership_changed(&mut self, membership: Membership, origin: Origin) {
+        self.peers_changed = true;
+        self.shared.standing.send_modify(|standing| standing.membership = membership.clone());
+        let _ = self.root.send(origin, NodeMessage::MembershipChanged(membership));
+    }
+}
+
+/// Under the trace of the entries it is about, where they have one.
+fn traced(origin: Origin, trace: TraceId) -> Origin {
+    if trace == 0 { origin } else { Origin { trace, ..origin } }
+}

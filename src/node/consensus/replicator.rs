@@ -1,0 +1,173 @@
+//! Delivers this node's requests to one peer, in order.
+//!
+//! Parent: consensus. Restart: alone (courier).
+//! Hears: Deliver; Answered and Broken from the transport.
+//! Says: Delivered, Undelivered to consensus.
+//! Lost in a crash: the connection and the requests in flight; Raft sends them again.
+//!
+//! After a break it does not connect again before a pause is over, which doubles up to half a second. What it should
+//! deliver meanwhile is reported undelivered, once a heartbeat: more reports would say nothing new.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use ractor::ActorProcessingErr;
+use tokio::time::Instant;
+
+use crate::{
+    flow::{self, Actor, Context, TraceId},
+    node::{
+        messages::{ConsensusMessage, ReplicatorMessage},
+        shared::Shared,
+    },
+    raft::{AppendOutcome, LogIndex, NodeId, Reply, Request},
+    transport::{Connection, Heard},
+};
+
+const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+/// The most entries in flight whose traces are remembered.
+const MAX_TRACED: usize = 4096;
+
+pub(crate) struct ReplicatorArguments {
+    pub shared: Arc<Shared>,
+    pub peer: NodeId,
+    pub consensus: flow::Address<ConsensusMessage>,
+}
+
+pub(crate) struct Replicator {
+    shared: Arc<Shared>,
+    peer: NodeId,
+    consensus: flow::Address<ConsensusMessage>,
+    connection: Option<Box<dyn Connection>>,
+    /// Connections made so far; what an earlier one reports is dropped.
+    connections: u64,
+    /// No connection is made before this.
+    paused_until: Option<Instant>,
+    /// The length of the next pause.
+    pause: Duration,
+    last_report: Option<Instant>,
+    /// The entries in flight that belong to a trace, so that the answer to them does, too.
+    traced: VecDeque<(LogIndex, TraceId)>,
+}
+
+impl Actor for Replicator {
+    type Message = ReplicatorMessage;
+    type Arguments = ReplicatorArguments;
+
+    async fn start(
+        arguments: ReplicatorArguments,
+        _: &mut Context<ReplicatorMessage>,
+    ) -> Result<Self, ActorProcessingErr> {
+        let ReplicatorArguments { shared, peer, consensus } = arguments;
+        Ok(Replicator {
+            shared,
+            peer,
+            consensus,
+            connection: None,
+            connections: 0,
+            paused_until: None,
+            pause: SHORTEST_PAUSE,
+            last_report: None,
+            traced: VecDeque::new(),
+        })
+    }
+
+    async fn handle(
+        &mut self,
+        message: ReplicatorMessage,
+        context: &mut Context<ReplicatorMessage>,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            ReplicatorMessage::Deliver { session, request, traces } => {
+                self.deliver(session, request, traces, context);
+            }
+            ReplicatorMessage::Answered { connection, session, reply } if connection == self.connections => {
+                self.answered(session, reply, context);
+            }
+            ReplicatorMessage::Broken { connection, cause, wrong_peer } if connection == self.connections => {
+                self.broken(cause, wrong_peer, context);
+            }
+            ReplicatorMessage::Answered { .. } | ReplicatorMessage::Broken { .. } => {}
+            ReplicatorMessage::Crash => panic!("replicator {} was told to crash", self.peer),
+        }
+        Ok(())
+    }
+}
+
+impl Replicator {
+    fn deliver(
+        &mut self,
+        session: u64,
+        request: Request,
+        traces: Vec<(LogIndex, TraceId)>,
+        context: &Context<ReplicatorMessage>,
+    ) {
+        if self.connection.is_none() {
+            if self.paused_until.is_some_and(|end| Instant::now() < end) {
+                return self.report_paused(context);
+            }
+            self.connect(context);
+        }
+        let Some(connection) = &mut self.connection else { return };
+        self.traced.extend(&traces);
+        let excess = self.traced.len().saturating_sub(MAX_TRACED);
+        self.traced.drain(..excess);
+        connection.send(session, request, traces);
+    }
+
+    fn connect(&mut self, context: &Context<ReplicatorMessage>) {
+        self.connections += 1;
+        let connection = self.connections;
+        let (myself, outside) = (context.myself().clone(), context.flow().outside("transport", 0));
+        let heard = move |heard: Heard| {
+            let message = match heard {
+                Heard::Answer { session, reply } => ReplicatorMessage::Answered { connection, session, reply },
+                Heard::Broken { cause, wrong_peer } => ReplicatorMessage::Broken { connection, cause, wrong_peer },
+            };
+            let _ = myself.send(outside, message);
+        };
+        match self.shared.link(self.peer, Arc::new(heard)) {
+            Some(link) => self.connection = Some(self.shared.transport.connect(link)),
+            None => self.broken("it does not belong to the cluster".to_owned(), false, context),
+        }
+    }
+
+    fn answered(&mut self, session: u64, reply: Reply, context: &Context<ReplicatorMessage>) {
+        self.pause = SHORTEST_PAUSE;
+        self.last_report = None;
+        let mut origin = context.origin();
+        if let Reply::AppendEntries(reply) = &reply
+            && let AppendOutcome::Matched { match_index } = reply.outcome
+        {
+            while let Some((index, trace)) = self.traced.front().copied()
+                && index <= match_index
+            {
+                origin.trace = trace;
+                self.traced.pop_front();
+            }
+        }
+        let delivered = ConsensusMessage::Delivered { peer: self.peer, session, reply };
+        let _ = self.consensus.send(origin, delivered);
+    }
+
+    fn broken(&mut self, cause: String, wrong_peer: bool, context: &Context<ReplicatorMessage>) {
+        self.connection = None;
+        self.traced.clear();
+        self.paused_until = Some(Instant::now() + self.pause);
+        self.pause = (2 * self.pause).min(LONGEST_PAUSE);
+        self.report(cause, wrong_peer, context);
+    }
+
+    fn report_paused(&mut self, context: &Context<ReplicatorMessage>) {
+        let heartbeat = self.shared.config.heartbeat_interval;
+        if self.last_report.is_none_or(|last| last.elapsed() >= heartbeat) {
+            self.report("it could not be reached a moment ago".to_owned(), false, context);
+        }
+    }
+
+    fn report(&mut self, cause: String, wrong_peer: bool, context: &Context<ReplicatorMessage>) {
+        self.last_report = Some(Instant::now());
+        let undelivered = ConsensusMessage::Undelivered { peer: self.peer, cause, wrong_peer };
+        let _ = self.consensus.send(context.origin(), undelivered);
+    }
+}

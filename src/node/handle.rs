@@ -1,0 +1,221 @@
+//! What the application holds: a node with its state machine's type, and one without it.
+
+use std::{any::TypeId, marker::PhantomData, sync::Arc};
+
+use bytes::Bytes;
+use prost::Message as _;
+use ractor::ActorRef;
+use tokio::sync::oneshot;
+
+use super::{
+    Applied, Builder, Consistency, Status,
+    events::{NodeEvent, Subscriber},
+    messages::{ConsensusMessage, NodeMessage},
+    shared::Shared,
+};
+use crate::{
+    config::Config,
+    error::{NodeError, ProposeError, ReadError},
+    flow::{ActorReport, Envelope, Flow, Origin, TraceId},
+    raft::{LogIndex, NodeId, Reply, Request},
+    state_machine::StateMachine,
+    storage::Identity,
+};
+
+/// A node without its state machine's type: what transports and servers hold. Cheap to clone.
+#[derive(Clone)]
+pub struct NodeRef(Arc<Shared>);
+
+impl NodeRef {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        NodeRef(shared)
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.0
+    }
+
+    /// Which node of which cluster it is.
+    pub fn identity(&self) -> &Identity {
+        &self.0.identity
+    }
+
+    /// Where it is to listen; the address in the membership unless the builder was told otherwise.
+    pub fn listen_address(&self) -> &str {
+        &self.0.listen_address
+    }
+
+    /// Where it really listens, with the port it was given if it asked for port 0. `None` before the server has started.
+    pub fn bound_address(&self) -> Option<String> {
+        self.0.bound_address()
+    }
+
+    /// Its settings.
+    pub fn config(&self) -> &Config {
+        &self.0.config
+    }
+
+    /// What it is at the moment. Never waits for an actor.
+    pub fn status(&self) -> Status {
+        self.0.status()
+    }
+
+    /// Its message flow: the flight recorder and the meters.
+    pub fn flow(&self) -> &Flow {
+        &self.0.flow
+    }
+
+    /// The supervision tree as data: each actor with its status, mailbox depth, restarts and last failure.
+    pub fn tree(&self) -> Vec<ActorReport> {
+        self.0.flow.tree()
+    }
+
+    /// The actor that hears proposals, reads and requests: consensus. `None` while the keepers start anew, and once the
+    /// node has stopped. A reference to a fallen one leads nowhere, so ask again after a failed cast.
+    pub fn actor(&self) -> Option<ActorRef<Envelope<ConsensusMessage>>> {
+        self.0.consensus.get().map(|address| address.actor().clone())
+    }
+
+    /// Tells `actor` of everything that happens to this node, in order, beginning with its membership and role as they
+    /// are. Nothing is dropped; what is not handled waits in its mailbox.
+    pub fn subscribe<M: ractor::Message>(
+        &self,
+        actor: &ActorRef<M>,
+        message: impl Fn(NodeEvent) -> M + Send + 'static,
+    ) {
+        let subscriber = Subscriber::new(actor, message);
+        self.tell_root(NodeMessage::Subscribe(subscriber));
+    }
+
+    /// Passes another node's request to consensus. The receiver fails if consensus falls before it answers.
+    /// Identity was checked by the transport.
+    pub fn deliver(
+        &self,
+        from: NodeId,
+        request: Request,
+        traces: Vec<(LogIndex, TraceId)>,
+    ) -> oneshot::Receiver<Reply> {
+        let (port, receiver) = oneshot::channel();
+        let trace = traces.first().map_or(0, |(_, trace)| *trace);
+        let origin = Origin { trace, ..self.0.server };
+        // Where nobody is there the port is dropped, and the receiver fails.
+        let _ = self.0.consensus.send(origin, ConsensusMessage::Request { from, request, traces, port });
+        receiver
+    }
+
+    /// Proposes an encoded command. Where this node does not lead: forwards it, or says who does.
+    ///
+    /// # Errors
+    /// [`ProposeError`] says whether the command may have been applied all the same.
+    pub async fn propose(&self, command: Bytes, forward: bool, trace: TraceId) -> Result<Applied, ProposeError> {
+        self.0.propose(command, forward, trace).await
+    }
+
+    /// With its type again; `None` if the node was not built with this state machine.
+    pub fn typed<M: StateMachine>(&self) -> Option<Node<M>> {
+        (self.0.machine == TypeId::of::<M>()).then(|| Node(self.clone(), PhantomData))
+    }
+
+    /// Lets those who are in get their answers, stops the actors, children first, and closes files and ports. Returns
+    /// when no task of the node is left.
+    ///
+    /// # Errors
+    /// The node had stopped by itself before, because of this.
+    pub async fn shutdown(&self) -> Result<(), NodeError> {
+        self.tell_root(NodeMessage::Shutdown);
+        self.stopped().await
+    }
+
+    /// Waits until the node has stopped, by itself or by [`shutdown`](NodeRef::shutdown).
+    ///
+    /// # Errors
+    /// What made it stop.
+    pub async fn stopped(&self) -> Result<(), NodeError> {
+        if let Some(root) = self.0.root.get() {
+            let _ = root.actor().wait(None).await;
+        }
+        // Without a verdict it was killed together with its supervisor.
+        self.0.verdict.get().cloned().unwrap_or(Ok(()))
+    }
+
+    fn tell_root(&self, message: NodeMessage) {
+        if let Some(root) = self.0.root.get() {
+            // A root that has stopped needs no telling.
+            let _ = root.send(self.0.client, message);
+        }
+    }
+}
+
+/// A running node. Cheap to clone; the node runs until it is shut down or its supervisor stops.
+pub struct Node<M>(NodeRef, PhantomData<fn() -> M>);
+
+impl<M> Clone for Node<M> {
+    fn clone(&self) -> Self {
+        Node(self.0.clone(), PhantomData)
+    }
+}
+
+/// Without its type.
+impl<M> AsRef<NodeRef> for Node<M> {
+    fn as_ref(&self) -> &NodeRef {
+        &self.0
+    }
+}
+
+/// What can be asked of any node can be asked of this one.
+impl<M> std::ops::Deref for Node<M> {
+    type Target = NodeRef;
+
+    fn deref(&self) -> &NodeRef {
+        &self.0
+    }
+}
+
+impl<M: StateMachine> Node<M> {
+    pub(crate) fn new(node: NodeRef) -> Self {
+        Node(node, PhantomData)
+    }
+
+    /// Begins to build node `id`. `factory` makes an empty state machine; the tree calls it again after a fall.
+    pub fn builder<F: Fn() -> M + Send + Sync + 'static>(id: NodeId, factory: F) -> Builder<M> {
+        Builder::new(id, factory)
+    }
+
+    /// Replicates a command and returns what the state machine made of it. On any node: it is forwarded to the leader.
+    ///
+    /// # Errors
+    /// [`ProposeError`] says whether the command may have been applied all the same.
+    pub async fn propose(&self, command: M::Command) -> Result<M::Output, ProposeError> {
+        let shared = &self.0.0;
+        let applied = shared.propose(command.encode_to_vec().into(), true, shared.flow.new_trace()).await?;
+        M::Output::decode(applied.output).map_err(|error| {
+            let reason = format!("applied at {}, but its result cannot be read here: {error}", applied.index);
+            ProposeError::Unknown { reason }
+        })
+    }
+
+    /// Asks the state machine, as fresh as `consistency` says. `query` runs between two commands, so it should be quick;
+    /// its panic is the caller's.
+    ///
+    /// # Errors
+    /// [`ReadError`]; it may always be tried again.
+    pub async fn read<R: Send + 'static>(
+        &self,
+        consistency: Consistency,
+        query: impl FnOnce(&M) -> R + Send + 'static,
+    ) -> Result<R, ReadError> {
+        Ok(self.read_at(consistency, query).await?.0)
+    }
+
+    /// As [`read`](Node::read), and also tells which index the state was of.
+    ///
+    /// # Errors
+    /// As for [`read`](Node::read).
+    pub async fn read_at<R: Send + 'static>(
+        &self,
+        consistency: Consistency,
+        query: impl FnOnce(&M) -> R + Send + 'static,
+    ) -> Result<(R, LogIndex), ReadError> {
+        self.0.0.read_at(consistency, query).await
+    }
+}

@@ -1,0 +1,280 @@
+//! What the handles and the actors of one node hold in common: who it is, how it is set, where its actors are reached,
+//! and what it is at the moment. Nothing here is decided; actors write, handles read.
+
+use std::{
+    any::TypeId,
+    collections::BTreeMap,
+    sync::{
+        Arc, OnceLock, PoisonError, RwLock,
+        atomic::{
+            AtomicBool, AtomicU64,
+            Ordering::{Acquire, Relaxed},
+        },
+    },
+    time::Duration,
+};
+
+use tokio::{sync::watch, time::Instant};
+
+use crate::{
+    config::Config,
+    error::{NodeError, ProposeError, ReadError},
+    flow::{self, Envelope, Flow, Message, Origin},
+    node::{
+        PeerStatus, Status,
+        admission::{Admission, Intake},
+        messages::{ApplierMessage, ConsensusMessage, NodeMessage},
+    },
+    raft::{Address, Membership, NodeId, Role, Term},
+    storage::Identity,
+    transport::{Link, Transport},
+};
+
+/// When it is worth asking a busy node again: a few slices later.
+const RETRY_AFTER: Duration = Duration::from_millis(50);
+
+/// One node, as its handles and its actors see it.
+pub(crate) struct Shared {
+    pub identity: Identity,
+    pub config: Config,
+    pub listen_address: Address,
+    /// Where to dial a peer instead of at its address in the membership.
+    pub peer_addresses: BTreeMap<NodeId, Address>,
+    pub transport: Arc<dyn Transport>,
+    pub flow: Flow,
+    pub clock: Clock,
+    pub admission: Arc<Admission>,
+    pub intake: Arc<Intake>,
+    pub root: OnceLock<flow::Address<NodeMessage>>,
+    pub consensus: Place<ConsensusMessage>,
+    pub applier: Place<ApplierMessage>,
+    pub standing: watch::Sender<Standing>,
+    pub progress: Progress,
+    /// Restarts of actors, of all kinds.
+    pub restarts: AtomicU64,
+    /// How the node ended, once it has.
+    pub verdict: OnceLock<Result<(), NodeError>>,
+    /// Where the server really listens, with the port it got.
+    pub bound_address: RwLock<Option<String>>,
+    /// What calls from outside carry: "client" as the sender.
+    pub client: Origin,
+    /// What requests of other nodes carry: "server" as the sender.
+    pub server: Origin,
+    /// The state machine's type, which the actors do not know.
+    pub machine: TypeId,
+}
+
+/// The time of one node: what has passed since it was built.
+#[derive(Clone, Copy)]
+pub(crate) struct Clock(Instant);
+
+/// What a node is; changes rarely, and can be waited for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Standing {
+    pub role: Role,
+    pub term: Term,
+    pub leader: Option<NodeId>,
+    pub membership: Membership,
+    /// Peers that could not be reached when last tried, and why.
+    pub unreachable: BTreeMap<NodeId, String>,
+}
+
+/// How far things have got; changes with every message, and is only looked at.
+#[derive(Default)]
+pub(crate) struct Progress {
+    pub commit_index: AtomicU64,
+    pub applied_index: AtomicU64,
+    pub last_index: AtomicU64,
+    /// Over all lives of the log store.
+    pub log_writes: AtomicU64,
+    /// The members' progress as the leader knows it, each with whether it answered lately. Rebuilt with the membership.
+    pub peers: RwLock<BTreeMap<NodeId, Arc<PeerGauge>>>,
+}
+
+/// How far one peer has got, as the leader knows it.
+#[derive(Default)]
+pub(crate) struct PeerGauge {
+    pub match_index: AtomicU64,
+    pub reachable: AtomicBool,
+}
+
+/// Where an actor is reached, through all its lives. Read once a batch, written once a restart.
+pub(crate) struct Place<M: Message>(RwLock<Option<flow::Address<M>>>);
+
+impl Clock {
+    pub(crate) fn start() -> Self {
+        Clock(Instant::now())
+    }
+
+    pub(crate) fn now(&self) -> Duration {
+        self.0.elapsed()
+    }
+
+    pub(crate) fn instant(&self, at: Duration) -> Instant {
+        self.0 + at
+    }
+}
+
+impl<M: Message> Place<M> {
+    pub(crate) fn nowhere() -> Self {
+        Place(RwLock::new(None))
+    }
+
+    pub(crate) fn set(&self, address: Option<flow::Address<M>>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = address;
+    }
+
+    pub(crate) fn get(&self) -> Option<flow::Address<M>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Gives the message back if nobody is there.
+    pub(crate) fn send(&self, origin: Origin, message: M) -> Result<(), M> {
+        match self.get() {
+            Some(address) => address.send(origin, message),
+            None => Err(message),
+        }
+    }
+}
+
+impl Standing {
+    pub(crate) fn starting(membership: Membership) -> Self {
+        Standing { role: Role::Follower, term: 0, leader: None, membership, unreachable: BTreeMap::new() }
+    }
+}
+
+impl Progress {
+    /// Before the keepers start anew.
+    pub(crate) fn reset(&self) {
+        for index in [&self.commit_index, &self.applied_index, &self.last_index] {
+            index.store(0, Relaxed);
+        }
+    }
+
+    /// The members may have changed: one gauge for each.
+    pub(crate) fn set_peers(&self, peers: impl Iterator<Item = NodeId>) -> BTreeMap<NodeId, Arc<PeerGauge>> {
+        let gauges: BTreeMap<_, _> = peers.map(|peer| (peer, Arc::default())).collect();
+        *self.peers.write().unwrap_or_else(PoisonError::into_inner) = gauges.clone();
+        gauges
+    }
+}
+
+impl Shared {
+    pub(crate) fn id(&self) -> NodeId {
+        self.identity.node_id
+    }
+
+    /// Puts a call into the admission queue and tells consensus if nobody has. A call that comes after the end is dropped,
+    /// and its port says so.
+    pub(crate) fn submit(&self, call: Envelope<ConsensusMessage>) {
+        let origin = call.origin;
+        if self.intake.push(call) {
+            self.announce(origin);
+        }
+    }
+
+    /// Tells consensus that calls wait. If it is just falling, the next one looks by itself: it is announced to right
+    /// after it becomes known.
+    pub(crate) fn announce(&self, origin: Origin) {
+        let mut tried = None;
+        while let Some(address) = self.consensus.get() {
+            let actor = address.actor().get_id();
+            if tried == Some(actor) || address.send(origin, ConsensusMessage::CallsWaiting).is_ok() {
+                break;
+            }
+            tried = Some(actor);
+            self.intake.announcement_lost();
+        }
+        if tried.is_none() && self.consensus.get().is_none() {
+            self.intake.announcement_lost();
+        }
+    }
+
+    /// A link to a peer, with its address as set or as in the membership. `None`: no such peer.
+    pub(crate) fn link(&self, to: NodeId, heard: Arc<dyn Fn(crate::transport::Heard) + Send + Sync>) -> Option<Link> {
+        let address = match self.peer_addresses.get(&to) {
+            Some(address) => address.clone(),
+            None => self.address_of(to)?,
+        };
+        Some(Link { from: self.identity.clone(), to, address, heard })
+    }
+
+    fn address_of(&self, node: NodeId) -> Option<Address> {
+        self.standing.borrow().membership.address(node).cloned()
+    }
+
+    pub(crate) fn status(&self) -> Status {
+        let Standing { role, term, leader, membership, .. } = self.standing.borrow().clone();
+        let address = membership.address(self.id()).unwrap_or(&self.listen_address).clone();
+        Status {
+            id: self.id(),
+            address,
+            cluster_id: self.identity.cluster_id,
+            role,
+            term,
+            leader,
+            commit_index: self.progress.commit_index.load(Relaxed),
+            applied_index: self.progress.applied_index.load(Acquire),
+            last_index: self.progress.last_index.load(Relaxed),
+            snapshot_index: 0,
+            membership,
+            restarts: self.restarts.load(Relaxed),
+            log_writes: self.progress.log_writes.load(Relaxed),
+            peers: if role == Role::Leader { self.peer_status() } else { Vec::new() },
+        }
+    }
+
+    fn peer_status(&self) -> Vec<PeerStatus> {
+        let status = |(id, gauge): (&NodeId, &Arc<PeerGauge>)| PeerStatus {
+            id: *id,
+            match_index: gauge.match_index.load(Relaxed),
+            reachable: gauge.reachable.load(Relaxed),
+        };
+        self.progress.peers.read().unwrap_or_else(PoisonError::into_inner).iter().map(status).collect()
+    }
+
+    pub(crate) fn listening_on(&self, address: &str) {
+        *self.bound_address.write().unwrap_or_else(PoisonError::into_inner) = Some(address.to_owned());
+    }
+
+    /// Where the node was last bound to.
+    pub(crate) fn bound_address(&self) -> Option<String> {
+        self.bound_address.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// What callers are told, with this node's own values filled in.
+impl Shared {
+    pub(crate) fn busy(&self, limit: String) -> ProposeError {
+        ProposeError::Busy { node: self.id(), limit, retry_after: RETRY_AFTER }
+    }
+
+    pub(crate) fn read_busy(&self, limit: String) -> ReadError {
+        ReadError::Busy { node: self.id(), limit, retry_after: RETRY_AFTER }
+    }
+
+    pub(crate) fn not_leader(&self, leader: Option<NodeId>) -> ProposeError {
+        let known = leader.filter(|leader| *leader != self.id());
+        let address = known.and_then(|leader| self.address_of(leader));
+        match (known, address) {
+            (Some(leader), Some(address)) => ProposeError::NotLeader { node: self.id(), leader, address },
+            _ => {
+                let (unreachable, needed, voters) = self.voters();
+                ProposeError::NoLeader { node: self.id(), unreachable, needed, voters }
+            }
+        }
+    }
+
+    pub(crate) fn read_no_leader(&self) -> ReadError {
+        let (unreachable, needed, voters) = self.voters();
+        ReadError::NoLeader { node: self.id(), unreachable, needed, voters }
+    }
+
+    /// Voters that cannot be reached, how many it takes, how many there are.
+    fn voters(&self) -> (Vec<NodeId>, usize, usize) {
+        let standing = self.standing.borrow();
+        let voters = standing.membership.voters.len();
+        let unreachable = standing.unreachable.keys().copied().filter(|id| standing.membership.is_voter(*id));
+        (unreachable.collect(), voters / 2 + 1, voters)
+    }
+}

@@ -1,0 +1,360 @@
+//! The root of the tree: starts the others, and decides what becomes of the node when one of them dies.
+//!
+//! Parent: the application's supervisor. Restart: that is for the application to decide.
+//! Hears: RoleChanged, MembershipChanged, CourierRestarted from consensus; DiskFailed from the log store; Subscribe and
+//! Shutdown from the handles; the death of its children.
+//! Says: events to the subscribers.
+//!
+//! 1. *Keepers fall together.* When the log store, the applier or consensus dies, the others are stopped in reverse order,
+//!    each waited for, and all start anew: log store, applier, consensus, from disk, the ordinary way.
+//! 2. *A courier dies alone.* Consensus starts its own again and says so; the server is started again from here.
+//! 3. *A disk error is final.* The node stops.
+//! 4. *A poison entry is final.* Where the state machine panics at the entry it panicked at before, the node stops.
+//! 5. *The budget.* So many deaths within a window, counted for each place in the tree; one more, and the node stops.
+//!
+//! "Stops" means: server first, then the keepers in reverse order; then the root fails with the [`NodeError`], so that
+//! the application's supervisor gets an `ActorFailed` whose error can be downcast to it.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Acquire, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use ractor::{ActorCell, ActorProcessingErr, SpawnErr};
+use rand::{RngExt, SeedableRng, rngs::SmallRng};
+use tokio::{sync::oneshot, time::Instant};
+
+use crate::{
+    error::NodeError,
+    flow::{Actor, Context, Placement},
+    node::{
+        NodeRef, RestartPolicy,
+        applier::{Applier, ApplierArguments, Factory},
+        child::Child,
+        consensus::{Consensus, ConsensusArguments},
+        events::{NodeEvent, Subscribers},
+        log_store::{LogStore, LogStoreArguments},
+        messages::{ApplierMessage, ConsensusMessage, LogStoreMessage, NodeMessage, ServerMessage},
+        server::Server,
+        shared::{Shared, Standing},
+    },
+    raft::{LogIndex, Membership},
+    storage::{Bootstrap, Storage},
+};
+
+/// How long those who wait are given for their answers when the node is shut down.
+const DRAIN: Duration = Duration::from_secs(1);
+
+/// The places of the root's children in the tree.
+pub(crate) const LOG_STORE: &str = "log store";
+pub(crate) const APPLIER: &str = "applier";
+pub(crate) const CONSENSUS: &str = "consensus";
+pub(crate) const SERVER: &str = "server";
+
+/// What it takes to start the actors, again and again.
+pub(crate) struct Blueprint {
+    pub shared: Arc<Shared>,
+    pub storage: Arc<dyn Storage>,
+    pub factory: Factory,
+    /// The first members, for a store that is created.
+    pub members: Membership,
+    pub policy: RestartPolicy,
+    pub seed: u64,
+}
+
+pub(crate) struct Root {
+    blueprint: Blueprint,
+    random: SmallRng,
+    log_store: Option<Child<LogStoreMessage>>,
+    applier: Option<Child<ApplierMessage>>,
+    consensus: Option<Child<ConsensusMessage>>,
+    server: Option<Child<ServerMessage>>,
+    /// When the actor at a place died lately.
+    deaths: BTreeMap<String, VecDeque<Instant>>,
+    /// The entry that is being applied; 0: none. Written by the applier.
+    applying: Arc<AtomicU64>,
+    /// The entry at which the state machine panicked last.
+    panicked_at: Option<LogIndex>,
+    subscribers: Subscribers,
+}
+
+/// Why the keepers did not start: which one, and its error.
+struct StartFailure(&'static str, NodeError);
+
+impl Actor for Root {
+    type Message = NodeMessage;
+    type Arguments = Blueprint;
+
+    async fn start(blueprint: Blueprint, context: &mut Context<NodeMessage>) -> Result<Self, ActorProcessingErr> {
+        let random = SmallRng::seed_from_u64(blueprint.seed);
+        let mut root = Root {
+            blueprint,
+            random,
+            log_store: None,
+            applier: None,
+            consensus: None,
+            server: None,
+            deaths: BTreeMap::new(),
+            applying: Arc::default(),
+            panicked_at: None,
+            subscribers: Subscribers::default(),
+        };
+        let _ = root.shared().root.set(context.myself().clone());
+        let started = match root.start_keepers(context).await {
+            Ok(()) => root.start_server(context).await,
+            Err(StartFailure(_, error)) => Err(error),
+        };
+        match started {
+            Ok(()) => Ok(root),
+            Err(error) => Err(root.give_up(error, context).await),
+        }
+    }
+
+    async fn handle(
+        &mut self,
+        message: NodeMessage,
+        context: &mut Context<NodeMessage>,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            NodeMessage::Shutdown => {
+                // Here leadership will be handed over. Then those who are in get their answers, while the server still
+                // carries them out.
+                let shared = self.shared().clone();
+                let _ = tokio::time::timeout(DRAIN, shared.admission.close()).await;
+                context.stop();
+            }
+            NodeMessage::Subscribe(subscriber) => self.subscribers.add(subscriber),
+            NodeMessage::RoleChanged { role, term, leader } => {
+                self.subscribers.publish(NodeEvent::RoleChanged { role, term, leader });
+            }
+            NodeMessage::MembershipChanged(membership) => {
+                self.subscribers.publish(NodeEvent::MembershipChanged(membership));
+            }
+            NodeMessage::CourierRestarted { path, cause } => {
+                if let Err(error) = self.count_death(&path, &cause) {
+                    return Err(self.give_up(error, context).await);
+                }
+                self.restarted(path, cause);
+            }
+            NodeMessage::DiskFailed(error) => return Err(self.give_up(error.into(), context).await),
+            NodeMessage::Crash => panic!("the root was told to crash"),
+        }
+        Ok(())
+    }
+
+    async fn child_stopped(
+        &mut self,
+        child: ActorCell,
+        cause: String,
+        context: &mut Context<NodeMessage>,
+    ) -> Result<(), ActorProcessingErr> {
+        let id = child.get_id();
+        let healed = if self.server.as_ref().is_some_and(|server| server.is(id)) {
+            self.server_died(cause, context).await
+        } else if self.log_store.as_ref().is_some_and(|keeper| keeper.is(id)) {
+            self.keeper_died(LOG_STORE, cause, context).await
+        } else if self.applier.as_ref().is_some_and(|keeper| keeper.is(id)) {
+            self.keeper_died(APPLIER, cause, context).await
+        } else if self.consensus.as_ref().is_some_and(|keeper| keeper.is(id)) {
+            self.keeper_died(CONSENSUS, cause, context).await
+        } else {
+            Ok(())
+        };
+        match healed {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.give_up(error, context).await),
+        }
+    }
+
+    async fn stop(&mut self, context: &mut Context<NodeMessage>) {
+        self.stop_all(Ok(()), context).await;
+    }
+}
+
+/// Restarts.
+impl Root {
+    async fn keeper_died(
+        &mut self,
+        path: &'static str,
+        cause: String,
+        context: &mut Context<NodeMessage>,
+    ) -> Result<(), NodeError> {
+        tracing::warn!(path, %cause, "a keeper died; the keepers start anew");
+        let (mut path, mut cause) = (path, cause);
+        self.check_poison(path, &cause)?;
+        loop {
+            self.count_death(path, &cause)?;
+            self.stop_keepers(context).await;
+            let failed = match self.start_keepers(context).await {
+                Ok(()) => break,
+                Err(failed) => failed,
+            };
+            match failed {
+                StartFailure(_, error @ NodeError::Storage(_)) => return Err(error),
+                StartFailure(next, error) => (path, cause) = (next, error.to_string()),
+            }
+        }
+        self.restarted(path.to_owned(), cause);
+        Ok(())
+    }
+
+    async fn server_died(&mut self, cause: String, context: &mut Context<NodeMessage>) -> Result<(), NodeError> {
+        tracing::warn!(%cause, "the server died and is started again");
+        self.count_death(SERVER, &cause)?;
+        if let Some(server) = self.server.take() {
+            server.gone().await;
+        }
+        self.start_server(context).await?;
+        self.restarted(SERVER.to_owned(), cause);
+        Ok(())
+    }
+
+    /// A panic at the same entry as the last time will happen for ever; to skip the entry would let replicas diverge.
+    fn check_poison(&mut self, path: &str, cause: &str) -> Result<(), NodeError> {
+        let index = self.applying.load(Acquire);
+        if path != APPLIER || index == 0 {
+            return Ok(());
+        }
+        if self.panicked_at.replace(index) == Some(index) {
+            return Err(NodeError::PoisonEntry { index, cause: cause.to_owned() });
+        }
+        Ok(())
+    }
+
+    fn count_death(&mut self, path: &str, cause: &str) -> Result<(), NodeError> {
+        let RestartPolicy { budget, window } = self.blueprint.policy;
+        let deaths = self.deaths.entry(path.to_owned()).or_default();
+        deaths.push_back(Instant::now());
+        while deaths.front().is_some_and(|death| death.elapsed() > window) {
+            deaths.pop_front();
+        }
+        if deaths.len() <= budget {
+            return Ok(());
+        }
+        let (actor, failures, cause) = (path.to_owned(), deaths.len(), cause.to_owned());
+        Err(NodeError::BudgetSpent { actor, failures, budget, window, cause })
+    }
+
+    fn restarted(&mut self, path: String, cause: String) {
+        self.shared().restarts.fetch_add(1, Relaxed);
+        self.subscribers.publish(NodeEvent::ActorRestarted { path, cause });
+    }
+}
+
+/// Starting and stopping, each in its order.
+impl Root {
+    async fn start_keepers(&mut self, context: &mut Context<NodeMessage>) -> Result<(), StartFailure> {
+        let shared = self.shared().clone();
+        let (flow, me) = (shared.flow.clone(), context.cell());
+        let storage = self.blueprint.storage.clone();
+        let placement = if storage.blocks() { Placement::OwnThread } else { Placement::Runtime };
+        let (opened, opening) = oneshot::channel();
+        let bootstrap = Bootstrap {
+            identity: shared.identity.clone(),
+            incarnation: self.random.random(),
+            membership: self.blueprint.members.clone(),
+        };
+        let arguments =
+            LogStoreArguments { shared: shared.clone(), storage, bootstrap, root: context.myself().clone(), opened };
+        let spawned = Child::spawn::<LogStore>(&flow, LOG_STORE, placement, arguments, me.clone()).await;
+        // What the opening said is worth more than that the actor did not start.
+        let recovered = match opening.await {
+            Ok(Ok(recovered)) => recovered,
+            Ok(Err(error)) => return Err(StartFailure(LOG_STORE, error.into())),
+            Err(_) => Default::default(),
+        };
+        let log_store = spawned.map_err(|error| not_started(LOG_STORE, error))?;
+        let log_store_address = log_store.address.clone();
+        self.log_store = Some(log_store);
+
+        let base = recovered.base.index;
+        let (factory, applying) = (self.blueprint.factory.clone(), self.applying.clone());
+        let arguments = ApplierArguments { shared: shared.clone(), factory, base, applying };
+        let spawned = Child::spawn::<Applier>(&flow, APPLIER, Placement::Runtime, arguments, me.clone()).await;
+        let applier = spawned.map_err(|error| not_started(APPLIER, error))?;
+        let applier_address = applier.address.clone();
+        self.applier = Some(applier);
+
+        let arguments = ConsensusArguments {
+            shared: shared.clone(),
+            recovered,
+            seed: self.random.random(),
+            root: context.myself().clone(),
+            log_store: log_store_address,
+            applier: applier_address.clone(),
+        };
+        let spawned = Child::spawn::<Consensus>(&flow, CONSENSUS, Placement::Runtime, arguments, me).await;
+        let consensus = spawned.map_err(|error| not_started(CONSENSUS, error))?;
+        let consensus_address = consensus.address.clone();
+        self.consensus = Some(consensus);
+
+        shared.applier.set(Some(applier_address));
+        shared.consensus.set(Some(consensus_address));
+        // Calls may have come while nobody could be told.
+        shared.announce(context.origin());
+        Ok(())
+    }
+
+    async fn start_server(&mut self, context: &mut Context<NodeMessage>) -> Result<(), NodeError> {
+        let shared = self.shared().clone();
+        let node = NodeRef::new(shared.clone());
+        let spawned = Child::spawn::<Server>(&shared.flow, SERVER, Placement::Runtime, node, context.cell()).await;
+        self.server = Some(spawned.map_err(|error| not_started(SERVER, error).1)?);
+        Ok(())
+    }
+
+    async fn stop_keepers(&mut self, context: &mut Context<NodeMessage>) {
+        let (me, shared) = (context.cell(), self.shared().clone());
+        shared.consensus.set(None);
+        shared.applier.set(None);
+        if let Some(mut consensus) = self.consensus.take() {
+            consensus.stop(&me).await;
+        }
+        if let Some(mut applier) = self.applier.take() {
+            applier.stop(&me).await;
+        }
+        if let Some(mut log_store) = self.log_store.take() {
+            log_store.stop(&me).await;
+        }
+        shared.progress.reset();
+        shared.standing.send_modify(|standing| *standing = Standing::starting(standing.membership.clone()));
+    }
+
+    async fn stop_all(&mut self, verdict: Result<(), NodeError>, context: &mut Context<NodeMessage>) {
+        if let Some(mut server) = self.server.take() {
+            server.stop(&context.cell()).await;
+        }
+        self.stop_keepers(context).await;
+        self.shared().intake.end();
+        let cause = verdict.as_ref().err().cloned();
+        let _ = self.shared().verdict.set(verdict);
+        self.subscribers.publish(NodeEvent::Stopped { cause });
+    }
+
+    /// Stops everything because of `error`, which the application's supervisor is then told.
+    async fn give_up(&mut self, error: NodeError, context: &mut Context<NodeMessage>) -> ActorProcessingErr {
+        tracing::error!(%error, "the node stops");
+        self.stop_all(Err(error.clone()), context).await;
+        Box::new(error)
+    }
+
+    fn shared(&self) -> &Arc<Shared> {
+        &self.blueprint.shared
+    }
+}
+
+/// What an actor said when it did not start.
+fn not_started(path: &'static str, error: SpawnErr) -> StartFailure {
+    let error = match error {
+        SpawnErr::StartupFailed(cause) => match cause.downcast::<NodeError>() {
+            Ok(error) => *error,
+            Err(cause) => NodeError::Start { what: path.to_owned(), cause: cause.to_string() },
+        },
+        other => NodeError::Start { what: path.to_owned(), cause: other.to_string() },
+    };
+    StartFailure(path, error)
+}

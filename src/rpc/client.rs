@@ -1,0 +1,113 @@
+//! A small client of the `Cluster` service, for operators and tests.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use tonic::{Code, Request, transport::Channel};
+
+use super::{
+    NO_FORWARD,
+    channel::{self, BadAddress},
+    convert, error, pb, trace,
+};
+use crate::{
+    error::ProposeError,
+    flow::TraceId,
+    node::{Applied, Status},
+    raft::NodeId,
+};
+
+/// The `Cluster` service of one node.
+#[derive(Clone)]
+pub struct ClusterClient {
+    client: pb::cluster_client::ClusterClient<Channel>,
+    timeout: Duration,
+}
+
+impl ClusterClient {
+    /// A client of the node at `address`; connected by its first call. A call takes `timeout` at most. Must be called
+    /// on a tokio runtime.
+    ///
+    /// # Errors
+    /// [`BadAddress`]: it cannot be an address.
+    pub fn new(address: &str, timeout: Duration) -> Result<Self, BadAddress> {
+        Ok(ClusterClient::over(channel::lazy(address)?, timeout))
+    }
+
+    /// The first of several nodes that answers, and what it answered.
+    ///
+    /// # Errors
+    /// What the last one said; `UNAVAILABLE` if there is none, `INVALID_ARGUMENT` for a bad address.
+    pub async fn connect<'a>(
+        addresses: impl IntoIterator<Item = &'a str>,
+        timeout: Duration,
+    ) -> Result<(Self, Status), tonic::Status> {
+        let mut last = tonic::Status::unavailable("there is no address to try");
+        for address in addresses {
+            let client = ClusterClient::new(address, timeout)
+                .map_err(|error| tonic::Status::invalid_argument(error.to_string()))?;
+            match client.status().await {
+                Ok(status) => return Ok((client, status)),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    /// A client over a connection that is there already.
+    pub fn over(channel: Channel, timeout: Duration) -> Self {
+        let client = pb::cluster_client::ClusterClient::new(channel).max_decoding_message_size(usize::MAX);
+        ClusterClient { client, timeout }
+    }
+
+    /// What the node is at the moment.
+    ///
+    /// # Errors
+    /// It cannot be reached in time, or its answer cannot be read.
+    pub async fn status(&self) -> Result<Status, tonic::Status> {
+        let mut client = self.client.clone();
+        let reply = within(self.timeout, client.status(Request::new(pb::StatusRequest {}))).await?;
+        convert::status_from_pb(reply.into_inner()).map_err(|malformed| tonic::Status::internal(malformed.to_string()))
+    }
+
+    /// Proposes a command of the state machine, as bytes. Without `forward` a node that does not lead says who does.
+    ///
+    /// # Errors
+    /// As the node said; [`ProposeError::Unknown`] whenever it is not certain that the command was not applied.
+    pub async fn propose(&self, command: Bytes, forward: bool, trace: TraceId) -> Result<Applied, ProposeError> {
+        self.propose_to(0, command, forward, trace).await
+    }
+
+    /// As [`propose`](Self::propose), to a node whose id is known to be `to`.
+    pub(super) async fn propose_to(
+        &self,
+        to: NodeId,
+        command: Bytes,
+        forward: bool,
+        trace: TraceId,
+    ) -> Result<Applied, ProposeError> {
+        let mut request = Request::new(pb::ClientRequestRequest { command });
+        request.set_timeout(self.timeout);
+        trace::write(trace, request.metadata_mut());
+        if !forward {
+            request.metadata_mut().insert(NO_FORWARD, tonic::metadata::MetadataValue::from_static("1"));
+        }
+        let mut client = self.client.clone();
+        match within(self.timeout, client.client_request(request)).await {
+            Ok(reply) => {
+                let pb::ClientRequestReply { output, index } = reply.into_inner();
+                Ok(Applied { output: Bytes::copy_from_slice(&output), index })
+            }
+            Err(status) => Err(error::propose_error(&status, to)),
+        }
+    }
+}
+
+/// The call's own deadline travels with it and counts from when it is sent; this one counts from now.
+pub(super) async fn within<T>(
+    timeout: Duration,
+    call: impl Future<Output = Result<T, tonic::Status>>,
+) -> Result<T, tonic::Status> {
+    let late = |_| tonic::Status::new(Code::DeadlineExceeded, format!("no answer within {timeout:?}"));
+    tokio::time::timeout(timeout, call).await.unwrap_or_else(|elapsed| Err(late(elapsed)))
+}

@@ -1,0 +1,89 @@
+//! Entries of the log and the memberships in them.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use super::{Malformed, counted, pb};
+use crate::raft::{Address, Entry, LogPosition, Membership, NodeId, Payload, Term};
+
+/// Entries behind `prev`, without gaps, of rising terms up to the leader's.
+pub(super) fn entries_from_pb(
+    prev: LogPosition,
+    leader_term: Term,
+    entries: Vec<pb::Entry>,
+) -> Result<Vec<Entry>, Malformed> {
+    let mut last = prev;
+    let mut converted = Vec::with_capacity(entries.len());
+    for (place, entry) in entries.into_iter().enumerate() {
+        let entry =
+            entry_from_pb(last, leader_term, entry).map_err(|error| error.within(format_args!("entries[{place}]")))?;
+        last = entry.position();
+        converted.push(entry);
+    }
+    Ok(converted)
+}
+
+fn entry_from_pb(last: LogPosition, leader_term: Term, entry: pb::Entry) -> Result<Entry, Malformed> {
+    let index = counted("index", entry.index)?;
+    // `last.index` is at most LARGEST, so that one more is no overflow.
+    if index != last.index + 1 {
+        return Err(Malformed::new("index", format!("is {index}, and {} comes before it", last.index)));
+    }
+    let term = counted("term", entry.term)?;
+    if term < last.term || term > leader_term {
+        let problem =
+            format!("is {term}, not between the entry before it ({}) and the leader's ({leader_term})", last.term);
+        return Err(Malformed::new("term", problem));
+    }
+    let payload = match entry.payload {
+        Some(pb::entry::Payload::Noop(true)) => Payload::Noop,
+        Some(pb::entry::Payload::Noop(false)) => return Err(Malformed::new("noop", "is false")),
+        Some(pb::entry::Payload::Command(command)) => Payload::Command(Bytes::copy_from_slice(&command)),
+        Some(pb::entry::Payload::Membership(membership)) => {
+            Payload::Membership(membership_from_pb(membership).map_err(|error| error.within("membership"))?)
+        }
+        None => return Err(Malformed::new("payload", "is missing")),
+    };
+    Ok(Entry { index, term, payload })
+}
+
+pub(super) fn entry_to_pb(entry: Entry) -> pb::Entry {
+    let payload = match entry.payload {
+        Payload::Noop => pb::entry::Payload::Noop(true),
+        Payload::Command(command) => pb::entry::Payload::Command(command),
+        Payload::Membership(membership) => pb::entry::Payload::Membership(membership_to_pb(&membership)),
+    };
+    pb::Entry { index: entry.index, term: entry.term, payload: Some(payload) }
+}
+
+fn membership_from_pb(membership: pb::Membership) -> Result<Membership, Malformed> {
+    if membership.voters.is_empty() {
+        return Err(Malformed::new("voters", "is empty"));
+    }
+    let voters = members_from_pb("voters", membership.voters)?;
+    let learners = members_from_pb("learners", membership.learners)?;
+    if let Some(id) = learners.keys().find(|id| voters.contains_key(id)) {
+        return Err(Malformed::new("learners", format!("has node {id}, which is also a voter")));
+    }
+    Ok(Membership { voters, learners })
+}
+
+fn membership_to_pb(membership: &Membership) -> pb::Membership {
+    pb::Membership { voters: members_to_pb(&membership.voters), learners: members_to_pb(&membership.learners) }
+}
+
+pub(super) fn members_from_pb(field: &str, members: Vec<pb::Member>) -> Result<BTreeMap<NodeId, Address>, Malformed> {
+    let mut converted = BTreeMap::new();
+    for (place, member) in members.into_iter().enumerate() {
+        let id = counted("id", member.id).map_err(|error| error.within(format_args!("{field}[{place}]")))?;
+        if converted.insert(id, member.address).is_some() {
+            return Err(Malformed::new(field, format!("has node {id} twice")));
+        }
+    }
+    Ok(converted)
+}
+
+pub(super) fn members_to_pb(members: &BTreeMap<NodeId, Address>) -> Vec<pb::Member> {
+    members.iter().map(|(id, address)| pb::Member { id: *id, address: address.clone() }).collect()
+}

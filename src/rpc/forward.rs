@@ -1,0 +1,51 @@
+//! Passes commands on to the leader, over one connection a leader that is kept between calls.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+
+use super::{channel::BadAddress, client::ClusterClient};
+use crate::{
+    error::ProposeError,
+    flow::TraceId,
+    node::Applied,
+    raft::{Address, NodeId},
+};
+
+/// The connections to those who lead or have led. As many as there are addresses in the cluster, at most.
+#[derive(Default)]
+pub(super) struct Leaders(Mutex<BTreeMap<Address, ClusterClient>>);
+
+impl Leaders {
+    /// The connection to `address`, kept since the last call or new.
+    pub fn client(&self, address: &str, timeout: Duration) -> Result<ClusterClient, BadAddress> {
+        let mut clients = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(client) = clients.get(address) {
+            return Ok(client.clone());
+        }
+        let client = ClusterClient::new(address, timeout)?;
+        clients.insert(address.to_owned(), client.clone());
+        Ok(client)
+    }
+
+    /// Closes the connections, once the calls on them are answered.
+    pub fn clear(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}
+
+/// Proposes `command` at node `to`, which must not forward it again.
+pub(super) async fn propose(
+    client: Result<ClusterClient, BadAddress>,
+    to: NodeId,
+    command: Bytes,
+    trace: TraceId,
+) -> Result<Applied, ProposeError> {
+    // An address that cannot be dialled: the command has not left this node.
+    let client = client.map_err(|_| ProposeError::Unavailable { node: to })?;
+    client.propose_to(to, command, false, trace).await
+}

@@ -1,0 +1,28 @@
+//! How large a message may be: what a node admits, it can also send and receive.
+
+use crate::config::Config;
+
+/// Room for what stands around one command in a client's message: keys of fields, sessions, lengths.
+const AROUND_A_COMMAND: usize = 4 << 10;
+
+/// The most that index, term, lengths and trace of one entry take.
+const AROUND_AN_ENTRY: usize = 64;
+
+/// The largest message a client may send. Larger commands are refused by their exact size before they are proposed;
+/// this bounds what is read into memory before that.
+pub fn client_message(config: &Config) -> usize {
+    config.max_entry_bytes.saturating_add(AROUND_A_COMMAND)
+}
+
+/// The largest message a peer may send: twice what this node itself would, so that the limits can be raised one node
+/// at a time. One entry of `max_entry_bytes` may exceed `max_batch_bytes` alone.
+pub fn peer_message(config: &Config) -> usize {
+    let payload = config.max_entry_bytes.max(config.max_batch_bytes);
+    let around = config.max_batch_entries.saturating_mul(AROUND_AN_ENTRY).saturating_add(AROUND_A_COMMAND);
+    payload.saturating_add(around).saturating_mul(2)
+}
+
+/// The command that fitted just into a [`client_message`] of this size.
+pub(super) fn command_within(client_message: usize) -> usize {
+    client_message.saturating_sub(AROUND_A_COMMAND)
+}

@@ -1,0 +1,226 @@
+//! The transport over gRPC: [`Grpc`] listens for a node and connects it to its peers.
+//!
+//! A connection to a peer is two: one carries the stream of AppendEntries, the other all that must not wait behind
+//! data (votes, read indexes). Each opens with the first request, and again with the first after it broke.
+
+mod stream;
+mod unary;
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use tokio::{net::TcpListener, sync::oneshot};
+use tonic::service::Routes;
+
+use super::{
+    error::{self, in_words},
+    forward::{self, Leaders},
+    identity::{Refused, WrongPeer},
+    listener,
+};
+use crate::{
+    config::Config,
+    error::{NodeError, ProposeError},
+    flow::TraceId,
+    node::{Applied, NodeRef},
+    raft::{LogIndex, Request},
+    transport::{Connection, Heard, Link, Listening, Transport},
+};
+use stream::AppendStream;
+use unary::Calls;
+
+type Services = Box<dyn Fn(NodeRef) -> Routes + Send + Sync>;
+
+/// A node's network, by gRPC. One value serves one node.
+pub struct Grpc(Arc<Shared>);
+
+struct Shared {
+    services: Option<Services>,
+    port: Mutex<Port>,
+    deadlines: Mutex<Deadlines>,
+    leaders: Leaders,
+}
+
+/// Where to listen: a server that is started again takes the port it had.
+enum Port {
+    /// At the node's own address.
+    Unbound,
+    /// On a listener that someone else has opened.
+    Given(std::net::TcpListener),
+    /// Where it listened before.
+    Known(SocketAddr),
+}
+
+/// How long calls may take, by the node's settings.
+#[derive(Clone, Copy)]
+struct Deadlines {
+    vote: Duration,
+    request: Duration,
+}
+
+impl Deadlines {
+    fn of(config: &Config) -> Self {
+        // A vote that comes after the candidate's next timeout is of no use.
+        Deadlines { vote: config.election_timeout_max, request: config.request_timeout }
+    }
+}
+
+impl Default for Grpc {
+    fn default() -> Self {
+        Grpc::new()
+    }
+}
+
+impl Grpc {
+    /// Listens at the node's own address.
+    pub fn new() -> Self {
+        Grpc::on(Port::Unbound)
+    }
+
+    /// Listens on a port that is open already (systemd, tests on port 0).
+    pub fn with_listener(listener: std::net::TcpListener) -> Self {
+        Grpc::on(Port::Given(listener))
+    }
+
+    fn on(port: Port) -> Self {
+        let deadlines = Deadlines::of(&Config::default());
+        Grpc(Arc::new(Shared {
+            services: None,
+            port: Mutex::new(port),
+            deadlines: Mutex::new(deadlines),
+            leaders: Leaders::default(),
+        }))
+    }
+
+    /// Serves these besides `Raft` and `Cluster`, on the same port. Called once for each start of the server. Set a
+    /// maximum decoding size of [`limits::client_message`](super::limits::client_message) on services that take commands.
+    ///
+    /// # Panics
+    /// If the transport has been handed to a node already.
+    pub fn services(mut self, services: impl Fn(NodeRef) -> Routes + Send + Sync + 'static) -> Self {
+        let shared = Arc::get_mut(&mut self.0).expect("no node has this transport yet");
+        shared.services = Some(Box::new(services));
+        self
+    }
+}
+
+impl Shared {
+    fn deadlines(&self) -> Deadlines {
+        *self.deadlines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn bind(&self, node: &NodeRef) -> Result<TcpListener, NodeError> {
+        let port = std::mem::replace(&mut *self.lock_port(), Port::Unbound);
+        let listener = match port {
+            Port::Unbound => listener::bind(node.listen_address()).await?,
+            Port::Known(address) => {
+                // Known still, should it not be had this time.
+                *self.lock_port() = Port::Known(address);
+                listener::bind(&address.to_string()).await?
+            }
+            Port::Given(listener) => {
+                let adopted = listener.set_nonblocking(true).and_then(|()| TcpListener::from_std(listener));
+                adopted.map_err(|error| NodeError::Start { what: "server".to_owned(), cause: error.to_string() })?
+            }
+        };
+        *self.lock_port() = Port::Known(listener::local_address(&listener)?);
+        Ok(listener)
+    }
+
+    fn lock_port(&self) -> std::sync::MutexGuard<'_, Port> {
+        self.port.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Transport for Grpc {
+    fn listen(&self, node: NodeRef) -> BoxFuture<'static, Result<Listening, NodeError>> {
+        let shared = self.0.clone();
+        Box::pin(async move {
+            *shared.deadlines.lock().unwrap_or_else(PoisonError::into_inner) = Deadlines::of(node.config());
+            let listener = shared.bind(&node).await?;
+            let address = listener::local_address(&listener)?.to_string();
+            let routes = shared.services.as_ref().map_or_else(Routes::default, |services| services(node.clone()));
+            let close = listener::serve(listener, node, routes);
+            Ok(Listening { address, guard: Box::new(Guard { _close: close, shared }) })
+        })
+    }
+
+    fn connect(&self, link: Link) -> Box<dyn Connection> {
+        let link = Arc::new(link);
+        Box::new(Peer { entries: AppendStream::new(link.clone()), calls: Calls::new(link), shared: self.0.clone() })
+    }
+
+    fn propose(&self, to: &Link, command: Bytes, trace: TraceId) -> BoxFuture<'static, Result<Applied, ProposeError>> {
+        let client = self.0.leaders.client(&to.address, self.0.deadlines().request);
+        Box::pin(forward::propose(client, to.to, command, trace))
+    }
+}
+
+/// Closes the server when it is dropped, and what the node kept open towards its leaders.
+struct Guard {
+    _close: oneshot::Sender<()>,
+    shared: Arc<Shared>,
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.shared.leaders.clear();
+    }
+}
+
+/// A connection to one peer.
+struct Peer {
+    entries: AppendStream,
+    calls: Calls,
+    shared: Arc<Shared>,
+}
+
+impl Connection for Peer {
+    fn send(&mut self, session: u64, request: Request, traces: Vec<(LogIndex, TraceId)>) {
+        let Deadlines { vote, request: patient } = self.shared.deadlines();
+        match request {
+            Request::AppendEntries(request) => self.entries.send(session, request, traces),
+            // The leader needs a round of heartbeats for it.
+            Request::ReadIndex(_) => self.calls.send(session, request, &traces, patient),
+            Request::RequestVote(_) | Request::PreVote(_) | Request::TimeoutNow(_) => {
+                self.calls.send(session, request, &traces, vote);
+            }
+        }
+    }
+}
+
+/// Ends its task when it is dropped.
+struct Task(tokio::task::JoinHandle<()>);
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// What is reported of a call that failed.
+fn broken(status: &tonic::Status) -> Heard {
+    Heard::Broken { cause: in_words(status), wrong_peer: error::is_wrong_peer(status) }
+}
+
+/// What is reported of an answer that cannot be accepted.
+fn refused(refused: Refused) -> Heard {
+    match refused {
+        Refused::Malformed(malformed) => {
+            Heard::Broken { cause: format!("a malformed answer: {malformed}"), wrong_peer: false }
+        }
+        Refused::WrongPeer(wrong) => Heard::Broken { cause: describe(&wrong), wrong_peer: true },
+    }
+}
+
+fn describe(wrong: &WrongPeer) -> String {
+    format!("{}: {wrong}; {}", wrong.code(), wrong.fix())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,42 @@
+//! The reasons in [`ErrorInfo`](tonic_types::ErrorInfo): what programs decide by. Never renamed.
+
+/// R001. `FAILED_PRECONDITION` with `leader_id` and `leader_addr`. Not applied.
+pub const NOT_LEADER: &str = "NOT_LEADER";
+/// R002. `UNAVAILABLE` with RetryInfo. Not applied.
+pub const NO_LEADER: &str = "NO_LEADER";
+/// R002. `UNAVAILABLE` with RetryInfo: the node is stopping or starting. Not applied.
+pub const UNAVAILABLE: &str = "UNAVAILABLE";
+/// R002. `DEADLINE_EXCEEDED`: a read was not served in time.
+pub const READ_TIMED_OUT: &str = "READ_TIMED_OUT";
+/// R004. `FAILED_PRECONDITION`: a message of another cluster.
+pub const WRONG_CLUSTER: &str = "WRONG_CLUSTER";
+/// R005. `FAILED_PRECONDITION`: a message for or from another node.
+pub const WRONG_NODE: &str = "WRONG_NODE";
+/// R006.
+pub const FOREIGN_DATA: &str = "FOREIGN_DATA";
+/// R013.
+pub const DATA_IN_USE: &str = "DATA_IN_USE";
+/// R014. `ABORTED`. May have been applied.
+pub const UNKNOWN_OUTCOME: &str = "UNKNOWN_OUTCOME";
+/// R015.
+pub const POISON_ENTRY: &str = "POISON_ENTRY";
+/// R016.
+pub const DISK_FAILED: &str = "DISK_FAILED";
+/// R016, and the node goes on once there is room.
+pub const DISK_FULL: &str = "DISK_FULL";
+/// R017.
+pub const DATA_CORRUPT: &str = "DATA_CORRUPT";
+/// R018. `INVALID_ARGUMENT` with `size` and `limit`. Not applied.
+pub const TOO_LARGE: &str = "TOO_LARGE";
+/// R019. `RESOURCE_EXHAUSTED` with RetryInfo. Not applied.
+pub const BUSY: &str = "BUSY";
+/// R020. `INVALID_ARGUMENT`: not a command of the state machine. Not applied.
+pub const REJECTED: &str = "REJECTED";
+/// R020.
+pub const BAD_CONFIG: &str = "BAD_CONFIG";
+/// `INVALID_ARGUMENT` naming the `field`. Not applied.
+pub const MALFORMED: &str = "MALFORMED";
+/// The restart budget is spent.
+pub const BUDGET_SPENT: &str = "BUDGET_SPENT";
+/// An address or an actor's name could not be had.
+pub const NOT_STARTED: &str = "NOT_STARTED";

@@ -1,0 +1,151 @@
+//! The handlers of `raft.v1.Raft` and `raft.v1.Cluster`: each checks, translates, and forwards to the node in a line.
+
+mod append_entries;
+
+use bytes::Bytes;
+use futures_util::{StreamExt, stream::BoxStream};
+use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
+
+use super::{
+    NO_FORWARD, convert,
+    identity::{self, Refused},
+    listener::Signal,
+    pb, trace,
+};
+use crate::{error::ProposeError, flow::TraceId, node::NodeRef, raft};
+
+/// One node, as both services see it.
+#[derive(Clone)]
+pub(super) struct Handlers {
+    pub node: NodeRef,
+    /// Fires when the server begins to close, so that streams end.
+    pub closing: Signal,
+}
+
+/// Whether a client lets its command be forwarded; it does unless it says otherwise.
+pub fn wants_forwarding(metadata: &MetadataMap) -> bool {
+    metadata.get(NO_FORWARD).is_none_or(|value| value.as_bytes() == b"0")
+}
+
+impl From<Refused> for Status {
+    fn from(refused: Refused) -> Status {
+        match refused {
+            Refused::Malformed(malformed) => malformed.into(),
+            Refused::WrongPeer(wrong) => wrong.into(),
+        }
+    }
+}
+
+impl Handlers {
+    /// Checks a request's header, and gives the reply's.
+    fn check(&self, header: Option<pb::Header>) -> Result<pb::Header, Refused> {
+        let own = self.node.identity();
+        let header = identity::check_request(own, header)?;
+        Ok(identity::header(own, header.from, header.session))
+    }
+
+    /// Passes a request on and waits for its answer. `trace` stands under index 0: it is about the request itself.
+    async fn ask(
+        &self,
+        from: raft::NodeId,
+        request: raft::Request,
+        trace: Option<TraceId>,
+    ) -> Result<raft::Reply, Status> {
+        let traces = trace.map(|trace| (0, trace)).into_iter().collect();
+        let answer = self.node.deliver(from, request, traces);
+        answer.await.map_err(|_| gone(&self.node))
+    }
+}
+
+/// Consensus fell before it answered.
+fn gone(node: &NodeRef) -> Status {
+    ProposeError::Unavailable { node: node.identity().node_id }.into()
+}
+
+/// An answer that does not belong to its question.
+fn misfit(reply: &raft::Reply) -> Status {
+    Status::internal(format!("the node gave an answer of another kind: {reply:?}"))
+}
+
+/// Header, conversion, question, answer, conversion: the same for each unary call between nodes.
+macro_rules! unary {
+    ($handlers:expr, $request:expr, $kind:ident, $from_pb:expr, $to_pb:expr) => {{
+        let trace = trace::read($request.metadata());
+        let message = $request.into_inner();
+        let header = $handlers.check(message.header)?;
+        let request = raft::Request::$kind($from_pb(header.to, message)?);
+        match $handlers.ask(header.to, request, trace).await? {
+            raft::Reply::$kind(reply) => Ok(Response::new($to_pb(header, &reply))),
+            other => Err(misfit(&other)),
+        }
+    }};
+}
+
+#[tonic::async_trait]
+impl pb::raft_server::Raft for Handlers {
+    type AppendEntriesStream = BoxStream<'static, Result<pb::AppendEntriesReply, Status>>;
+
+    async fn append_entries(
+        &self,
+        request: Request<Streaming<pb::AppendEntriesRequest>>,
+    ) -> Result<Response<Self::AppendEntriesStream>, Status> {
+        Ok(Response::new(append_entries::answers(self.clone(), request.into_inner()).boxed()))
+    }
+
+    async fn request_vote(
+        &self,
+        request: Request<pb::RequestVoteRequest>,
+    ) -> Result<Response<pb::RequestVoteReply>, Status> {
+        unary!(self, request, RequestVote, convert::request_vote_from_pb, convert::request_vote_reply_to_pb)
+    }
+
+    async fn pre_vote(&self, request: Request<pb::PreVoteRequest>) -> Result<Response<pb::PreVoteReply>, Status> {
+        unary!(self, request, PreVote, convert::pre_vote_from_pb, convert::pre_vote_reply_to_pb)
+    }
+
+    async fn timeout_now(
+        &self,
+        request: Request<pb::TimeoutNowRequest>,
+    ) -> Result<Response<pb::TimeoutNowReply>, Status> {
+        unary!(self, request, TimeoutNow, convert::timeout_now_from_pb, convert::timeout_now_reply_to_pb)
+    }
+
+    async fn read_index(&self, request: Request<pb::ReadIndexRequest>) -> Result<Response<pb::ReadIndexReply>, Status> {
+        let from_pb = |_from, message| convert::read_index_from_pb(message);
+        unary!(self, request, ReadIndex, from_pb, convert::read_index_reply_to_pb)
+    }
+}
+
+#[tonic::async_trait]
+impl pb::cluster_server::Cluster for Handlers {
+    async fn client_request(
+        &self,
+        request: Request<pb::ClientRequestRequest>,
+    ) -> Result<Response<pb::ClientRequestReply>, Status> {
+        let trace = trace::read(request.metadata()).unwrap_or_else(|| self.node.flow().new_trace());
+        let forward = wants_forwarding(request.metadata());
+        // Copied out of the receive buffer: the log keeps it for long.
+        let command = Bytes::copy_from_slice(&request.into_inner().command);
+        let applied = self.node.propose(command, forward, trace).await?;
+        Ok(Response::new(pb::ClientRequestReply { output: applied.output, index: applied.index }))
+    }
+
+    async fn status(&self, _: Request<pb::StatusRequest>) -> Result<Response<pb::StatusReply>, Status> {
+        Ok(Response::new(convert::status_to_pb(&self.node.status())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_is_forwarded_unless_the_client_says_otherwise() {
+        let mut metadata = MetadataMap::new();
+        assert!(wants_forwarding(&metadata));
+        metadata.insert(NO_FORWARD, "1".parse().expect("ASCII"));
+        assert!(!wants_forwarding(&metadata));
+        metadata.insert(NO_FORWARD, "0".parse().expect("ASCII"));
+        assert!(wants_forwarding(&metadata));
+    }
+}

@@ -1,0 +1,195 @@
+//! A disk in memory that behaves as badly as real ones, under the real SQLite store.
+//!
+//! What is written can be read at once and is durable only when it was synced. [`SimulatedDisk::power_loss`] takes away
+//! what was not: each such write, sector by sector, is there or is not. A sync that fails marks its writes as clean, as
+//! Linux does: the next one succeeds and they are still not on the disk. New files and deletions are subject to all that
+//! too.
+//!
+//! Everything is decided by the calls made and by the generator that the test passes in; one seed gives one run.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use rand::Rng;
+
+use crate::storage::{
+    SqliteStorage, StorageError,
+    sqlite::files::{Files, Lock},
+};
+use contents::Contents;
+use vfs::Registration;
+
+mod contents;
+mod vfs;
+
+/// The whole contents of a disk, by file name: what a process on it would read.
+pub type Image = BTreeMap<String, Vec<u8>>;
+
+/// A disk in memory for one node. Its clones are the same disk, which lives as long as a clone or a store on it.
+#[derive(Clone)]
+pub struct SimulatedDisk(Arc<Disk>);
+
+struct Disk {
+    /// Dropped first: it points to the contents.
+    registration: Registration,
+    contents: Arc<Mutex<Contents>>,
+}
+
+impl SimulatedDisk {
+    /// An empty disk.
+    #[expect(clippy::new_without_default, reason = "it registers itself with SQLite; that should show")]
+    pub fn new() -> Self {
+        static NUMBER: AtomicU64 = AtomicU64::new(1);
+        let name = format!("simulated-disk-{}", NUMBER.fetch_add(1, Ordering::Relaxed));
+        let contents = Arc::new(Mutex::new(Contents::default()));
+        SimulatedDisk(Arc::new(Disk { registration: Registration::new(&name, contents.clone()), contents }))
+    }
+
+    /// The real SQLite store, on this disk.
+    pub fn storage(&self) -> SqliteStorage {
+        SqliteStorage::on(Arc::new(self.clone()))
+    }
+
+    /// Stops the machine: everything that was not synced is lost, kept, or kept in part, and whoever had the disk open has
+    /// not any more. Ends all faults.
+    pub fn power_loss(&self, rng: &mut impl Rng) {
+        self.contents().power_loss(rng);
+    }
+
+    /// Stops the process alone: what it wrote is there, synced or not. Ends all faults.
+    pub fn process_crash(&self) {
+        self.contents().process_crash();
+    }
+
+    /// How many operations there were that change something: opening, writing, truncating, syncing, deleting.
+    pub fn operations(&self) -> u64 {
+        self.contents().operations
+    }
+
+    /// The `operation`th operation that changes something from now on is not carried out, and nothing after it, until
+    /// [`power_loss`](Self::power_loss) or [`process_crash`](Self::process_crash). 1 is the next one.
+    pub fn crash_at(&self, operation: u64) {
+        let mut contents = self.contents();
+        contents.crash_at = Some(contents.operations + operation);
+    }
+
+    /// Whether [`crash_at`](Self::crash_at) has happened.
+    pub fn has_crashed(&self) -> bool {
+        self.contents().crashed
+    }
+
+    /// The next `count` syncs fail, and lose what they were to sync.
+    pub fn fail_syncs(&self, count: u32) {
+        self.contents().failing_syncs = count;
+    }
+
+    /// The next `count` syncs of this file fail, and lose what they were to sync.
+    pub fn fail_syncs_of(&self, file: &str, count: u32) {
+        self.contents().failing_syncs_of.insert(file.to_owned(), count);
+    }
+
+    /// The next `count` writes fail.
+    pub fn fail_writes(&self, count: u32) {
+        self.contents().failing_writes = count;
+    }
+
+    /// Whether there is no room for any write, in place or not.
+    pub fn set_full(&self, full: bool) {
+        self.contents().full = full;
+    }
+
+    /// Flips a bit of what is durably there. Bits are counted from the lowest of byte 0.
+    ///
+    /// # Panics
+    /// If the file is shorter.
+    pub fn flip_bit(&self, file: &str, bit: usize) {
+        self.contents().flip_bit(file, bit);
+    }
+
+    /// What a process on this disk would read.
+    pub fn image(&self) -> Image {
+        self.contents().image()
+    }
+
+    /// Replaces everything on the disk, durably. No store may be open.
+    pub fn restore(&self, image: &Image) {
+        *self.contents() = Contents::of_image(image);
+    }
+
+    fn contents(&self) -> MutexGuard<'_, Contents> {
+        lock(&self.0.contents)
+    }
+}
+
+/// A panic in a test leaves the contents as they were between two operations.
+fn lock(contents: &Mutex<Contents>) -> MutexGuard<'_, Contents> {
+    contents.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+const LOCK: &str = "LOCK";
+
+impl Files for SimulatedDisk {
+    fn database(&self) -> PathBuf {
+        PathBuf::from("raft.db")
+    }
+
+    fn vfs(&self) -> Option<&str> {
+        Some(self.0.registration.name())
+    }
+
+    fn lock(&self) -> Result<Box<dyn Lock>, StorageError> {
+        let mut contents = self.contents();
+        if contents.holder.is_some() {
+            return Err(StorageError::InUse { path: PathBuf::from(LOCK), owner: Some(std::process::id()) });
+        }
+        let found = contents.read(LOCK).map(<[u8]>::to_vec).unwrap_or_default();
+        let holder = contents.operations;
+        contents.holder = Some(holder);
+        Ok(Box::new(SimulatedLock { disk: self.clone(), holder, found }))
+    }
+
+    fn read(&self, name: &str, limit: usize) -> io::Result<Option<Vec<u8>>> {
+        let contents = self.contents();
+        if contents.crashed {
+            return Err(io::Error::other("the machine has stopped"));
+        }
+        Ok(contents.read(name).map(|bytes| bytes[..limit.min(bytes.len())].to_vec()))
+    }
+
+    fn sync_directory(&self) -> io::Result<()> {
+        self.contents().sync_directory().map_err(|_| io::Error::other("the sync was to fail"))
+    }
+}
+
+struct SimulatedLock {
+    disk: SimulatedDisk,
+    /// Tells this lock from those after a crash, which ends all locks.
+    holder: u64,
+    found: Vec<u8>,
+}
+
+impl Lock for SimulatedLock {
+    fn found(&self) -> &[u8] {
+        &self.found
+    }
+
+    fn note(&mut self, line: &[u8]) -> io::Result<()> {
+        self.disk.contents().write(LOCK, 0, line).map_err(|_| io::Error::other("the write was to fail"))
+    }
+}
+
+impl Drop for SimulatedLock {
+    fn drop(&mut self) {
+        let mut contents = self.disk.contents();
+        if contents.holder == Some(self.holder) {
+            contents.holder = None;
+        }
+    }
+}
