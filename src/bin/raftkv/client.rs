@@ -152,7 +152,7 @@ impl Client {
     {
         let channel = match &self.connected {
             Some((connected, channel)) if connected == endpoint => channel.clone(),
-            _ => connect(endpoint, deadline).await.map_err(|cause| Verdict::again(cause))?,
+            _ => connect(endpoint, deadline).await.map_err(Verdict::again)?,
         };
         match timeout_at(deadline, send(channel.clone())).await {
             Ok(Ok(response)) => {
