@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::{self, Display, Formatter},
-    path::PathBuf,
+    path::{Path, PathBuf},
     str::FromStr,
     time::Duration,
 };
@@ -298,7 +298,7 @@ fn flags(args: &Args) -> impl Iterator<Item = (&'static str, String)> {
 }
 
 /// Keys and values of the file, as text. Lists may be arrays, members may be a table.
-fn read_file(path: &PathBuf) -> Result<Vec<(&'static str, String)>, Failure> {
+fn read_file(path: &Path) -> Result<Vec<(&'static str, String)>, Failure> {
     let unreadable = |why: String| {
         let what = format!("the config file {} cannot be read", path.display());
         Failure::new(20, exit::USAGE, what, why, format!("correct {}, or leave --config out", path.display()))
@@ -308,7 +308,7 @@ fn read_file(path: &PathBuf) -> Result<Vec<(&'static str, String)>, Failure> {
     table.into_iter().map(|(key, value)| Ok((known_key(&key, path)?, text_of(value)))).collect()
 }
 
-fn known_key(key: &str, path: &PathBuf) -> Result<&'static str, Failure> {
+fn known_key(key: &str, path: &Path) -> Result<&'static str, Failure> {
     KEYS.into_iter().find(|known| *known == key).ok_or_else(|| {
         let why = format!("it stands in the file {}", path.display());
         let fix = format!("correct or remove {key:?}; the settings are {}", KEYS.join(", "));
