@@ -26,6 +26,7 @@ use files::{Directory, Files, Lock, Note};
 use record::{chain, encode_membership, encode_payload};
 use recovery::Found;
 use rows::{Base, Owner, State};
+use schema::Presence;
 use wal::Scan;
 
 mod failure;
@@ -63,7 +64,7 @@ impl SqliteStorage {
     }
 
     /// Looks at what SQLite would not report: a damaged log, and a damaged header of the database.
-    fn examine(&self, path: &Path) -> Result<(), StorageError> {
+    fn examine(&self, path: &Path) -> Result<Presence, StorageError> {
         let read = |name, limit| {
             let bytes = self.files.read(name, limit).map_err(|error| unreadable(path, &error))?;
             Ok(bytes.unwrap_or_default())
@@ -84,8 +85,8 @@ impl Storage for SqliteStorage {
         let path = self.files.database();
         let lock = self.files.lock()?;
         let acknowledged = Note::of_line(lock.found()).map_or(0, |note| note.writes);
-        self.examine(&path)?;
-        let connection = schema::connect(&path, self.files.vfs())?;
+        let presence = self.examine(&path)?;
+        let connection = schema::connect(&path, self.files.vfs(), presence)?;
         if !schema::exists(&connection, &path)? {
             if acknowledged > 0 {
                 return Err(writes_are_missing(&path, 0, acknowledged));
