@@ -38,7 +38,7 @@ fn left_by_a_crash(storage: &dyn Storage) -> Recovered {
 /// Bits to flip: all of the headers, some of the rest.
 fn bits(image: &Image) -> Vec<(&str, usize)> {
     let rng = &mut SmallRng::seed_from_u64(4);
-    let samples = seeds(700).end as usize;
+    let samples = seeds(400).end as usize;
     let mut bits = Vec::new();
     for (file, dense) in [(DATABASE, 100), (LOG, 32)] {
         bits.extend((0..dense * 8).map(|bit| (file, bit)));
