@@ -278,7 +278,6 @@ impl Consensus {
     }
 
     fn persisted(&mut self, seq: u64, context: &mut Context<ConsensusMessage>) {
-        self.shared.progress.log_writes.fetch_add(1, Relaxed);
         if let Some((_, effects)) = self.after_write.take_if(|(waits_for, _)| *waits_for == seq) {
             self.carry_out(effects, context);
         }

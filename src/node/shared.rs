@@ -85,7 +85,7 @@ pub(crate) struct Progress {
     pub commit_index: AtomicU64,
     pub applied_index: AtomicU64,
     pub last_index: AtomicU64,
-    /// Writes of the log store, over all its lives.
+    /// Over all lives of the log store.
     pub log_writes: AtomicU64,
     /// The members' progress as the leader knows it, each with whether it answered lately. Rebuilt with the membership.
     pub peers: RwLock<BTreeMap<NodeId, Arc<PeerGauge>>>,

@@ -258,7 +258,8 @@ impl Root {
             incarnation: self.random.random(),
             membership: self.blueprint.members.clone(),
         };
-        let arguments = LogStoreArguments { storage, bootstrap, root: context.myself().clone(), opened };
+        let arguments =
+            LogStoreArguments { shared: shared.clone(), storage, bootstrap, root: context.myself().clone(), opened };
         let spawned = Child::spawn::<LogStore>(&flow, LOG_STORE, placement, arguments, me.clone()).await;
         // What the opening said is worth more than that the actor did not start.
         let recovered = match opening.await {

@@ -36,7 +36,7 @@ fn left_by_a_crash(storage: &dyn Storage) -> Recovered {
 /// Bits to flip: all of the headers, some of the rest.
 fn bits(image: &Image) -> Vec<(&str, usize)> {
     let rng = &mut SmallRng::seed_from_u64(4);
-    let samples = seeds(1_500).end as usize;
+    let samples = seeds(700).end as usize;
     let mut bits = Vec::new();
     for (file, dense) in [(DATABASE, 100), (LOG, 32)] {
         bits.extend((0..dense * 8).map(|bit| (file, bit)));
@@ -46,7 +46,7 @@ fn bits(image: &Image) -> Vec<(&str, usize)> {
     let pages = (0..image[DATABASE].len()).step_by(4096).map(|page| (DATABASE, page, 12));
     let frames = (32..image[LOG].len()).step_by(4096 + 24).map(|frame| (LOG, frame, 24));
     for (file, start, length) in pages.chain(frames) {
-        bits.extend((start * 8..(start + length) * 8).step_by(3).map(|bit| (file, bit)));
+        bits.extend((start * 8..(start + length) * 8).step_by(5).map(|bit| (file, bit)));
     }
     bits
 }
@@ -91,9 +91,9 @@ fn d04_the_error_names_the_damaged_place() {
         [(DATABASE, "put 17 in 1", "entry 17"), (LOG, "put 62 in 3", "WAL frame"), (DATABASE, "three:1", "base")]
     {
         disk.restore(&image);
-        // All copies: SQLite leaves some behind in the free space of its pages.
+        // All copies in the database: SQLite leaves some behind in the free space of its pages. In the log, the first.
         let copies = image[file].windows(needle.len()).enumerate().filter(|(_, bytes)| *bytes == needle.as_bytes());
-        copies.for_each(|(at, _)| disk.flip_bit(file, at * 8));
+        copies.take(if file == LOG { 1 } else { usize::MAX }).for_each(|(at, _)| disk.flip_bit(file, at * 8));
         let error = try_open(&disk.storage()).err().unwrap();
         assert!(matches!(&error, StorageError::Corrupt { place: found, .. } if found.contains(place)), "{error}");
     }

@@ -10,7 +10,7 @@ use std::{
 use ractor_raft::{
     flow::{ActorReport, Status as ActorStatus},
     kv::Kv,
-    node::{Node, RestartPolicy},
+    node::{Crash, Node, RestartPolicy},
     raft::{NodeId, Role},
     rpc::Grpc,
 };
@@ -135,18 +135,16 @@ impl Cluster {
 
     /// What node `id` knows about its actor at `path`.
     pub fn actor(&self, id: NodeId, path: &str) -> Option<ActorReport> {
-        self.node(id).as_ref().flow().tree().into_iter().find(|actor| actor.path == path)
+        self.node(id).tree().into_iter().find(|actor| actor.path == path)
     }
 
     /// Kills the actor at `path` of node `id`, as a bug would, and waits until its successor is there.
     pub async fn crash(&self, id: NodeId, path: &str) -> Result<Duration, Failure> {
         let before = self.actor(id, path).map_or(0, |actor| actor.incarnation);
-        let name = format!("{}/{path}", self.node(id).as_ref().flow().name());
-        let Some(actor) = ractor::registry::where_is(name.clone()) else {
-            return Err(Failure::other(format!("there is no actor {name}"), "the registry does not know it"));
-        };
         let killed_at = Instant::now();
-        actor.kill();
+        if !self.node(id).crash(path, Crash::Kill) {
+            return Err(Failure::other(format!("node {id} has no actor {path:?}"), "nobody lives there"));
+        }
         let is_back = || {
             let actor = self.actor(id, path)?;
             (actor.incarnation > before && actor.status == ActorStatus::Running).then(|| killed_at.elapsed())

@@ -1,13 +1,13 @@
 //! The tour: each step does something to the cluster and checks with its own eyes what comes of it.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use ractor_raft::{
     kv::pb::{Consistency, GetRequest, HashRequest, PutRequest, ScanRequest},
     raft::NodeId,
     rpc::trace as wire,
 };
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 use tonic::Request;
 
 use super::{
@@ -21,6 +21,12 @@ use crate::{
     commands::kv,
     error::Failure,
 };
+
+/// The actors that fall together, and start again from disk.
+const KEEPERS: [&str; 3] = ["applier", "consensus", "log store"];
+
+/// So that the load has something to lose.
+const BETWEEN_CRASHES: Duration = Duration::from_millis(600);
 
 /// The whole of it.
 ///
@@ -108,51 +114,44 @@ async fn restart(cluster: &mut Cluster, report: &mut Report, id: NodeId) -> Resu
 }
 
 async fn crash_actors(cluster: &Cluster, report: &mut Report) -> Result<(), Failure> {
-    let leader = cluster.await_leader().await?;
-    report.say(&format!("crash each kind of actor of node {leader}, the leader, while 8 clients write"));
-    let peer = cluster.nodes.keys().find(|id| **id != leader).expect("the demo has three nodes or more");
-    let couriers = ["consensus/election timer".to_owned(), format!("consensus/replicator {peer}"), "server".to_owned()];
-    let keepers = ["applier", "log store", "consensus"].map(str::to_owned);
+    report.say("crash each kind of actor of whoever leads, while 8 clients write:");
     let load = Load::begin(cluster, "load");
-    let mut failure = None;
-    for (path, together) in couriers.iter().map(|path| (path, false)).chain(keepers.iter().map(|path| (path, true))) {
-        if let Err(error) = crash_one(cluster, report, leader, path, together).await {
-            failure = Some(error);
+    let mut crashed = Ok(());
+    for kind in ["election timer", "replicator", "server", "applier", "log store", "consensus"] {
+        sleep(BETWEEN_CRASHES).await;
+        crashed = crash_one(cluster, report, kind).await;
+        if crashed.is_err() {
             break;
         }
     }
     let written = load.end().await;
-    match failure {
-        Some(error) => Err(error),
-        None => check_nothing_lost(cluster, report, &written).await,
-    }
+    crashed?;
+    check_nothing_lost(cluster, report, &written).await
 }
 
 /// Kills it, and checks who was restarted with it: nobody with a courier, the other keepers with a keeper.
-async fn crash_one(
-    cluster: &Cluster,
-    report: &mut Report,
-    id: NodeId,
-    path: &str,
-    together: bool,
-) -> Result<(), Failure> {
-    const KEEPERS: [&str; 3] = ["applier", "log store", "consensus"];
-    let lives = || KEEPERS.map(|keeper| cluster.actor(id, keeper).map_or(0, |actor| actor.incarnation));
+async fn crash_one(cluster: &Cluster, report: &mut Report, kind: &str) -> Result<(), Failure> {
+    let leader = cluster.await_leader().await?;
+    let peer = cluster.nodes.keys().find(|id| **id != leader).expect("the demo has three nodes or more");
+    let path = match kind {
+        "election timer" => "consensus/election timer".to_owned(),
+        "replicator" => format!("consensus/replicator {peer}"),
+        kind => kind.to_owned(),
+    };
+    let lives = || KEEPERS.map(|keeper| cluster.actor(leader, keeper).map_or(0, |actor| actor.incarnation));
     let before = lives();
-    let took = cluster.crash(id, path).await?;
+    let took = cluster.crash(leader, &path).await?;
     let begun = Instant::now();
-    // Something is written through it again, whoever leads by now.
-    put(&mut cluster.client(Some(id)), "crash", path).await?;
+    // Something is written again, whoever leads by now.
+    put(&mut cluster.client(Some(leader)), "crash", kind).await?;
+    let wrote = begun.elapsed();
     cluster.await_leader().await?;
-    let after = lives();
-    let fallen = before.iter().zip(after).filter(|(before, after)| *before < after).count();
-    let expected = if together { KEEPERS.len() } else { 0 };
-    let (name, with) = if together { ("keepers fall", "with the other keepers") } else { ("courier", "alone") };
-    let path = path.trim_start_matches("consensus/");
-    let (took, wrote) = (short(took), short(begun.elapsed()));
-    let seen = format!("{path:14} back after {took:>7}, {with}; written on within {wrote:>7}");
-    let failed = format!("{path}: {fallen} keepers were restarted with it, not {expected}");
-    report.check(name, if fallen == expected { Ok(seen) } else { Err(failed) });
+    let fallen = before.iter().zip(lives()).filter(|(before, after)| *before < after).count();
+    let (expected, with) = if KEEPERS.contains(&kind) { (3, "with the other keepers") } else { (0, "alone") };
+    let (took, wrote) = (short(took), short(wrote));
+    let seen = format!("node {leader}: back after {took:>7} {with:22} next write after {wrote:>7}");
+    let failed = format!("node {leader}: {fallen} keepers were restarted with it, not {expected}");
+    report.check(kind, if fallen == expected { Ok(seen) } else { Err(failed) });
     Ok(())
 }
 

@@ -32,8 +32,8 @@ pub fn lines(cluster: &Cluster, trace: TraceId) -> Vec<String> {
     let way_width = ways.iter().map(|way| way.chars().count()).max().unwrap_or(0);
     let word_width = words.iter().map(|word| word.chars().count()).max().unwrap_or(0);
     let line = |(seen, (way, word)): (&Seen, (String, String))| {
-        let after = short(seen.at - begun);
-        format!("{after:>8}  {way:way_width$}  {word:word_width$}  {}", times(&seen.event)).trim_end().to_owned()
+        let after = (seen.at - begun).as_secs_f64() * 1e3;
+        format!("{after:6.2} ms  {way:way_width$}  {word:word_width$}  {}", times(&seen.event)).trim_end().to_owned()
     };
     seen.iter().zip(ways.into_iter().zip(words)).map(line).collect()
 }
