@@ -197,9 +197,9 @@ impl Consensus {
                     self.step(Input::Response { from: peer, session, reply }, context);
                 }
             }
-            ConsensusMessage::Undelivered { peer, cause, .. } => {
+            ConsensusMessage::Undelivered { peer, cause, wrong_peer } => {
                 if self.is_current_replicator(peer, context) {
-                    self.not_reached(peer, cause);
+                    self.not_reached(peer, cause, wrong_peer);
                     self.step(Input::Undelivered { peer }, context);
                 }
             }
@@ -347,13 +347,20 @@ impl Consensus {
         }
     }
 
-    fn not_reached(&self, peer: NodeId, cause: String) {
-        if !self.shared.standing.borrow().unreachable.contains_key(&peer) {
-            tracing::info!(peer, %cause, "a peer cannot be reached");
-            self.shared.standing.send_modify(|standing| {
-                standing.unreachable.insert(peer, cause);
-            });
+    /// Told once, not with every attempt; but that somebody else answers is news even of a peer that was away before.
+    fn not_reached(&self, peer: NodeId, cause: String, wrong_peer: bool) {
+        let known = self.shared.standing.borrow().unreachable.get(&peer).cloned();
+        if known.is_some_and(|known| !wrong_peer || known == cause) {
+            return;
         }
+        if wrong_peer {
+            tracing::warn!(peer, %cause, "at a peer's address is somebody else");
+        } else {
+            tracing::info!(peer, %cause, "a peer cannot be reached");
+        }
+        self.shared.standing.send_modify(|standing| {
+            standing.unreachable.insert(peer, cause);
+        });
     }
 }
 
