@@ -1,15 +1,9 @@
 //! Raw gRPC: what a client in any language would do.
 
-use std::{
-    collections::BTreeMap,
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use ractor_raft::{
-    kv::pb::{
-        Consistency, GetRequest, HashRequest, HashResponse, PutRequest, ScanRequest,
-        kv_client::KvClient,
-    },
+    kv::pb::{Consistency, GetRequest, HashRequest, HashResponse, PutRequest, ScanRequest, kv_client::KvClient},
     rpc::{
         channel,
         pb::{StatusReply, StatusRequest, cluster_client::ClusterClient},
@@ -86,7 +80,8 @@ pub async fn everything(address: &str) -> BTreeMap<Vec<u8>, (Vec<u8>, u64)> {
     let mut request = ScanRequest { consistency: Consistency::Stale.into(), ..ScanRequest::default() };
     let mut all = BTreeMap::new();
     loop {
-        let page = timeout(PATIENCE, client.scan(request.clone())).await.expect("in time").expect("a page").into_inner();
+        let page =
+            timeout(PATIENCE, client.scan(request.clone())).await.expect("in time").expect("a page").into_inner();
         let pairs = page.pairs.into_iter();
         all.extend(pairs.map(|pair| (pair.key.to_vec(), (pair.value.to_vec(), pair.revision))));
         if page.next.is_empty() {

@@ -1,8 +1,6 @@
 //! Nodes that are not who they should be (SAFETY: M11).
 
-use ractor_raft::rpc::pb::{
-    Header, PreVoteRequest, RequestVoteRequest, raft_client::RaftClient,
-};
+use ractor_raft::rpc::pb::{Header, PreVoteRequest, RequestVoteRequest, raft_client::RaftClient};
 use ractor_raft::rpc::{error::Told, reason};
 use tonic::{Code, Status};
 

@@ -35,7 +35,9 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// What a client was told.
 #[derive(Clone, Debug)]
 pub enum Outcome {
-    Acknowledged { revision: u64 },
+    Acknowledged {
+        revision: u64,
+    },
     /// It certainly was not applied.
     Refused,
     Unknown,
