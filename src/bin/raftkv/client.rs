@@ -75,7 +75,13 @@ impl Client {
         let mut causes = BTreeMap::new();
         let mut queue = VecDeque::new();
         let mut hints = 0;
+        // How long a refusal may take: a node waits for the election of a leader before it refuses.
+        let mut slowest = Duration::ZERO;
         while Instant::now() < deadline {
+            // A write that is cut off before it can be refused would have an unknown outcome.
+            if kind == Kind::Write && deadline - Instant::now() < slowest {
+                break;
+            }
             let Some(endpoint) = queue.pop_front() else {
                 if !causes.is_empty() {
                     sleep(PAUSE.min(deadline - Instant::now())).await;
@@ -84,12 +90,14 @@ impl Client {
                 queue = self.round();
                 continue;
             };
+            let began = Instant::now();
             match self.attempt(&endpoint, kind, deadline, |channel| send(channel, Request::new(message.clone()))).await
             {
                 Ok(reply) => return Ok(reply),
                 Err(Verdict::Final(failure)) => return Err(failure),
                 Err(Verdict::TryAgain { hint, cause }) => {
                     causes.insert(endpoint, cause);
+                    slowest = slowest.max(began.elapsed() + PAUSE);
                     self.connected = None;
                     if let Some(hint) = hint.filter(|_| hints < MAX_HINTS) {
                         hints += 1;
