@@ -91,7 +91,10 @@ impl Cluster {
         let mut command = raftkv();
         command.args(["serve", "--id", &id.to_string(), "--listen", &self.addresses[&id]]);
         command.arg("--data").arg(self.data(id)).args(["--cluster", members]);
-        command.args(["--heartbeat-ms", "50", "--election-timeout-ms", ELECTION_TIMEOUT_MS]).args(&self.flags);
+        if !self.flags.iter().any(|flag| flag == "--election-timeout-ms") {
+            command.args(["--election-timeout-ms", ELECTION_TIMEOUT_MS]);
+        }
+        command.args(["--heartbeat-ms", "50"]).args(&self.flags);
         command
     }
 
@@ -119,7 +122,7 @@ impl Cluster {
         }
     }
 
-    /// Waits until one of those that run leads, and a majority of all has a log that begins in its term.
+    /// Waits until one of those that run leads, another follows it, and it has committed something.
     pub async fn leader(&self) -> StatusReply {
         let deadline = Instant::now() + PATIENCE;
         loop {

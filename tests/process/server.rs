@@ -96,9 +96,9 @@ impl Server {
         self.child.start_kill().expect("it is still there");
     }
 
-    /// SIGTERM.
-    pub async fn terminate(&self) {
-        let kill = format!("kill -TERM {}", self.pid());
+    /// Sends it a signal: "TERM", "STOP", "CONT".
+    pub async fn signal(&self, signal: &str) {
+        let kill = format!("kill -{signal} {}", self.pid());
         let sent = Command::new("sh").args(["-c", &kill]).status().await.expect("there is a shell");
         assert!(sent.success());
     }
