@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Every key of the TOML file. In the environment it is RAFTKV_ and the key in capitals.
-const KEYS: [&str; 12] = [
+const KEYS: [&str; 13] = [
     "advertise",
     "cluster",
     "data",
@@ -27,6 +27,7 @@ const KEYS: [&str; 12] = [
     "id",
     "listen",
     "max_entry_bytes",
+    "max_pending",
     "output",
     "peer",
     "timeout",
@@ -175,6 +176,9 @@ impl Settings {
         if let Some(setting) = self.get("max_entry_bytes") {
             config.max_entry_bytes = setting.number()?;
         }
+        if let Some(setting) = self.get("max_pending") {
+            config.max_pending = setting.number()?;
+        }
         config.validate().map_err(|error| self.with_its_source(error))?;
         Ok(config)
     }
@@ -293,6 +297,7 @@ fn flags(args: &Args) -> impl Iterator<Item = (&'static str, String)> {
         ("heartbeat_ms", serve.heartbeat_ms.clone()),
         ("election_timeout_ms", serve.election_timeout_ms.clone()),
         ("max_entry_bytes", serve.max_entry_bytes.clone()),
+        ("max_pending", serve.max_pending.clone()),
     ];
     flags.into_iter().filter_map(|(key, value)| Some((key, value?)))
 }
