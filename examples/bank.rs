@@ -13,7 +13,7 @@ use imbl::OrdMap;
 use prost::Message;
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use ractor_raft::{
-    node::{Consistency, Node, NodeEvent},
+    node::{Consistency, Crash, Node, NodeEvent},
     raft::{LogIndex, Role},
     state_machine::{RestoreError, Snapshot, StateMachine},
     transport::InProcess,
@@ -151,8 +151,7 @@ async fn run() -> Result<(), Box<dyn std::error::Error>> {
     assert_eq!(ada(&node).await?, Some(70));
 
     // The actor that holds the state machine dies. The node rebuilds it from the log; the application only hears of it.
-    let applier = ractor::registry::where_is(format!("{}/applier", node.flow().name())).expect("it runs");
-    applier.kill();
+    assert!(node.crash("applier", Crash::Kill));
     wait_for(&mut events, |event| matches!(event, NodeEvent::ActorRestarted { .. })).await;
     assert_eq!(ada(&node).await?, Some(70));
     assert!(node.status().restarts > 0);

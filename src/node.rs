@@ -108,7 +108,7 @@ pub struct Status {
     pub membership: Membership,
     /// How often its supervisors restarted an actor.
     pub restarts: u64,
-    /// Transactions that its log store has made durable since the node started; each is one fsync.
+    /// Transactions that its log store has made durable since the node was built.
     pub log_writes: u64,
     /// The leader's view of the others; empty elsewhere.
     pub peers: Vec<PeerStatus>,

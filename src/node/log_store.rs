@@ -7,7 +7,10 @@
 //!
 //! A disk error is final. The log store lets go of the store, says so once, and answers nothing any more; the node stops.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
 
 use ractor::ActorProcessingErr;
 use tokio::{sync::oneshot, time::Instant};
@@ -17,6 +20,7 @@ use crate::{
     node::{
         alarm::Alarm,
         messages::{ConsensusMessage, LogStoreMessage, NodeMessage},
+        shared::Shared,
     },
     raft::{Recovered, Write},
     storage::{Bootstrap, Storage, StorageError, Store},
@@ -26,6 +30,7 @@ use crate::{
 const QUIET: Duration = Duration::from_millis(50);
 
 pub(crate) struct LogStoreArguments {
+    pub shared: Arc<Shared>,
     pub storage: Arc<dyn Storage>,
     pub bootstrap: Bootstrap,
     pub root: flow::Address<NodeMessage>,
@@ -34,6 +39,7 @@ pub(crate) struct LogStoreArguments {
 }
 
 pub(crate) struct LogStore {
+    shared: Arc<Shared>,
     /// `None` once the disk has failed.
     store: Option<Box<dyn Store>>,
     root: flow::Address<NodeMessage>,
@@ -47,12 +53,12 @@ impl Actor for LogStore {
     type Arguments = LogStoreArguments;
 
     async fn start(arguments: LogStoreArguments, _: &mut Context<LogStoreMessage>) -> Result<Self, ActorProcessingErr> {
-        let LogStoreArguments { storage, bootstrap, root, opened } = arguments;
+        let LogStoreArguments { shared, storage, bootstrap, root, opened } = arguments;
         match storage.open(&bootstrap) {
             Ok((store, found)) => {
                 let _ = opened.send(Ok(found.recovered));
                 let (last_write, tidy) = (Instant::now(), Alarm::default());
-                Ok(LogStore { store: Some(store), root, consensus: None, last_write, tidy })
+                Ok(LogStore { shared, store: Some(store), root, consensus: None, last_write, tidy })
             }
             Err(error) => {
                 let _ = opened.send(Err(error.clone()));
@@ -82,6 +88,7 @@ impl LogStore {
         if let Err(error) = store.persist(write) {
             return self.fail(error, context);
         }
+        self.shared.progress.log_writes.fetch_add(1, Relaxed);
         let index = write.entries.last().map_or(0, |entry| entry.index);
         if let Some(consensus) = &self.consensus {
             let _ = consensus.send(context.origin(), ConsensusMessage::Persisted { seq, index });

@@ -85,7 +85,7 @@ pub(crate) struct Progress {
     pub commit_index: AtomicU64,
     pub applied_index: AtomicU64,
     pub last_index: AtomicU64,
-    /// Writes of the log store, over all its lives.
+    /// Over all lives of the log store.
     pub log_writes: AtomicU64,
     /// The members' progress as the leader knows it, each with whether it answered lately. Rebuilt with the membership.
     pub peers: RwLock<BTreeMap<NodeId, Arc<PeerGauge>>>,
@@ -176,17 +176,19 @@ impl Shared {
     /// Tells consensus that calls wait. If it is just falling, the next one looks by itself: it is announced to right
     /// after it becomes known.
     pub(crate) fn announce(&self, origin: Origin) {
-        let mut tried = None;
-        while let Some(address) = self.consensus.get() {
-            let actor = address.actor().get_id();
-            if tried == Some(actor) || address.send(origin, ConsensusMessage::CallsWaiting).is_ok() {
-                break;
+        let mut fallen = None;
+        loop {
+            let address = self.consensus.get();
+            let actor = address.as_ref().map(|address| address.identity());
+            if address.is_some_and(|address| address.send(origin, ConsensusMessage::CallsWaiting).is_ok()) {
+                return;
             }
-            tried = Some(actor);
             self.intake.announcement_lost();
-        }
-        if tried.is_none() && self.consensus.get().is_none() {
-            self.intake.announcement_lost();
+            if actor.is_none() || actor == fallen {
+                return;
+            }
+            // Perhaps the next one has just become known, and was announced to before this call was in the queue.
+            fallen = actor;
         }
     }
 
@@ -205,6 +207,9 @@ impl Shared {
 
     pub(crate) fn status(&self) -> Status {
         let Standing { role, term, leader, membership, .. } = self.standing.borrow().clone();
+        // The applier may be ahead of what consensus has shown.
+        let applied_index = self.progress.applied_index.load(Acquire);
+        let commit_index = self.progress.commit_index.load(Relaxed).max(applied_index);
         let address = membership.address(self.id()).unwrap_or(&self.listen_address).clone();
         Status {
             id: self.id(),
@@ -213,9 +218,9 @@ impl Shared {
             role,
             term,
             leader,
-            commit_index: self.progress.commit_index.load(Relaxed),
-            applied_index: self.progress.applied_index.load(Acquire),
-            last_index: self.progress.last_index.load(Relaxed),
+            commit_index,
+            applied_index,
+            last_index: self.progress.last_index.load(Relaxed).max(commit_index),
             snapshot_index: 0,
             membership,
             restarts: self.restarts.load(Relaxed),

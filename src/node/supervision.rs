@@ -258,7 +258,8 @@ impl Root {
             incarnation: self.random.random(),
             membership: self.blueprint.members.clone(),
         };
-        let arguments = LogStoreArguments { storage, bootstrap, root: context.myself().clone(), opened };
+        let arguments =
+            LogStoreArguments { shared: shared.clone(), storage, bootstrap, root: context.myself().clone(), opened };
         let spawned = Child::spawn::<LogStore>(&flow, LOG_STORE, placement, arguments, me.clone()).await;
         // What the opening said is worth more than that the actor did not start.
         let recovered = match opening.await {
@@ -343,6 +344,17 @@ impl Root {
 
     fn shared(&self) -> &Arc<Shared> {
         &self.blueprint.shared
+    }
+}
+
+/// Also where the root is killed, together with its supervisor: whoever waits is answered.
+impl Drop for Root {
+    fn drop(&mut self) {
+        let shared = self.shared();
+        shared.consensus.set(None);
+        shared.applier.set(None);
+        let _ = shared.verdict.set(Ok(()));
+        shared.intake.end();
     }
 }
 

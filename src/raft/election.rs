@@ -120,6 +120,10 @@ impl Raft {
                 self.set_hard_state(HardState { current_term, voted_for: Some(request.candidate_id) });
             }
             self.timeout_since = now;
+            // Whoever has voted waits for the one it voted for: a pre-vote that still comes in must not depose it.
+            if let RoleState::PreCandidate(_) = self.role {
+                self.role = RoleState::Follower;
+            }
         }
         let reply = RequestVoteReply { term: self.current_term(), vote_granted };
         self.reply(call, Reply::RequestVote(reply), effects);

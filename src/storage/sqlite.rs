@@ -1,8 +1,8 @@
 //! The store of a real node: one SQLite database, `raft.db`, in the node's directory.
 //!
 //! One write is one transaction, and one fsync of SQLite's write-ahead log. What is more than SQLite does by itself:
-//! - Its log is examined before SQLite reads it ([`wal`]), all rows carry checksums ([`record`], [`rows`]), and the
-//!   acknowledged writes are counted beside it ([`files`]): damage is an error that says where, never a shorter log.
+//! - Its log is examined before SQLite reads it (`sqlite/wal.rs`), all rows carry checksums (`record.rs`, `rows.rs`), and
+//!   the acknowledged writes are counted beside it (`files.rs`): damage is an error that says where, never a shorter log.
 //! - What an opening returns was checkpointed first. A process that was killed between its write and its fsync leaves
 //!   entries that can be read and that a power cut would still take away; nobody may count on those.
 //! - Checkpoints are made here, and their results looked at. SQLite's own ignore a failed fsync.
@@ -26,6 +26,7 @@ use files::{Directory, Files, Lock, Note};
 use record::{chain, encode_membership, encode_payload};
 use recovery::Found;
 use rows::{Base, Owner, State};
+use schema::Presence;
 use wal::Scan;
 
 mod failure;
@@ -62,13 +63,20 @@ impl SqliteStorage {
         SqliteStorage { files }
     }
 
-    /// Examines SQLite's log. Returns whether there is anything in it.
-    fn examine_log(&self, path: &Path) -> Result<bool, StorageError> {
-        let log = self.files.read(DATABASE_LOG).map_err(|error| unreadable(path, &error))?.unwrap_or_default();
-        match wal::scan(&log, schema::PAGE_SIZE) {
-            Scan::Sound { frames } => Ok(frames > 0),
-            Scan::Damaged { place, cause } => Err(corrupt(&path.with_file_name(DATABASE_LOG), place, cause)),
-        }
+    /// Looks at what SQLite would not report: a damaged log, and a damaged header of the database.
+    fn examine(&self, path: &Path) -> Result<Presence, StorageError> {
+        let read = |name, limit| {
+            let bytes = self.files.read(name, limit).map_err(|error| unreadable(path, &error))?;
+            Ok(bytes.unwrap_or_default())
+        };
+        let has_log = match wal::scan(&read(DATABASE_LOG, usize::MAX)?, schema::PAGE_SIZE) {
+            Scan::Sound { frames } => frames > 0,
+            Scan::Damaged { place, cause } => {
+                return Err(corrupt(&path.with_file_name(DATABASE_LOG), place, cause));
+            }
+        };
+        schema::examine_header(&read(DATABASE, schema::HEADER_SIZE)?, has_log)
+            .map_err(|cause| corrupt(path, "the database's header", cause))
     }
 }
 
@@ -77,14 +85,8 @@ impl Storage for SqliteStorage {
         let path = self.files.database();
         let lock = self.files.lock()?;
         let acknowledged = Note::of_line(lock.found()).map_or(0, |note| note.writes);
-        let has_log = self.examine_log(&path)?;
-        if has_log
-            && self.files.read(DATABASE).map_err(|error| unreadable(&path, &error))?.is_none_or(|db| db.is_empty())
-        {
-            // SQLite would delete the log.
-            return Err(corrupt(&path, "the database", "it is gone, but its log is there"));
-        }
-        let connection = schema::connect(&path, self.files.vfs())?;
+        let presence = self.examine(&path)?;
+        let connection = schema::connect(&path, self.files.vfs(), presence)?;
         if !schema::exists(&connection, &path)? {
             if acknowledged > 0 {
                 return Err(writes_are_missing(&path, 0, acknowledged));
@@ -230,6 +232,7 @@ impl SqliteStore {
     fn fail(&mut self, call: &'static str, error: &rusqlite::Error) -> StorageError {
         let mut error = classify(&self.path, call, error);
         if matches!(error, StorageError::Full { .. }) {
+            // As a rule SQLite has undone it already.
             let undone = if self.connection.is_autocommit() { Ok(()) } else { self.execute("ROLLBACK") };
             match undone {
                 Ok(()) => return error,

@@ -90,6 +90,11 @@ impl SimulatedDisk {
         self.contents().failing_syncs = count;
     }
 
+    /// The next `count` syncs of this file fail, and lose what they were to sync.
+    pub fn fail_syncs_of(&self, file: &str, count: u32) {
+        self.contents().failing_syncs_of.insert(file.to_owned(), count);
+    }
+
     /// The next `count` writes fail.
     pub fn fail_writes(&self, count: u32) {
         self.contents().failing_writes = count;
@@ -150,12 +155,12 @@ impl Files for SimulatedDisk {
         Ok(Box::new(SimulatedLock { disk: self.clone(), holder, found }))
     }
 
-    fn read(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
+    fn read(&self, name: &str, limit: usize) -> io::Result<Option<Vec<u8>>> {
         let contents = self.contents();
         if contents.crashed {
             return Err(io::Error::other("the machine has stopped"));
         }
-        Ok(contents.read(name).map(<[u8]>::to_vec))
+        Ok(contents.read(name).map(|bytes| bytes[..limit.min(bytes.len())].to_vec()))
     }
 
     fn sync_directory(&self) -> io::Result<()> {

@@ -13,7 +13,7 @@ pub struct Disk {
     pub fail_next_write: Option<Box<dyn Fn()>>,
     pub set_full: Option<Box<dyn Fn(bool)>>,
     /// Deleted at the end.
-    pub directory: Option<tempfile::TempDir>,
+    _directory: Option<tempfile::TempDir>,
 }
 
 pub fn in_memory() -> Disk {
@@ -23,7 +23,7 @@ pub fn in_memory() -> Disk {
         storage: Box::new(storage),
         fail_next_write: Some(Box::new(move || failing.fail_writes(1))),
         set_full: Some(Box::new(move |is_full| full.set_full(is_full))),
-        directory: None,
+        _directory: None,
     }
 }
 
@@ -31,7 +31,7 @@ pub fn in_memory() -> Disk {
 pub fn on_real_files() -> Disk {
     let directory = tempfile::tempdir().unwrap();
     let storage = ractor_raft::storage::SqliteStorage::new(directory.path().join("n1"));
-    Disk { storage: Box::new(storage), fail_next_write: None, set_full: None, directory: Some(directory) }
+    Disk { storage: Box::new(storage), fail_next_write: None, set_full: None, _directory: Some(directory) }
 }
 
 #[cfg(all(feature = "sqlite", feature = "testing"))]
@@ -42,7 +42,7 @@ pub fn on_a_simulated_disk() -> Disk {
         storage: Box::new(disk.storage()),
         fail_next_write: Some(Box::new(move || failing.fail_writes(1))),
         set_full: Some(Box::new(move |is_full| full.set_full(is_full))),
-        directory: None,
+        _directory: None,
     }
 }
 

@@ -42,7 +42,7 @@ struct PutLine {
 
 async fn put(client: &mut Client, output: &Output, key: Vec<u8>, value: Vec<u8>) -> Result<u8, Failure> {
     let request = PutRequest { key: key.clone().into(), value: value.into(), session: None };
-    let reply = client.call(Kind::Write, async |at: Channel| kv(at).put(request.clone()).await).await?;
+    let reply = client.call(Kind::Write, &request, |at, request| async move { kv(at).put(request).await }).await?;
     if output.json {
         let (key, key_encoding) = text_of(&key);
         output.object(&PutLine { v: 1, key, key_encoding, revision: reply.revision })?;
@@ -69,7 +69,7 @@ struct GetLine {
 async fn get(client: &mut Client, output: &Output, key: Vec<u8>, freshness: &Freshness) -> Result<u8, Failure> {
     let (consistency, at_least) = consistency_of(freshness)?;
     let request = GetRequest { key: key.clone().into(), consistency: consistency.into(), at_least };
-    let reply = client.call(Kind::Read, async |at: Channel| kv(at).get(request.clone()).await).await?;
+    let reply = client.call(Kind::Read, &request, |at, request| async move { kv(at).get(request).await }).await?;
     if output.json {
         let (key, key_encoding) = text_of(&key);
         let (value, value_encoding) = reply.found.then(|| text_of(&reply.value)).unzip();
@@ -99,7 +99,7 @@ struct DeleteLine {
 
 async fn delete(client: &mut Client, output: &Output, key: Vec<u8>) -> Result<u8, Failure> {
     let request = DeleteRequest { key: key.clone().into(), session: None };
-    let reply = client.call(Kind::Write, async |at: Channel| kv(at).delete(request.clone()).await).await?;
+    let reply = client.call(Kind::Write, &request, |at, request| async move { kv(at).delete(request).await }).await?;
     let pb::DeleteResponse { existed, previous, revision } = reply;
     if output.json {
         let (key, key_encoding) = text_of(&key);
@@ -135,7 +135,8 @@ async fn compare_and_swap(
 ) -> Result<u8, Failure> {
     let expect = expect.map(Into::into);
     let request = CompareAndSwapRequest { key: key.clone().into(), expect, set: set.into(), session: None };
-    let reply = client.call(Kind::Write, async |at: Channel| kv(at).compare_and_swap(request.clone()).await).await?;
+    let reply =
+        client.call(Kind::Write, &request, |at, request| async move { kv(at).compare_and_swap(request).await }).await?;
     let pb::CompareAndSwapResponse { swapped, current, revision } = reply;
     if output.json {
         let (key, key_encoding) = text_of(&key);
@@ -170,7 +171,7 @@ async fn scan(client: &mut Client, output: &Output, prefix: Vec<u8>, freshness: 
         ScanRequest { prefix: prefix.into(), consistency: consistency.into(), at_least, ..ScanRequest::default() };
     let mut first = true;
     loop {
-        let page = client.call(Kind::Read, async |at: Channel| kv(at).scan(request.clone()).await).await?;
+        let page = client.call(Kind::Read, &request, |at, request| async move { kv(at).scan(request).await }).await?;
         if output.json {
             for pb::KeyValue { key, value, revision } in &page.pairs {
                 let ((key, key_encoding), (value, value_encoding)) = (text_of(key), text_of(value));
@@ -190,7 +191,8 @@ async fn scan(client: &mut Client, output: &Output, prefix: Vec<u8>, freshness: 
     }
 }
 
-fn kv(channel: Channel) -> KvClient<Channel> {
+/// The store of one node.
+pub fn kv(channel: Channel) -> KvClient<Channel> {
     // What a node stored it may also send: its own limit holds, not the client's.
     KvClient::new(channel).max_decoding_message_size(usize::MAX)
 }

@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::{self, Display, Formatter},
-    path::PathBuf,
+    path::{Path, PathBuf},
     str::FromStr,
     time::Duration,
 };
@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Every key of the TOML file. In the environment it is RAFTKV_ and the key in capitals.
-const KEYS: [&str; 12] = [
+const KEYS: [&str; 13] = [
     "advertise",
     "cluster",
     "data",
@@ -27,6 +27,7 @@ const KEYS: [&str; 12] = [
     "id",
     "listen",
     "max_entry_bytes",
+    "max_pending",
     "output",
     "peer",
     "timeout",
@@ -175,6 +176,9 @@ impl Settings {
         if let Some(setting) = self.get("max_entry_bytes") {
             config.max_entry_bytes = setting.number()?;
         }
+        if let Some(setting) = self.get("max_pending") {
+            config.max_pending = setting.number()?;
+        }
         config.validate().map_err(|error| self.with_its_source(error))?;
         Ok(config)
     }
@@ -293,12 +297,13 @@ fn flags(args: &Args) -> impl Iterator<Item = (&'static str, String)> {
         ("heartbeat_ms", serve.heartbeat_ms.clone()),
         ("election_timeout_ms", serve.election_timeout_ms.clone()),
         ("max_entry_bytes", serve.max_entry_bytes.clone()),
+        ("max_pending", serve.max_pending.clone()),
     ];
     flags.into_iter().filter_map(|(key, value)| Some((key, value?)))
 }
 
 /// Keys and values of the file, as text. Lists may be arrays, members may be a table.
-fn read_file(path: &PathBuf) -> Result<Vec<(&'static str, String)>, Failure> {
+fn read_file(path: &Path) -> Result<Vec<(&'static str, String)>, Failure> {
     let unreadable = |why: String| {
         let what = format!("the config file {} cannot be read", path.display());
         Failure::new(20, exit::USAGE, what, why, format!("correct {}, or leave --config out", path.display()))
@@ -308,7 +313,7 @@ fn read_file(path: &PathBuf) -> Result<Vec<(&'static str, String)>, Failure> {
     table.into_iter().map(|(key, value)| Ok((known_key(&key, path)?, text_of(value)))).collect()
 }
 
-fn known_key(key: &str, path: &PathBuf) -> Result<&'static str, Failure> {
+fn known_key(key: &str, path: &Path) -> Result<&'static str, Failure> {
     KEYS.into_iter().find(|known| *known == key).ok_or_else(|| {
         let why = format!("it stands in the file {}", path.display());
         let fix = format!("correct or remove {key:?}; the settings are {}", KEYS.join(", "));

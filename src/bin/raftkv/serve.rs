@@ -78,7 +78,7 @@ pub fn routes(node: NodeRef, health: HealthServer<impl Health>) -> Routes {
 
 fn say_ready(settings: &ServeSettings, node: &Node<Kv>) {
     let ServeSettings { id, data, cluster, .. } = settings;
-    let listen = node.as_ref().listen_address();
+    let listen = node.bound_address().unwrap_or_else(|| settings.listen.clone());
     talk(&format!("ready node {id} listen={listen} advertise={} data={}", cluster[id], data.display()));
 }
 

@@ -12,7 +12,7 @@ use crate::{
 
 impl Consensus {
     /// In order. Nothing here waits.
-    pub(super) fn carry_out(&mut self, effects: Vec<Effect>, context: &Context<ConsensusMessage>) {
+    pub(super) fn carry_out(&mut self, effects: impl IntoIterator<Item = Effect>, context: &Context<ConsensusMessage>) {
         for effect in effects {
             let origin = context.origin();
             match effect {

@@ -218,7 +218,7 @@ fn a_status_survives_the_wire() {
         snapshot_index: 2,
         membership,
         restarts: 3,
-        log_writes: 17,
+        log_writes: 3,
         peers: vec![PeerStatus { id: 2, match_index: 9, reachable: true }],
     };
     assert_eq!(status_from_pb(carried(&status_to_pb(&status))), Ok(status));

@@ -45,8 +45,9 @@ async fn served() -> Served {
     Served { address, server, close, stuck }
 }
 
+/// More patient than the tests: no call ends by itself.
 fn client(address: &str) -> ClusterClient {
-    ClusterClient::new(address, PATIENCE).expect("an address")
+    ClusterClient::new(address, 2 * PATIENCE).expect("an address")
 }
 
 async fn write(address: &str, size: usize) -> Result<usize, ProposeError> {
@@ -96,14 +97,18 @@ async fn closing_ends_every_task_even_of_a_call_that_is_stuck() {
 
 #[tokio::test]
 async fn closing_frees_the_port_at_once() {
-    let Served { address, server, close, .. } = served().await;
-    // A connection that stays open, so that the server drains meanwhile.
-    let lasting = tokio::net::TcpStream::connect(&address).await.expect("it is served");
+    let Served { address, server, close, stuck: asked } = served().await;
+    // A call that stays open, so that the server drains meanwhile.
+    let lasting = tokio::spawn({
+        let client = client(&address);
+        async move { client.status().await }
+    });
+    tokio::time::timeout(PATIENCE, asked.notified()).await.expect("it is asked");
     drop(close);
     let again = tokio::time::timeout(PATIENCE, bind(&address)).await.expect("in time").expect("the port is free");
     assert_eq!(local_address(&again).expect("an address").to_string(), address);
     assert!(!server.is_finished(), "it still drains");
-    drop(lasting);
+    lasting.abort();
     tokio::time::timeout(PATIENCE, server).await.expect("the server ends").expect("without a panic");
 }
 

@@ -25,8 +25,8 @@ pub(crate) trait Files: Send + Sync + 'static {
     /// Takes the store, creating its directory, until the lock is dropped.
     fn lock(&self) -> Result<Box<dyn Lock>, StorageError>;
 
-    /// All of the file `name`, beside the database; `None` if there is none.
-    fn read(&self, name: &str) -> io::Result<Option<Vec<u8>>>;
+    /// The file `name`, beside the database, or its first `limit` bytes if it is longer; `None` if there is none.
+    fn read(&self, name: &str, limit: usize) -> io::Result<Option<Vec<u8>>>;
 
     /// Makes it durable which files there are.
     fn sync_directory(&self) -> io::Result<()>;
@@ -107,9 +107,13 @@ impl Files for Directory {
         }
     }
 
-    fn read(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
-        match fs::read(self.0.join(name)) {
-            Ok(bytes) => Ok(Some(bytes)),
+    fn read(&self, name: &str, limit: usize) -> io::Result<Option<Vec<u8>>> {
+        match File::open(self.0.join(name)) {
+            Ok(file) => {
+                let mut bytes = Vec::new();
+                file.take(limit as u64).read_to_end(&mut bytes)?;
+                Ok(Some(bytes))
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }

@@ -27,28 +27,55 @@ const TABLES: [&str; 4] = [
      chain INTEGER NOT NULL) STRICT",
 ];
 
-/// Opens the database, or an empty one, with everything set but the tables.
-pub(super) fn connect(path: &Path, vfs: Option<&str>) -> Result<Connection, StorageError> {
-    let (connection, mode) = set_up(path, vfs).map_err(|error| classify_at_open(path, &error))?;
+/// Bytes in the header of a database.
+pub(super) const HEADER_SIZE: usize = 100;
+
+/// Whether there is a database at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Presence {
+    /// Nothing, not even the first page of one.
+    Absent,
+    /// At least the first page.
+    Present,
+}
+
+/// Looks at a database's header before SQLite does: where SQLite would delete a log, or say no more than that the database
+/// is read-only.
+pub(super) fn examine_header(header: &[u8], has_log: bool) -> Result<Presence, &'static str> {
+    if header.is_empty() {
+        return if has_log { Err("it is gone, but the log is there") } else { Ok(Presence::Absent) };
+    }
+    // "File format write version" and "read version": 1 while it is created, then 2.
+    match header.get(18..20) {
+        Some([1 | 2, 1 | 2]) => Ok(Presence::Present),
+        _ => Err("it is of no known version"),
+    }
+}
+
+/// Opens the database, or an empty one, with everything set but the tables. Writes nothing to one that exists.
+pub(super) fn connect(path: &Path, vfs: Option<&str>, presence: Presence) -> Result<Connection, StorageError> {
+    let (connection, mode) = set_up(path, vfs, presence).map_err(|error| classify_at_open(path, &error))?;
     if mode != "wal" {
         return Err(corrupt(path, "the database's header", format!("its journal cannot be a WAL, only {mode}")));
     }
     Ok(connection)
 }
 
-fn set_up(path: &Path, vfs: Option<&str>) -> Result<(Connection, String)> {
+fn set_up(path: &Path, vfs: Option<&str>, presence: Presence) -> Result<(Connection, String)> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = match vfs {
         Some(vfs) => Connection::open_with_flags_and_vfs(path, flags, vfs)?,
         None => Connection::open_with_flags(path, flags)?,
     };
-    // A checkpoint at close would call fsync again after one that failed, "succeed", and delete the log.
+    // A checkpoint at close would go on writing and syncing after a failure. Nothing may.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     // Before anything reads the log, so that its index is kept in memory and no other process can look in.
     connection.execute_batch("PRAGMA locking_mode = EXCLUSIVE;")?;
     connection.execute_batch("PRAGMA cell_size_check = ON; PRAGMA temp_store = MEMORY; PRAGMA mmap_size = 0;")?;
-    // These two count only before the first page is written.
-    connection.execute_batch(&format!("PRAGMA page_size = {PAGE_SIZE}; PRAGMA auto_vacuum = INCREMENTAL;"))?;
+    if presence == Presence::Absent {
+        // These two are fixed by the first page. Said to a database that exists, the second one writes to it.
+        connection.execute_batch(&format!("PRAGMA page_size = {PAGE_SIZE}; PRAGMA auto_vacuum = INCREMENTAL;"))?;
+    }
     let mode: String = connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
     // FULL: a commit is on disk when it returns. NORMAL loses acknowledged writes in a power cut.
     connection.execute_batch("PRAGMA synchronous = FULL; PRAGMA fullfsync = ON; PRAGMA checkpoint_fullfsync = ON;")?;

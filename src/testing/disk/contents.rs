@@ -29,6 +29,7 @@ pub(super) struct Contents {
     pub(super) crash_at: Option<u64>,
     pub(super) crashed: bool,
     pub(super) failing_syncs: u32,
+    pub(super) failing_syncs_of: BTreeMap<String, u32>,
     pub(super) failing_writes: u32,
     pub(super) full: bool,
     /// Who has the store open.
@@ -99,10 +100,11 @@ impl Contents {
     pub(super) fn sync(&mut self, name: &str) -> Result<(), Fault> {
         self.begin()?;
         let file = self.files.entry(name.to_owned()).or_default();
+        // If it fails, the changes are marked as clean all the same: no later sync will write them.
         let unsynced = std::mem::take(&mut file.unsynced);
-        if self.failing_syncs > 0 {
-            // The changes are marked as clean all the same: no later sync will write them.
-            self.failing_syncs -= 1;
+        let failing_here = self.failing_syncs_of.get_mut(name).filter(|count| **count > 0);
+        if let Some(count) = failing_here.or(Some(&mut self.failing_syncs).filter(|count| **count > 0)) {
+            *count -= 1;
             return Err(Fault::Failed);
         }
         for change in &unsynced {

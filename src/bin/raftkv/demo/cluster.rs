@@ -1,0 +1,185 @@
+//! The cluster of the demo: nodes as `serve` runs them, all in this process.
+
+use std::{
+    collections::BTreeMap,
+    net::TcpListener,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use ractor_raft::{
+    flow::{ActorReport, Status as ActorStatus},
+    kv::Kv,
+    node::{Crash, Node, RestartPolicy},
+    raft::{NodeId, Role},
+    rpc::Grpc,
+};
+use tempfile::TempDir;
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    client::Client,
+    config::ClientSettings,
+    error::{Failure, exit},
+    serve::routes,
+};
+
+/// The longest that anything in the demo is waited for.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How often a condition is looked at while it is waited for.
+const GLANCE: Duration = Duration::from_millis(1);
+
+/// The demo kills far more than a healthy node would ever see.
+const PATIENT: RestartPolicy = RestartPolicy { budget: 1000, window: Duration::from_secs(60) };
+
+/// All nodes, running or not.
+pub struct Cluster {
+    /// Where each member is.
+    pub members: BTreeMap<NodeId, String>,
+    /// Those that run.
+    pub nodes: BTreeMap<NodeId, Node<Kv>>,
+    data: PathBuf,
+    /// Removes the directory at the end, if it is ours.
+    temporary: Option<TempDir>,
+}
+
+impl Cluster {
+    /// Starts `count` nodes, each on a port of its own.
+    pub async fn start(count: u64, data: Option<PathBuf>) -> Result<Self, Failure> {
+        let (data, temporary) = directory(data)?;
+        let no_port = |error: std::io::Error| Failure::other("no port could be had on 127.0.0.1", error.to_string());
+        let mut members = BTreeMap::new();
+        let mut listeners = BTreeMap::new();
+        for id in 1..=count {
+            let listener = TcpListener::bind("127.0.0.1:0").map_err(no_port)?;
+            members.insert(id, listener.local_addr().map_err(no_port)?.to_string());
+            listeners.insert(id, listener);
+        }
+        let mut cluster = Cluster { members, nodes: BTreeMap::new(), data, temporary };
+        for (id, listener) in listeners {
+            cluster.start_node(id, Grpc::with_listener(listener)).await?;
+        }
+        Ok(cluster)
+    }
+
+    /// Starts a stopped node again, from its disk, at its old address.
+    pub async fn restart(&mut self, id: NodeId) -> Result<(), Failure> {
+        self.start_node(id, Grpc::new()).await
+    }
+
+    async fn start_node(&mut self, id: NodeId, transport: Grpc) -> Result<(), Failure> {
+        let (_, health) = tonic_health::server::health_reporter();
+        let node = Node::builder(id, Kv::default)
+            .cluster(self.members.clone())
+            .data_dir(self.data.join(format!("node-{id}")))
+            .transport(transport.services(move |node| routes(node, health.clone())))
+            .restart_policy(PATIENT)
+            .spawn()
+            .await?;
+        self.nodes.insert(id, node);
+        Ok(())
+    }
+
+    /// Stops one node in an orderly way.
+    pub async fn stop_node(&mut self, id: NodeId) -> Result<(), Failure> {
+        match self.nodes.remove(&id) {
+            Some(node) => Ok(node.shutdown().await?),
+            None => Ok(()),
+        }
+    }
+
+    /// Stops all of them. What fails now is past helping.
+    pub async fn stop(&mut self) {
+        while let Some((_, node)) = self.nodes.pop_last() {
+            let _ = node.shutdown().await;
+        }
+        drop(self.temporary.take());
+    }
+
+    /// Where the data is.
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
+
+    /// Who leads, if all running nodes agree.
+    pub fn leader(&self) -> Option<NodeId> {
+        let statuses = self.nodes.values().map(|node| node.status()).collect::<Vec<_>>();
+        let leader = statuses.iter().find(|status| status.role == Role::Leader)?;
+        let agreed =
+            |status: &ractor_raft::node::Status| (status.term, status.leader) == (leader.term, Some(leader.id));
+        statuses.iter().all(agreed).then_some(leader.id)
+    }
+
+    /// Waits until all running nodes agree on a leader.
+    pub async fn await_leader(&self) -> Result<NodeId, Failure> {
+        wait_for("a leader that all agree on", || self.leader()).await
+    }
+
+    /// A node that runs.
+    pub fn node(&self, id: NodeId) -> &Node<Kv> {
+        &self.nodes[&id]
+    }
+
+    /// A client of all running nodes; of this one first, if one is named.
+    pub fn client(&self, first: Option<NodeId>) -> Client {
+        let others = self.nodes.keys().copied().filter(|id| Some(*id) != first);
+        let endpoints = first.into_iter().chain(others).map(|id| self.members[&id].clone()).collect();
+        Client::new(&ClientSettings { endpoints, timeout: PATIENCE })
+    }
+
+    /// A client of one node alone.
+    pub fn client_of(&self, id: NodeId) -> Client {
+        Client::new(&ClientSettings { endpoints: vec![self.members[&id].clone()], timeout: PATIENCE })
+    }
+
+    /// What node `id` knows about its actor at `path`.
+    pub fn actor(&self, id: NodeId, path: &str) -> Option<ActorReport> {
+        self.node(id).tree().into_iter().find(|actor| actor.path == path)
+    }
+
+    /// Kills the actor at `path` of node `id`, as a bug would, and waits until its successor is there.
+    pub async fn crash(&self, id: NodeId, path: &str) -> Result<Duration, Failure> {
+        let before = self.actor(id, path).map_or(0, |actor| actor.incarnation);
+        let killed_at = Instant::now();
+        if !self.node(id).crash(path, Crash::Kill) {
+            return Err(Failure::other(format!("node {id} has no actor {path:?}"), "nobody lives there"));
+        }
+        let is_back = || {
+            let actor = self.actor(id, path)?;
+            (actor.incarnation > before && actor.status == ActorStatus::Running).then(|| killed_at.elapsed())
+        };
+        wait_for(&format!("{path} of node {id} to come back"), is_back).await
+    }
+}
+
+/// Looks until there is something to see.
+///
+/// # Errors
+/// There was not, for as long as [`PATIENCE`].
+pub async fn wait_for<T>(what: &str, look: impl Fn() -> Option<T>) -> Result<T, Failure> {
+    let deadline = Instant::now() + PATIENCE;
+    while Instant::now() < deadline {
+        if let Some(seen) = look() {
+            return Ok(seen);
+        }
+        sleep(GLANCE).await;
+    }
+    Err(Failure::other(format!("waited {PATIENCE:?} for {what}"), "it did not happen"))
+}
+
+fn directory(data: Option<PathBuf>) -> Result<(PathBuf, Option<TempDir>), Failure> {
+    let Some(data) = data else {
+        let temporary = tempfile::Builder::new().prefix("raftkv-demo-").tempdir();
+        let temporary =
+            temporary.map_err(|error| Failure::other("no temporary directory could be made", error.to_string()))?;
+        return Ok((temporary.path().to_owned(), Some(temporary)));
+    };
+    let used = std::fs::read_dir(&data).is_ok_and(|mut entries| entries.next().is_some());
+    if used {
+        let what = format!("--data {} is not empty", data.display());
+        let why = "the demo starts a new cluster on new ports, which old data would not belong to";
+        return Err(Failure::new(20, exit::USAGE, what, why, "name a directory that is empty or not there yet"));
+    }
+    Ok((data, None))
+}
