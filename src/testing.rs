@@ -36,7 +36,7 @@ mod setup;
 pub use self::{
     application::Told,
     cluster::{Cluster, Committed},
-    ledger::{Ledger, Line, Written, Witness},
+    ledger::{Ledger, Line, Witness, Written},
     network::Network,
     setup::ClusterBuilder,
 };

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SupervisionEvent};
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 use crate::{
     error::NodeError,
@@ -29,12 +29,12 @@ pub(super) struct Diary(Arc<Pages>);
 struct Pages {
     events: Mutex<Vec<(NodeId, NodeEvent)>>,
     ends: Mutex<Vec<(NodeId, Told)>>,
-    lines: watch::Sender<u64>,
+    written: Notify,
 }
 
 impl Diary {
     pub(super) fn new() -> Self {
-        Diary(Arc::new(Pages { events: Mutex::default(), ends: Mutex::default(), lines: watch::Sender::new(0) }))
+        Diary(Arc::new(Pages { events: Mutex::default(), ends: Mutex::default(), written: Notify::new() }))
     }
 
     pub(super) fn events(&self) -> Vec<(NodeId, NodeEvent)> {
@@ -45,13 +45,9 @@ impl Diary {
         lock(&self.0.ends).clone()
     }
 
-    /// Rises with each line.
-    pub(super) fn lines(&self) -> watch::Receiver<u64> {
-        self.0.lines.subscribe()
-    }
-
-    fn written(&self) {
-        self.0.lines.send_modify(|lines| *lines += 1);
+    /// Told of each line. Wakes in the order of asking, as a `watch` does not.
+    pub(super) fn written(&self) -> &Notify {
+        &self.0.written
     }
 }
 
@@ -96,7 +92,7 @@ impl Actor for Application {
 
     async fn handle(&self, _: ActorRef<Heard>, Heard(event): Heard, (): &mut ()) -> Result<(), ActorProcessingErr> {
         lock(&self.diary.0.events).push((self.node, event));
-        self.diary.written();
+        self.diary.written().notify_waiters();
         Ok(())
     }
 
@@ -115,7 +111,7 @@ impl Actor for Application {
             _ => return Ok(()),
         };
         lock(&self.diary.0.ends).push((self.node, told));
-        self.diary.written();
+        self.diary.written().notify_waiters();
         Ok(())
     }
 }

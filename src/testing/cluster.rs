@@ -343,8 +343,10 @@ impl<M: StateMachine> Cluster<M> {
         mut condition: impl FnMut(&Self) -> Option<T>,
     ) -> T {
         let began = Instant::now();
-        let mut lines = self.0.diary.lines();
         loop {
+            let written = self.0.diary.written().notified();
+            tokio::pin!(written);
+            written.as_mut().enable();
             if let Some(found) = condition(self) {
                 return found;
             }
@@ -352,7 +354,7 @@ impl<M: StateMachine> Cluster<M> {
                 self.give_up(what, deadline);
             }
             // A report, or a glance: not everything is reported.
-            let _ = timeout(GLANCE, lines.changed()).await;
+            let _ = timeout(GLANCE, written).await;
         }
     }
 

@@ -108,7 +108,11 @@ impl Network {
 
     pub(super) fn set_down(&self, node: NodeId, down: bool) {
         let mut state = self.state();
-        if down { state.down.insert(node) } else { state.down.remove(&node) };
+        if down {
+            state.down.insert(node)
+        } else {
+            state.down.remove(&node)
+        };
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

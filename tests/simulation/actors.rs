@@ -45,12 +45,13 @@ async fn messages_of_an_earlier_incarnation_are_dropped() {
     let stranger = Origin { sender: Sender { actor: timer, incarnation: 7 }, ..Origin::default() };
     consensus.cast(Envelope::new(stranger, ConsensusMessage::Timeout { epoch: 1 })).expect("it lives");
 
-    cluster.until("both to be seen and dropped", |_| {
-        let events = node.flow().events(&Filter::default());
-        let dropped = |name| events.iter().any(|event| event.message == name && event.outcome == Outcome::Stale);
-        (dropped("Delivered") && dropped("Timeout")).then_some(())
-    })
-    .await;
+    cluster
+        .until("both to be seen and dropped", |_| {
+            let events = node.flow().events(&Filter::default());
+            let dropped = |name| events.iter().any(|event| event.message == name && event.outcome == Outcome::Stale);
+            (dropped("Delivered") && dropped("Timeout")).then_some(())
+        })
+        .await;
     assert_eq!((node.status().role, node.status().term), (Role::Leader, term));
     cluster.write("it still leads").await;
 }
@@ -95,12 +96,14 @@ async fn a_spent_budget_stops_the_node_and_its_supervisor_is_told_why() {
         let node = cluster.node(1).expect("it runs");
         for death in 1..=3_usize {
             cluster.until("the actor to live", |_| node.crash(path, Crash::Panic).then_some(())).await;
-            cluster.until("its death to be noticed", |cluster| {
-                let restarted = |event: &NodeEvent| matches!(event, NodeEvent::ActorRestarted { path: at, .. } if at == path);
-                let restarts = cluster.events().iter().filter(|(id, event)| *id == 1 && restarted(event)).count();
-                (restarts == death || !cluster.ends().is_empty()).then_some(())
-            })
-            .await;
+            cluster
+                .until("its death to be noticed", |cluster| {
+                    let restarted =
+                        |event: &NodeEvent| matches!(event, NodeEvent::ActorRestarted { path: at, .. } if at == path);
+                    let restarts = cluster.events().iter().filter(|(id, event)| *id == 1 && restarted(event)).count();
+                    (restarts == death || !cluster.ends().is_empty()).then_some(())
+                })
+                .await;
         }
         let stopped = tokio::time::timeout(Duration::from_secs(5), node.stopped()).await.expect("it stops");
         match &stopped {
@@ -111,11 +114,13 @@ async fn a_spent_budget_stops_the_node_and_its_supervisor_is_told_why() {
             other => panic!("{path}: the node ended as {other:?}"),
         }
         let cause = stopped.expect_err("just seen");
-        cluster.until("the supervisor and the subscriber to be told", |cluster| {
-            let told = cluster.ends() == [(1, Told::Failed(cause.clone()))];
-            (told && cluster.events().contains(&(1, NodeEvent::Stopped { cause: Some(cause.clone()) }))).then_some(())
-        })
-        .await;
+        cluster
+            .until("the supervisor and the subscriber to be told", |cluster| {
+                let told = cluster.ends() == [(1, Told::Failed(cause.clone()))];
+                (told && cluster.events().contains(&(1, NodeEvent::Stopped { cause: Some(cause.clone()) })))
+                    .then_some(())
+            })
+            .await;
         cluster.propose(Line::new("the others go on")).await.expect("two of three");
     }
 }
@@ -147,7 +152,8 @@ async fn a_stopped_node_stops_its_children_first_and_leaves_nothing_behind() {
     for count in 0..20 {
         cluster.propose(Line::new(format!("line {count}"))).await.expect("there is a leader");
     }
-    let flows: Vec<_> = cluster.ids().into_iter().filter_map(|id| Some((id, cluster.node(id)?.flow().clone()))).collect();
+    let flows: Vec<_> =
+        cluster.ids().into_iter().filter_map(|id| Some((id, cluster.node(id)?.flow().clone()))).collect();
     // One under load, and the leader first, so that the others' calls and connections are open.
     let call = tokio::spawn({
         let cluster = cluster.clone();
@@ -246,11 +252,13 @@ async fn a_panic_that_does_not_repeat_is_healed_and_no_replica_diverges() {
     assert!(panicked.load(SeqCst));
     let mut replicas = Vec::new();
     for id in cluster.ids() {
-        let lines = |brittle: &Brittle| brittle.ledger.lines().map(|(at, text)| (at, text.to_owned())).collect::<Vec<_>>();
+        let lines =
+            |brittle: &Brittle| brittle.ledger.lines().map(|(at, text)| (at, text.to_owned())).collect::<Vec<_>>();
         replicas.push(cluster.look(id, lines).await);
     }
     assert!(replicas.iter().all(|lines| *lines == replicas[0] && lines.len() == 3), "{replicas:?}");
-    let restarts: u64 = cluster.ids().into_iter().filter_map(|id| cluster.status(id)).map(|status| status.restarts).sum();
+    let restarts: u64 =
+        cluster.ids().into_iter().filter_map(|id| cluster.status(id)).map(|status| status.restarts).sum();
     assert_eq!(restarts, 1);
 }
 

@@ -33,22 +33,24 @@ async fn a_failed_fsync_stops_the_node_with_its_cause_and_the_others_go_on() {
         let stopped = tokio::time::timeout(Duration::from_secs(5), node.stopped()).await.expect("it stops");
         let Err(NodeError::Storage(StorageError::Failed { .. })) = &stopped else { panic!("it ended as {stopped:?}") };
         let cause = stopped.expect_err("just seen");
-        cluster.until("supervisor and subscriber to be told", |cluster| {
-            let told = cluster.ends() == [(victim, Told::Failed(cause.clone()))];
-            let stopped = NodeEvent::Stopped { cause: Some(cause.clone()) };
-            (told && cluster.events().contains(&(victim, stopped))).then_some(())
-        })
-        .await;
+        cluster
+            .until("supervisor and subscriber to be told", |cluster| {
+                let told = cluster.ends() == [(victim, Told::Failed(cause.clone()))];
+                let stopped = NodeEvent::Stopped { cause: Some(cause.clone()) };
+                (told && cluster.events().contains(&(victim, stopped))).then_some(())
+            })
+            .await;
         // Nothing is acknowledged any more, however good the disk is by now.
         let after = answered(cluster.writing(victim, "to a node that has stopped")).await;
         assert!(matches!(after, Err(ProposeError::Unavailable { .. })), "{after:?}");
         assert_eq!(node.status().applied_index, 0, "a stopped node shows nothing as applied");
 
-        cluster.until_within(10 * ELECTION_TIMEOUT, "the others to have a leader", |cluster| {
-            let next = cluster.known_leader()?;
-            (next != victim).then_some(())
-        })
-        .await;
+        cluster
+            .until_within(10 * ELECTION_TIMEOUT, "the others to have a leader", |cluster| {
+                let next = cluster.known_leader()?;
+                (next != victim).then_some(())
+            })
+            .await;
         let acknowledged = (cluster.write("after").await, "after".to_owned());
         assert!(acknowledged.0 > durable);
         cluster.restart(victim).await;

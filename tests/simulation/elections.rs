@@ -47,11 +47,12 @@ async fn a_refused_pre_vote_carries_the_term_that_is_needed_to_win() {
     let (short, third) = (leader % 3 + 1, (leader + 1) % 3 + 1);
     cluster.network().partition(&[short], &[leader, third]);
     let long_log = cluster.write("only two have it").await;
-    cluster.until("two nodes to have applied it", |cluster| {
-        let applied = |id| cluster.status(id).is_some_and(|status| status.applied_index >= long_log);
-        (applied(leader) && applied(third)).then_some(())
-    })
-    .await;
+    cluster
+        .until("two nodes to have applied it", |cluster| {
+            let applied = |id| cluster.status(id).is_some_and(|status| status.applied_index >= long_log);
+            (applied(leader) && applied(third)).then_some(())
+        })
+        .await;
     let Status { term, cluster_id, .. } = cluster.status(leader).expect("it runs");
 
     // The short log's node gets the higher term as nothing but a vote for the third node can give it: written to its disk.
@@ -61,10 +62,9 @@ async fn a_refused_pre_vote_carries_the_term_that_is_needed_to_win() {
     cluster.restart(short).await;
     cluster.network().heal();
 
-    let elected = cluster.until_within(10 * ELECTION_TIMEOUT, "the node with the longer log to lead", |cluster| {
-        cluster.known_leader()
-    })
-    .await;
+    let elected = cluster
+        .until_within(10 * ELECTION_TIMEOUT, "the node with the longer log to lead", |cluster| cluster.known_leader())
+        .await;
     assert_eq!(elected, third);
     assert!(cluster.status(third).expect("it runs").term > term + 7);
     cluster.check();
@@ -96,15 +96,17 @@ async fn a_leader_behind_a_bridge_steps_down_and_another_is_elected() {
     let bridge = others[0];
     cluster.network().partition(&[leader], &others[1..]);
 
-    let next = cluster.until_within(10 * ELECTION_TIMEOUT, "another leader than the one behind the bridge", |cluster| {
-        cluster.known_leader().filter(|elected| *elected != leader)
-    })
-    .await;
+    let next = cluster
+        .until_within(10 * ELECTION_TIMEOUT, "another leader than the one behind the bridge", |cluster| {
+            cluster.known_leader().filter(|elected| *elected != leader)
+        })
+        .await;
     cluster.write("after").await;
-    cluster.until_within(10 * ELECTION_TIMEOUT, "the leader without a quorum to step down", |cluster| {
-        (cluster.status(leader)?.role != Role::Leader).then_some(())
-    })
-    .await;
+    cluster
+        .until_within(10 * ELECTION_TIMEOUT, "the leader without a quorum to step down", |cluster| {
+            (cluster.status(leader)?.role != Role::Leader).then_some(())
+        })
+        .await;
 
     // And it stays so: the one behind the bridge does not come between the others again and again.
     let term = cluster.status(next).expect("it runs").term;
@@ -131,11 +133,12 @@ async fn a_deposed_leader_in_a_minority_answers_no_linearizable_read() {
         let cluster = cluster.clone();
         async move { cluster.read_on(leader, Consistency::Linearizable, |ledger| ledger.len()).await }
     });
-    let next = cluster.until("a leader of the majority", |cluster| {
-        let leads = |id: &&u64| cluster.status(**id).is_some_and(|status| status.role == Role::Leader);
-        others[1..].iter().find(leads).copied()
-    })
-    .await;
+    let next = cluster
+        .until("a leader of the majority", |cluster| {
+            let leads = |id: &&u64| cluster.status(**id).is_some_and(|status| status.role == Role::Leader);
+            others[1..].iter().find(leads).copied()
+        })
+        .await;
     cluster.propose_on(next, line("new")).await.expect("it has a majority");
     // …and after the others have written.
     let old = cluster.read_on(leader, Consistency::Linearizable, |ledger| ledger.len()).await;

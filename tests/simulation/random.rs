@@ -14,12 +14,12 @@ use std::{
     time::Duration,
 };
 
-use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use ractor_raft::{
     node::{Consistency, Crash, RestartPolicy},
     raft::{LogIndex, NodeId},
     testing::{Cluster, Ledger, Line, Witness},
 };
+use rand::{RngExt, SeedableRng, rngs::SmallRng};
 
 use super::support::{ELECTION_TIMEOUT, Watched, ledgers};
 
