@@ -42,21 +42,21 @@ macro_rules! on_both_runtimes {
 }
 
 on_both_runtimes! {
-    /// Fails when: `keeper_died` starts only the dead one, or calls are not taken up by the next consensus.
+    /// Fails when: `keeper_died` starts nobody.
     a_fallen_log_store_takes_the_keepers_with_it => dies("log store");
-    /// Fails when: `keeper_died` starts only the dead one; the log is then not fed to the state machine again.
+    /// Fails when: `keeper_died` starts nobody.
     a_fallen_applier_takes_the_keepers_with_it => dies("applier");
-    /// Fails when: `keeper_died` starts only the dead one, or consensus keeps the admission queue when it dies.
+    /// Fails when: a port that is dropped says nothing.
     a_fallen_consensus_takes_the_keepers_with_it => dies("consensus");
-    /// Fails when: `Consensus::child_stopped` does not start it again (nobody elects any more), or fails as the default does.
+    /// Fails when: `Consensus::child_stopped` does not start it again, or does not tell the core `Lost`: no alarm rings then.
     an_election_timer_is_restarted_alone => dies("consensus/election timer");
-    /// Fails when: `Consensus::child_stopped` does not start it again, or the core is not told `Lost`.
+    /// Fails when: `Consensus::child_stopped` does not start it again.
     a_replicator_is_restarted_alone => dies("consensus/replicator");
-    /// Fails when: `Root::child_stopped` does not know the server, or the address is not bound again.
+    /// Fails when: `server_died` does not start it again, `restarted` tells nobody, or `note_end` writes nothing down.
     a_server_is_restarted_alone => dies("server");
     /// Fails when: `count_death` has no end, or `give_up` does not fail the root with its error.
     a_spent_budget_ends_in_a_told_cause => spends_the_budget();
-    /// Fails when: the root's death leaves children that live on.
+    /// Fails when: the server is not started as the root's child.
     a_fallen_root_takes_everything_with_it => loses_its_root();
 }
 
@@ -87,6 +87,19 @@ async fn dies(actor: &str) {
     }
     let acknowledged = load.stop().await;
 
+    // What started again does its work: both followers can do without their leader.
+    let leader = cluster.leader().await;
+    for follower in cluster.ids().into_iter().filter(|id| *id != leader) {
+        let path = actor.replace("replicator", &format!("replicator {leader}"));
+        heals(&cluster, follower, &path, Crash::Kill).await;
+    }
+    cluster.crash(leader).await;
+    cluster
+        .until_within(Duration::from_secs(10), "one of the healed followers to lead", |cluster| {
+            cluster.known_leader().filter(|elected| *elected != leader)
+        })
+        .await;
+    cluster.restart(leader).await;
     let last = cluster.propose(Line::new("the last line")).await.expect("there is a leader").index;
     cluster.until_applied(last).await;
     for id in cluster.ids() {

@@ -46,7 +46,7 @@ async fn messages_of_an_earlier_incarnation_are_dropped() {
     consensus.cast(Envelope::new(stranger, ConsensusMessage::Timeout { epoch: 1 })).expect("it lives");
 
     cluster
-        .until("both to be seen and dropped", |_| {
+        .until_within(Duration::from_secs(1), "both to be seen and dropped", |_| {
             let events = node.flow().events(&Filter::default());
             let dropped = |name| events.iter().any(|event| event.message == name && event.outcome == Outcome::Stale);
             (dropped("Delivered") && dropped("Timeout")).then_some(())
@@ -58,7 +58,7 @@ async fn messages_of_an_earlier_incarnation_are_dropped() {
 
 /// C05. Consensus falls with its mailbox and the ports of all calls: every caller hears of it, at once.
 ///
-/// Fails when: a port that is dropped says nothing (`Port` without `Drop`), or an earlier consensus keeps the queue.
+/// Fails when: a port that is dropped says nothing (`Port` without `Drop`).
 #[tokio::test(start_paused = true)]
 async fn callers_of_a_fallen_consensus_are_answered() {
     for how in [Crash::Kill, Crash::Panic] {
@@ -140,7 +140,7 @@ async fn deaths_outside_the_window_do_not_count() {
     assert_eq!(node.status().restarts, 5);
 }
 
-/// C07. Fails when: `stop_all` stops in another order, a child is not awaited, or a transport's task outlives its actor.
+/// C07. Fails when: `stop_all` stops the keepers before the server, or a sleep outlives its actor (`Alarm` without `Drop`).
 #[tokio::test(start_paused = true)]
 async fn a_stopped_node_stops_its_children_first_and_leaves_nothing_behind() {
     let tasks = Handle::current().metrics().num_alive_tasks();

@@ -60,8 +60,7 @@ async fn a_failed_fsync_stops_the_node_with_its_cause_and_the_others_go_on() {
 
 /// D02. All power fails in the very moment in which a caller hears "applied".
 ///
-/// Fails when: a write's `then` is carried out with the write and not behind it, or SQLite runs with
-/// `synchronous=NORMAL`.
+/// Fails when: SQLite runs with `synchronous=NORMAL`.
 #[tokio::test(start_paused = true)]
 async fn what_was_acknowledged_survives_a_power_loss_right_afterwards() {
     let cluster = cluster_on_disks(3, 202).await;
@@ -82,7 +81,7 @@ async fn what_was_acknowledged_survives_a_power_loss_right_afterwards() {
 
 /// D03. A follower's power fails in the middle of a write, at each of its steps.
 ///
-/// Fails when: `wal::scan` calls a torn tail damage, or the recovery refuses what it finds behind the last commit.
+/// Fails when: `wal::scan` calls a torn tail damage.
 #[tokio::test(start_paused = true)]
 async fn a_torn_tail_is_dropped_and_the_node_starts() {
     let cluster = cluster_on_disks(3, 203).await;
@@ -107,8 +106,7 @@ async fn a_torn_tail_is_dropped_and_the_node_starts() {
 
 /// D07. Nodes restart, keepers restart, and each state machine is built anew from the log: every entry once.
 ///
-/// Fails when: `Applier` begins a new life at another index than consensus does, or keeps its state machine while it is
-/// fed the log again.
+/// Fails when: after a restart the applier applies a command twice, or leaves one of the first out.
 #[tokio::test(start_paused = true)]
 async fn a_restart_never_applies_an_entry_twice_nor_skips_one() {
     applies_each_entry_once(cluster(3, 207).await).await;

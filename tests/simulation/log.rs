@@ -14,7 +14,7 @@ use ractor_raft::{
 
 use super::support::{ELECTION_TIMEOUT, answered, cluster};
 
-/// L09. Fails when: `propose` puts a call behind the entry before or after its own.
+/// L09. Fails when: `propose` puts a call behind the entry after its own.
 #[tokio::test(start_paused = true)]
 async fn concurrent_proposals_each_get_an_index_of_their_own_in_order() {
     let cluster = cluster(3, 109).await;
@@ -79,7 +79,7 @@ async fn a_proposal_that_another_leader_overwrites_never_succeeds() {
 ///
 /// In real time, since a disk that holds its writes back holds a thread.
 ///
-/// Fails when: `Outbox::truncate_from` leaves `durable_index` as it was.
+/// Fails when: `Outbox::truncate_from` leaves `durable_index` as it was, or a heartbeat's answer does not look at it.
 #[tokio::test]
 async fn a_report_about_a_truncated_write_counts_for_nothing() {
     let disks: Arc<[SlowDisk; 3]> = Arc::new(std::array::from_fn(|_| SlowDisk::default()));
