@@ -15,29 +15,30 @@ use std::{
 };
 
 use ractor_raft::{
-    node::{Consistency, Crash, RestartPolicy},
+    config::Config,
+    node::{Consistency, Crash, NodeEvent, RestartPolicy},
     raft::{LogIndex, NodeId},
-    testing::{Cluster, Ledger, Line, Witness},
+    testing::{Cluster, Ledger, Line, Told, Witness},
 };
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 
 use super::support::{ELECTION_TIMEOUT, Watched, ledgers};
 
-const CLIENTS: u64 = 4;
+const CLIENTS: u64 = 8;
 const STEPS: u64 = 40;
 
-/// Fails when: any of the rules is broken in a way that needs luck to be seen. It was seen red with votes that are answered
-/// before they are durable, with commitment by counting entries of earlier terms, with reads that skip their round, with
-/// proposals that survive a truncation, and with an applier that begins one entry late.
+/// Fails when: a rule is broken that luck can show within these seeds. Seen red with: reads that skip their round (R02), two
+/// votes in a term (E01), proposals that survive a truncation (L10), a `commit_index` beyond the last new entry (L04), an
+/// applier that applies twice or leaves out after a restart (D07), and `synchronous=NORMAL` (D02).
 #[test]
 fn what_was_acknowledged_survives_whatever_happens() {
-    for seed in seeds(32) {
+    for seed in seeds(24) {
         run_seed(seed);
     }
 }
 
-/// Fails when: anything in the tree takes its chance or its order from elsewhere than the seed, e.g. a `HashMap` of
-/// replicators, or `select!` without `biased`.
+/// Fails when: anything in the tree takes its chance or its order from elsewhere than the seed. Seen red with calls that
+/// waited for a leader by a tokio `watch`, which wakes in a random order.
 #[test]
 fn one_seed_gives_one_run() {
     for seed in [4, 5] {
@@ -69,7 +70,9 @@ async fn storm(seed: u64) -> (u64, u64) {
     let witness = Witness::default();
     // The budget is not what is looked at here.
     let policy = RestartPolicy { budget: 1000, window: Duration::from_secs(10) };
-    let builder = Cluster::builder(ledgers(&witness)).nodes(size).seed(seed).restart_policy(policy);
+    // A client whose answer got lost should not stand idle for long.
+    let config = Config { request_timeout: Duration::from_millis(500), ..Config::default() };
+    let builder = Cluster::builder(ledgers(&witness)).nodes(size).seed(seed).config(config).restart_policy(policy);
     #[cfg(feature = "sqlite")]
     let builder = if seed.is_multiple_of(2) { builder.simulated_disks() } else { builder };
     let cluster = Watched { cluster: builder.start().await, witness };
@@ -99,6 +102,7 @@ async fn storm(seed: u64) -> (u64, u64) {
         client.await.unwrap_or_else(|error| resume_unwind(error.into_panic()));
     }
 
+    nobody_died_of_itself(&cluster);
     let operations = history.operations.lock().expect("no client panicked").clone();
     let writes = operations.iter().filter_map(|operation| Some((operation.position, operation.wrote.clone()?)));
     cluster.agree_on(&writes.collect::<Vec<_>>()).await;
@@ -119,12 +123,19 @@ async fn break_something(cluster: &Watched) {
             }
         }
         4 => drop(cluster.stop(one).await),
-        5..=7 => {
+        5..=6 => {
             for id in ids {
                 if cluster.node(id).is_none() {
                     cluster.restart(id).await;
                 }
             }
+        }
+        7 => {
+            // The leader alone, or with one other.
+            let leader = cluster.known_leader().unwrap_or(one);
+            let (these, those): (Vec<_>, Vec<_>) = ids.into_iter().partition(|id| [leader, one].contains(id));
+            cluster.network().heal();
+            cluster.network().partition(&these, &those);
         }
         8 => {
             let (these, those): (Vec<_>, Vec<_>) = ids.into_iter().partition(|_| cluster.draw(2) == 0);
@@ -135,8 +146,21 @@ async fn break_something(cluster: &Watched) {
             cluster.network().cut(one, other);
         }
         10 => cluster.network().set_faults(cluster.draw(30) as u32, cluster.draw(20) as u32),
-        11 => cluster.network().heal(),
+        11 | 12 => cluster.network().heal(),
         _ => crash_actor(cluster, one),
+    }
+}
+
+/// The core's own assertions, and disks that fail without being told to, must not hide behind the supervision.
+fn nobody_died_of_itself(cluster: &Watched) {
+    for (id, event) in cluster.events() {
+        if let NodeEvent::ActorRestarted { path, cause } = event {
+            let told = cause.contains("killed") || cause.contains("was told to crash");
+            assert!(told, "{path} of node {id} died of itself: {cause}");
+        }
+    }
+    for (id, told) in cluster.ends() {
+        assert_eq!(told, Told::Stopped, "node {id} gave up");
     }
 }
 
@@ -199,7 +223,7 @@ async fn work(cluster: Cluster<Ledger>, history: Arc<History>, client: u64, seed
             let operation = Operation { invoked, answered, position, wrote, saw };
             history.operations.lock().expect("no client panicked").push(operation);
         }
-        cluster.run_for(Duration::from_millis(random.random_range(1..30))).await;
+        cluster.run_for(Duration::from_millis(random.random_range(0..10))).await;
     }
 }
 
