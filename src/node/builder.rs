@@ -178,6 +178,7 @@ impl<M: StateMachine> Builder<M> {
             consensus: Place::nowhere(),
             applier: Place::nowhere(),
             standing: watch::Sender::new(Standing::starting(members.clone())),
+            leader_known: Default::default(),
             progress: Progress::default(),
             restarts: Default::default(),
             verdict: Default::default(),

@@ -169,9 +169,17 @@ impl Shared {
         let leader = async {
             sleep(*pause).await;
             *pause = (2 * *pause).min(LONGEST_PAUSE);
-            self.standing.subscribe().wait_for(|standing| standing.leader.is_some()).await.is_ok()
+            loop {
+                let known = self.leader_known.notified();
+                tokio::pin!(known);
+                known.as_mut().enable();
+                if self.standing.borrow().leader.is_some() {
+                    return;
+                }
+                known.await;
+            }
         };
-        timeout_at(deadline, leader).await.unwrap_or(false)
+        timeout_at(deadline, leader).await.is_ok()
     }
 
     fn called(&self, trace: TraceId) -> Origin {

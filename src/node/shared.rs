@@ -14,7 +14,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
 
 use crate::{
     config::Config,
@@ -49,6 +52,8 @@ pub(crate) struct Shared {
     pub consensus: Place<ConsensusMessage>,
     pub applier: Place<ApplierMessage>,
     pub standing: watch::Sender<Standing>,
+    /// Told when a leader becomes known. It wakes in the order of asking, where `standing` itself wakes in a random one.
+    pub leader_known: Notify,
     pub progress: Progress,
     /// Restarts of actors, of all kinds.
     pub restarts: AtomicU64,

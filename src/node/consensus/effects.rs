@@ -92,6 +92,9 @@ impl Consensus {
         self.shared.standing.send_modify(|standing| {
             (standing.role, standing.term, standing.leader) = (role, term, leader);
         });
+        if leader.is_some() {
+            self.shared.leader_known.notify_waiters();
+        }
         if was == Role::Leader && role != Role::Leader {
             self.shared.flow.keep_incident(format!("node {} lost its leadership", self.shared.id()));
         }
