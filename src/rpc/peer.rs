@@ -18,7 +18,7 @@ use tokio::{net::TcpListener, sync::oneshot};
 use tonic::service::Routes;
 
 use super::{
-    error::{self, in_words},
+    error::{self, Told, in_words},
     forward::{self, Leaders},
     identity::{Refused, WrongPeer},
     listener,
@@ -205,7 +205,13 @@ impl Drop for Task {
 
 /// What is reported of a call that failed.
 fn broken(status: &tonic::Status) -> Heard {
-    Heard::Broken { cause: in_words(status), wrong_peer: error::is_wrong_peer(status) }
+    match Told::of(status) {
+        Some(told) if error::is_wrong_peer(status) => {
+            let (code, fix) = (told.code().unwrap_or_default(), told.fix().unwrap_or_default());
+            Heard::Broken { cause: format!("{code}: {}; {fix}", status.message()), wrong_peer: true }
+        }
+        _ => Heard::Broken { cause: in_words(status), wrong_peer: false },
+    }
 }
 
 /// What is reported of an answer that cannot be accepted.

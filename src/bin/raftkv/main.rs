@@ -68,7 +68,8 @@ fn run(args: Args) -> Result<u8, Failure> {
 
 /// `RAFTKV_LOG` (as `RUST_LOG`) chooses; a server says what happens to it, the others keep quiet.
 fn log_to_stderr(command: &Command) {
-    let default = if matches!(command, Command::Serve(_)) { "info,ractor=off" } else { "off" };
+    // A directive holds for all names that begin with it: "ractor" would silence this library, too.
+    let default = if matches!(command, Command::Serve(_)) { "info,ractor=off,ractor_raft=info" } else { "off" };
     let filter = std::env::var("RAFTKV_LOG").unwrap_or_else(|_| default.to_owned());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
 }

@@ -1,0 +1,93 @@
+//! Nodes that are not who they should be (SAFETY: M11).
+
+use ractor_raft::rpc::pb::{Header, PreVoteRequest, RequestVoteRequest, raft_client::RaftClient};
+use ractor_raft::rpc::{error::Told, reason};
+use tonic::{Code, Status};
+
+use crate::{
+    client,
+    cluster::Cluster,
+    server::{free_address, raftkv},
+    witness::Witness,
+};
+
+/// Fails when: the receiver does not compare the cluster, or its votes are counted all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_of_another_cluster_gets_no_votes_and_is_told_why() {
+    let mut cluster = Cluster::start(&[]).await;
+    let leader = cluster.leader().await;
+    let witness = Witness::of(&cluster.addresses);
+    // A third one, as its operator thinks, of a cluster that has another third one.
+    let address = free_address();
+    let members = format!("1={},2={},3={address}", cluster.addresses[&1], cluster.addresses[&2]);
+    let mut stranger = raftkv();
+    stranger.args(["serve", "--id", "3", "--listen", &address, "--cluster", &members]);
+    stranger.arg("--data").arg(cluster.directory().join("stranger"));
+    cluster.spawn(4, stranger);
+    let stranger = cluster.servers.remove(&4).expect("it was just put there");
+    assert!(stranger.says("R004").await, "it is told");
+    assert!(stranger.says("belongs to cluster").await, "it is told");
+    let status = client::status(&address).await.expect("it is up");
+    assert_eq!((status.leader, status.commit), (0, 0), "nobody votes for it, and nobody sends it a log");
+    let now = cluster.leader().await;
+    assert_eq!((now.id, now.term), (leader.id, leader.term), "nobody is disturbed");
+    witness.finds_nothing_wrong();
+}
+
+/// Fails when: the receiver does not compare the addressee.
+#[tokio::test(flavor = "multi_thread")]
+async fn swapped_addresses_are_noticed_and_the_others_go_on() {
+    let mut cluster = Cluster::new(&[]);
+    let swapped = [("2", 3), ("3", 2)].map(|(id, at)| format!("{id}={}", cluster.addresses[&at]));
+    let mut command = cluster.serve(1);
+    command.args(["--peer", &swapped[0], "--peer", &swapped[1]]);
+    cluster.spawn(1, command);
+    // Before the others are there to lead it, it asks for votes itself.
+    assert!(cluster.servers[&1].is_ready().await);
+    (2..=3).for_each(|id| cluster.spawn(id, cluster.serve(id)));
+    cluster.are_ready().await;
+    assert!(cluster.servers[&1].says("R005").await, "it is told");
+    let leader = cluster.leader().await;
+    assert_ne!(leader.id, 1, "its requests for votes went to others than they were meant for");
+    let revision = client::put(&leader.address, "key", "value").await.expect("two are a majority");
+    client::has_applied(&cluster.addresses[&1], revision).await;
+}
+
+/// Fails when: a field of the header is not compared, or a malformed request reaches consensus.
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_between_nodes_with_a_wrong_header_are_refused() {
+    let cluster = Cluster::start(&[]).await;
+    let leader = cluster.leader().await;
+    let mut client = RaftClient::new(client::channel(&cluster.addresses[&1]));
+    let good = Header { cluster_id: leader.cluster_id, from: 2, to: 1, session: 1 };
+    let high_term = leader.term + 1_000_000;
+    let candidate = RequestVoteRequest {
+        header: None,
+        term: high_term,
+        candidate_id: 2,
+        last_log_index: 1_000_000,
+        last_log_term: high_term - 1,
+        leadership_transfer: true,
+    };
+    let cases = [
+        (None, Code::InvalidArgument, reason::MALFORMED),
+        (Some(Header { cluster_id: 1, ..good }), Code::FailedPrecondition, reason::WRONG_CLUSTER),
+        (Some(Header { to: 3, ..good }), Code::FailedPrecondition, reason::WRONG_NODE),
+        (Some(Header { from: 1, ..good }), Code::FailedPrecondition, reason::WRONG_NODE),
+        (Some(Header { from: 3, ..good }), Code::InvalidArgument, reason::MALFORMED),
+    ];
+    for (header, code, reason) in cases {
+        let request = RequestVoteRequest { header, ..candidate };
+        let status = client.request_vote(request).await.expect_err("it is not for this node");
+        assert_eq!((status.code(), told(&status).reason.as_str()), (code, reason), "{header:?}: {status:?}");
+    }
+    let beyond = PreVoteRequest { header: Some(good), term: u64::MAX, candidate_id: 2, ..Default::default() };
+    let status = client.pre_vote(beyond).await.expect_err("no term is so large");
+    assert_eq!(told(&status).metadata["field"], "term");
+    let now = cluster.leader().await;
+    assert_eq!((now.id, now.term), (leader.id, leader.term), "no such request counts");
+}
+
+fn told(status: &Status) -> Told {
+    Told::of(status).unwrap_or_else(|| panic!("the node says why: {status:?}"))
+}

@@ -1,0 +1,21 @@
+//! The binary itself: processes of `raftkv serve` with real files and real gRPC, killed, starved, lied to and started again.
+//!
+//! Nothing here sleeps to let something happen: each wait has a deadline and ends with an event (a line on stderr, an
+//! answer, the end of a process). Where there is no event to wait for, a status is asked for again and again.
+//! `KILLS=100 cargo test --test process` kills more often.
+#![cfg(all(feature = "server", unix))]
+
+mod client;
+mod cluster;
+mod command_line;
+mod data_directory;
+mod disk_failure;
+mod identity;
+mod kills;
+mod load;
+mod overload;
+mod requests;
+mod server;
+mod shim;
+mod shutdown;
+mod witness;

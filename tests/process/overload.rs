@@ -1,0 +1,70 @@
+//! More calls than a node lets in (SAFETY: C02).
+
+use std::{collections::BTreeMap, time::Duration};
+
+use ractor_raft::rpc::{error::Told, reason};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, timeout},
+};
+use tonic::Code;
+use tonic_types::StatusExt;
+
+use crate::{client, cluster::Cluster, server::PATIENCE, witness::Witness};
+
+/// What the servers are told by flag.
+const MAX_PENDING: usize = 16;
+
+/// So many write at a time, on one connection each.
+const WRITERS: usize = 200;
+
+/// For several election timeouts, so that a heartbeat that waited would show.
+const OVERLOAD: Duration = Duration::from_secs(2);
+
+/// Fails when: admission lets everybody in; or heartbeats wait behind the proposals.
+#[tokio::test(flavor = "multi_thread")]
+async fn overload_is_refused_at_once_and_the_leader_stays() {
+    let cluster = Cluster::start(&["--max-pending", &MAX_PENDING.to_string()]).await;
+    let leader = cluster.leader().await;
+    let witness = Witness::of(&cluster.addresses);
+    let end = Instant::now() + OVERLOAD;
+    let mut writers = JoinSet::new();
+    for writer in 0..WRITERS {
+        let mut kv = client::kv(&leader.address);
+        writers.spawn(async move {
+            let (mut acknowledged, mut refused) = (BTreeMap::new(), Vec::new());
+            while Instant::now() < end {
+                let key = format!("{writer}/{}", acknowledged.len() + refused.len());
+                let request = ractor_raft::kv::pb::PutRequest { key: key.clone().into(), ..Default::default() };
+                match timeout(PATIENCE, kv.put(request)).await.expect("an answer in time") {
+                    Ok(reply) => drop(acknowledged.insert(key.into_bytes(), reply.into_inner().revision)),
+                    Err(status) => {
+                        let told = Told::of(&status).unwrap_or_else(|| panic!("the node says why: {status:?}"));
+                        assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
+                        assert_eq!((told.reason.as_str(), told.code()), (reason::BUSY, Some("R019")));
+                        let retry = status.get_details_retry_info().expect("details for programs").retry_delay;
+                        assert!(retry.is_some_and(|delay| !delay.is_zero()), "{retry:?}");
+                        refused.push(key.into_bytes());
+                    }
+                }
+            }
+            (acknowledged, refused)
+        });
+    }
+    let (mut acknowledged, mut refused) = (BTreeMap::new(), Vec::new());
+    while let Some(told) = writers.join_next().await {
+        let (yes, no) = told.expect("no writer panics");
+        acknowledged.extend(yes);
+        refused.extend(no);
+    }
+    println!("{} writes are acknowledged, {} refused", acknowledged.len(), refused.len());
+    assert!(acknowledged.len() > MAX_PENDING && !refused.is_empty());
+    let now = cluster.leader().await;
+    assert_eq!((now.id, now.term), (leader.id, leader.term), "no heartbeat was late");
+    let state = cluster.agree().await;
+    for (key, revision) in &acknowledged {
+        assert_eq!(state.get(key).map(|(_, revision)| revision), Some(revision));
+    }
+    assert!(refused.iter().all(|key| !state.contains_key(key)), "what was refused is not applied");
+    witness.finds_nothing_wrong();
+}
