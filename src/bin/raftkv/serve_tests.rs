@@ -32,6 +32,7 @@ async fn health_follows_the_node_and_reflection_names_the_services() {
             listen: address.clone(),
             cluster: [(1, address.clone())].into(),
             peers: Default::default(),
+            recorder: true,
             config: Default::default(),
         };
         let node = start(&settings, transport).await.expect("it starts");
