@@ -247,6 +247,8 @@ impl NodeError {
         match self {
             NodeError::Storage(error) => Some(error.code()),
             NodeError::PoisonEntry { .. } => Some(Code(15)),
+            // Without first members there is nothing to bootstrap.
+            NodeError::Config { key: "cluster", .. } => Some(Code(3)),
             NodeError::Config { .. } => Some(Code(20)),
             NodeError::BudgetSpent { .. } | NodeError::Start { .. } => None,
         }

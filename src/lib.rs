@@ -15,3 +15,8 @@ pub mod storage;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod transport;
+
+/// The README's example, so that it is compiled.
+#[cfg(all(doctest, feature = "grpc", feature = "sqlite"))]
+#[doc = include_str!("../README.md")]
+struct Readme;

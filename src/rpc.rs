@@ -1,7 +1,7 @@
 //! gRPC: the services of `proto/`, the connections between nodes, and a client for operators.
 //!
 //! - [`Grpc`] is the [`Transport`](crate::transport::Transport) of a node that is reached over a network.
-//! - [`server`]'s handlers check who speaks to whom, translate, and forward to the node in a line each.
+//! - The handlers (`server`) check who speaks to whom, translate, and forward to the node in a line each.
 //! - [`convert`] turns messages into the core's words and back; what is malformed never gets past it.
 //! - [`error`] carries typed errors through [`tonic::Status`] and back, each with its number and its fix.
 //!

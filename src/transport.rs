@@ -17,7 +17,7 @@ use crate::{
 
 pub mod in_process;
 
-pub use in_process::InProcess;
+pub use in_process::{Fate, InProcess, Letter, Wire};
 
 /// A network.
 pub trait Transport: Send + Sync + 'static {

@@ -104,7 +104,8 @@ async fn spawn(
 ) -> Result<Node<Text>, NodeError> {
     let builder = Node::builder(id, Text::default).cluster(members.to_vec()).cluster_name(name);
     let builder = builder.storage(MemoryStorage::new()).transport(Grpc::with_listener(listener)).config(config);
-    builder.spawn().await
+    // Port 0: what it was given counts, also when the server is started again.
+    builder.listen("127.0.0.1:0").spawn().await
 }
 
 struct Cluster {
@@ -264,8 +265,8 @@ async fn a_request_of_another_cluster_or_for_another_node_is_refused() {
     cluster.shutdown().await;
 }
 
-// M11, whole: with the addresses swapped, each node dials itself. Fails when: neither the addressee nor the sender is
-// checked; each then counts its own vote twice.
+// M11, whole: with the addresses swapped, each node dials itself. Fails when: neither end checks the header;
+// each node then counts its own vote twice.
 #[tokio::test]
 async fn nodes_whose_addresses_were_swapped_refuse_and_elect_nobody() {
     let ports = Ports::of(2);
@@ -339,7 +340,7 @@ async fn the_largest_command_is_replicated_and_a_larger_one_is_refused_with_the_
     cluster.shutdown().await;
 }
 
-// Fails when: a server that is started again does not get its port back, or a replicator does not connect again.
+// Fails when: `Grpc` does not remember which port it had, or a replicator does not connect again.
 #[tokio::test]
 async fn a_server_that_is_killed_serves_its_port_again() {
     let cluster = Cluster::of(3, "server").await;

@@ -22,7 +22,7 @@ use ractor_raft::{
     raft::{LogIndex, NodeId, Role},
     state_machine::{RestoreError, Snapshot, StateMachine},
     storage::MemoryStorage,
-    transport::InProcess,
+    transport::{Fate, InProcess, Letter},
 };
 use tokio::sync::mpsc;
 
@@ -224,6 +224,38 @@ async fn three_nodes_on_a_runtime_of_many_threads() {
     shut_down(nodes).await;
 }
 
+// Fails when: the node that was cut off never connects again, or its calls are not answered.
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_is_cut_off_is_replaced_and_catches_up() {
+    for lost in [Fate::Drop, Fate::Break] {
+        let cut = Arc::new(AtomicU64::new(0));
+        let wire = {
+            let cut = cut.clone();
+            move |letter: &Letter| match cut.load(SeqCst) {
+                cut if cut == letter.from || cut == letter.to => lost,
+                _ => Fate::Deliver { after: Duration::from_millis(1) },
+            }
+        };
+        let mut cluster = Cluster::new("cut", 3);
+        cluster.network = InProcess::with_wire(Arc::new(wire));
+        let nodes = cluster.start_all().await;
+        let first = leader(&nodes).await;
+        assert_eq!(add(&nodes[first], 1).await, 1);
+        cut.store(nodes[first].identity().node_id, SeqCst);
+        let others: Vec<_> = (0..3).filter(|node| *node != first).map(|node| nodes[node].clone()).collect();
+        leader(&others).await;
+        assert_eq!(add(&others[0], 1).await, 2);
+        until("the step down", || nodes[first].status().role != Role::Leader).await;
+        let answer = soon("the answer", nodes[first].propose(Add { amount: 1 })).await;
+        assert!(matches!(answer, Err(ProposeError::NoLeader { needed: 2, voters: 3, .. })), "{answer:?}");
+        cut.store(0, SeqCst);
+        until("the reunion", || nodes[first].status().applied_index == others[0].status().applied_index).await;
+        assert_eq!(add(&nodes[first], 1).await, 3);
+        assert_eq!(total(&nodes[first]).await, 3);
+        shut_down(nodes).await;
+    }
+}
+
 // C04, in small. Fails when: a parent does not start its child again.
 #[tokio::test(start_paused = true)]
 async fn every_actor_may_die_and_the_tree_heals() {
@@ -269,6 +301,20 @@ async fn whoever_waits_when_the_keepers_fall_gets_an_answer() {
     let answer = soon("the answer", waiting).await.expect("no panic");
     assert!(matches!(answer, Err(ProposeError::Unknown { .. })), "{answer:?}");
     shut_down(vec![leader]).await;
+}
+
+// C05. Fails when: nobody tells the next consensus that calls wait.
+#[tokio::test(start_paused = true)]
+async fn calls_that_were_not_taken_up_are_served_by_the_next_consensus() {
+    let cluster = Cluster::new("intake", 1);
+    let node = cluster.start(1).await;
+    assert_eq!(add(&node, 1).await, 1);
+    // Both stand behind the crash, and fall with the mailbox; what they are about stands in the admission queue.
+    assert!(node.crash("consensus", Crash::Panic));
+    let (sum, written) = tokio::join!(total(&node), add(&node, 1));
+    assert!((1..=2).contains(&sum), "{sum}");
+    assert_eq!((written, node.status().restarts), (2, 1));
+    shut_down(vec![node]).await;
 }
 
 // C02. Fails when: `admit` does not look at the limit.
@@ -465,6 +511,49 @@ async fn what_cannot_start_says_why() {
     assert!(matches!(&told, NodeError::Start { cause, .. } if cause.contains("already")), "{told:?}");
     assert_eq!(add(&node, 1).await, 1);
     shut_down(vec![node]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_that_fails_leaves_nothing_behind() {
+    let cluster = Cluster::new("fails", 2);
+    let node = cluster.start(1).await;
+    // Another node's address.
+    let squatter = cluster.builder(2).listen("fails/1");
+    let told = soon("the refusal", squatter.spawn()).await.err().expect("the address is taken");
+    assert!(matches!(&told, NodeError::Start { what, .. } if what.contains("fails/1")), "{told:?}");
+    // Another cluster's disk.
+    let foreign = cluster.builder(2).cluster_name("another").storage(cluster.disks[0].clone());
+    let told = soon("the refusal", foreign.spawn()).await.err().expect("the disk is another's");
+    assert!(matches!(&told, NodeError::Storage(_)), "{told:?}");
+
+    let other = cluster.start(2).await;
+    assert_eq!(add(&other, 1).await, 1);
+    shut_down(vec![node, other]).await;
+}
+
+// Fails when: `Root` has no `Drop`: the call is then answered by its timeout alone.
+#[tokio::test(start_paused = true)]
+async fn a_node_whose_supervisor_stops_is_gone_and_can_be_started_again() {
+    let mut cluster = Cluster::new("orphan", 2);
+    cluster.config.request_timeout = Duration::from_secs(3600);
+    let (application, _heard) = application().await;
+    let started = cluster.builder(1).spawn_linked(application.get_cell());
+    let node = soon("the start", started).await.expect("it starts");
+    let waiting = tokio::spawn({
+        let node = node.clone();
+        async move { node.read(Consistency::AtLeast(100), |sum| sum.total).await }
+    });
+    tokio::task::yield_now().await;
+    application.stop(None);
+    assert_eq!(soon("the end", node.stopped()).await, Ok(()));
+    let answer = soon("the answer", waiting).await.expect("no panic");
+    assert!(matches!(answer, Err(ReadError::Unavailable { .. })), "{answer:?}");
+    let answer = soon("the answer", node.propose(Add { amount: 1 })).await;
+    assert!(matches!(answer, Err(ProposeError::Unavailable { .. })), "{answer:?}");
+
+    let nodes = cluster.start_all().await;
+    assert_eq!(add(&nodes[0], 1).await, 1);
+    shut_down(nodes).await;
 }
 
 #[tokio::test(start_paused = true)]

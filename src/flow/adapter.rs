@@ -121,7 +121,10 @@ impl<A: Actor> ractor::Actor for Adapter<A> {
         match event {
             SupervisionEvent::ActorTerminated(child, state, reason) => {
                 drop(state);
-                seat.child_stopped(child, reason.unwrap_or_else(|| "stopped".to_string())).await
+                let cause = reason.unwrap_or_else(|| "stopped".to_string());
+                // One that failed has said so itself; one that was killed could not.
+                seat.context.flow().note_end(child.get_name().as_deref(), &cause);
+                seat.child_stopped(child, cause).await
             }
             SupervisionEvent::ActorFailed(child, error) => seat.child_stopped(child, error.to_string()).await,
             _ => Ok(()),

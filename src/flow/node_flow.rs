@@ -252,6 +252,14 @@ impl Flow {
         self.0.places.read().expect(NEVER_POISONED)
     }
 
+    /// The actor that goes by this process-wide name ended without a failure of its own that it could have written down.
+    pub(super) fn note_end(&self, name: Option<&str>, cause: &str) {
+        let actor = self.actor_named(name);
+        if actor != ActorId::default() {
+            self.places().of(actor).set_last_failure(cause.to_owned());
+        }
+    }
+
     /// The actor that goes by this process-wide name; the application for any that is not of this tree.
     pub(super) fn actor_named(&self, name: Option<&str>) -> ActorId {
         let path = name.and_then(|name| name.strip_prefix(&self.0.name)).and_then(|rest| rest.strip_prefix('/'));

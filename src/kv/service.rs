@@ -191,3 +191,7 @@ fn invalid(field: &str, problem: impl Into<String>) -> Status {
 fn answered_something_else(outcome: &Outcome) -> Status {
     Status::internal(format!("the store answered to another command: {outcome:?}"))
 }
+
+#[cfg(test)]
+#[path = "service_tests.rs"]
+mod tests;

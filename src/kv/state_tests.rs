@@ -132,7 +132,7 @@ proptest! {
         prop_assert_eq!(bytes_of(&restored), bytes_of(&store));
     }
 
-    // Fails when: the header's count is not compared, or a short record is decoded as far as it goes.
+    // Fails when: neither the header's count nor its hash is compared.
     #[test]
     fn a_truncated_snapshot_is_refused(commands in prop::collection::vec(command(), 1..40), cut in 1_usize..200) {
         let bytes = bytes_of(&store_of(commands));

@@ -107,12 +107,19 @@ pub(crate) struct Intake {
     taken_by_nobody: Mutex<Option<Calls>>,
     /// Whether a `CallsWaiting` is under way.
     announced: AtomicBool,
+    /// No consensus will come any more.
+    ended: AtomicBool,
 }
 
 impl Intake {
     pub(crate) fn new() -> Self {
         let (queue, calls) = mpsc::unbounded_channel();
-        Intake { queue, taken_by_nobody: Mutex::new(Some(calls)), announced: AtomicBool::new(false) }
+        Intake {
+            queue,
+            taken_by_nobody: Mutex::new(Some(calls)),
+            announced: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
+        }
     }
 
     /// Puts a call behind the others. Returns whether consensus must be told; after the end the call is dropped, and its
@@ -134,7 +141,9 @@ impl Intake {
 
     /// Ends it: what still waits in it is dropped, and the ports say so.
     pub(crate) fn end(&self) {
-        drop(self.slot().take());
+        self.ended.store(true, SeqCst);
+        let waiting = self.slot().take();
+        drop(waiting);
     }
 
     fn slot(&self) -> std::sync::MutexGuard<'_, Option<Calls>> {
@@ -168,7 +177,12 @@ impl TakenCalls {
 
 impl Drop for TakenCalls {
     fn drop(&mut self) {
-        *self.intake.slot() = self.calls.take();
+        let calls = self.calls.take();
+        let mut slot = self.intake.slot();
+        // Else those who wait are told by the drop of their ports.
+        if !self.intake.ended.load(SeqCst) {
+            *slot = calls;
+        }
     }
 }
 

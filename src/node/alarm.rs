@@ -1,7 +1,5 @@
 //! One sleep at a time, owned by an actor: it ends with the actor.
 
-use std::future::Future;
-
 use tokio::{task::AbortHandle, time::Instant};
 
 /// At most one thing that will happen later.
@@ -37,9 +35,7 @@ impl Drop for Alarm {
     }
 }
 
-fn sleep(deadline: Instant, then: impl FnOnce() + Send) -> impl Future<Output = ()> + Send {
-    async move {
-        tokio::time::sleep_until(deadline).await;
-        then();
-    }
+async fn sleep(deadline: Instant, then: impl FnOnce()) {
+    tokio::time::sleep_until(deadline).await;
+    then();
 }

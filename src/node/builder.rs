@@ -1,6 +1,6 @@
 //! From settings to a running tree.
 
-use std::{any::TypeId, collections::BTreeMap, marker::PhantomData, path::PathBuf, sync::Arc, time::Duration};
+use std::{any::TypeId, collections::BTreeMap, marker::PhantomData, sync::Arc, time::Duration};
 
 use ractor::{ActorCell, SpawnErr};
 use tokio::sync::watch;
@@ -74,7 +74,7 @@ impl<M: StateMachine> Builder<M> {
 
     /// Keeps term, vote and log in SQLite, in this directory; it is made if it is not there.
     #[cfg(feature = "sqlite")]
-    pub fn data_dir(self, path: impl Into<PathBuf>) -> Self {
+    pub fn data_dir(self, path: impl Into<std::path::PathBuf>) -> Self {
         self.storage(crate::storage::SqliteStorage::new(path.into()))
     }
 
@@ -164,7 +164,8 @@ impl<M: StateMachine> Builder<M> {
         let members = Membership::of_voters(self.members.clone());
         let cluster_id = cluster_id(self.cluster_name.as_deref(), &self.members);
         let seed = self.seed.unwrap_or_else(rand::random);
-        let flow = Flow::new(format!("raft/{cluster_id:016x}/{}", self.id));
+        let settings = flow::Settings { seed, ..flow::Settings::default() };
+        let flow = Flow::with_settings(format!("raft/{cluster_id:016x}/{}", self.id), settings);
         let shared = Arc::new(Shared {
             identity: Identity { cluster_id, node_id: self.id },
             listen_address: self.listen.unwrap_or(own_address),
@@ -177,6 +178,7 @@ impl<M: StateMachine> Builder<M> {
             consensus: Place::nowhere(),
             applier: Place::nowhere(),
             standing: watch::Sender::new(Standing::starting(members.clone())),
+            leader_known: Default::default(),
             progress: Progress::default(),
             restarts: Default::default(),
             verdict: Default::default(),

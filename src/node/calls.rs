@@ -29,8 +29,10 @@ use crate::{
     state_machine::StateMachine,
 };
 
-/// Before asking again where the answer is likely to have changed soon.
-const PAUSE: Duration = Duration::from_millis(10);
+/// How long one waits before the second try; doubled before each further one.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+/// The longest wait before a try: a heartbeat or so.
+const LONGEST_PAUSE: Duration = Duration::from_millis(80);
 
 impl Shared {
     /// See [`NodeRef::propose`](super::NodeRef::propose).
@@ -41,6 +43,7 @@ impl Shared {
         let began = Instant::now();
         let deadline = began + self.config.request_timeout;
         let patience = began + self.patience();
+        let mut pause = FIRST_PAUSE;
         loop {
             let refused = match self.propose_once(command.clone(), trace, deadline).await {
                 Err(ProposeError::NotLeader { leader, .. }) if forward => {
@@ -53,7 +56,7 @@ impl Shared {
                 Err(ProposeError::NotLeader { .. }) if forward => {}
                 answer => return answer,
             }
-            if self.verdict.get().is_some() || !self.leader_within(patience.min(deadline)).await {
+            if self.verdict.get().is_some() || !self.leader_within(patience.min(deadline), &mut pause).await {
                 return refused;
             }
         }
@@ -129,6 +132,7 @@ impl Shared {
     async fn read_index(&self, trace: TraceId, began: Instant, deadline: Instant) -> Result<LogIndex, ReadError> {
         let node = self.id();
         let patience = began + self.patience();
+        let mut pause = FIRST_PAUSE;
         loop {
             let (port, answer) = ReadPort::new(self.admit_read()?, node);
             self.submit(Envelope::new(self.called(trace), ConsensusMessage::Read { port }));
@@ -139,7 +143,7 @@ impl Shared {
                 Err(_) => return Err(ReadError::TimedOut { node, waited: began.elapsed() }),
             };
             let may_change = !matches!(refused, ReadError::Busy { .. }) && self.verdict.get().is_none();
-            if !may_change || !self.leader_within(patience.min(deadline)).await {
+            if !may_change || !self.leader_within(patience.min(deadline), &mut pause).await {
                 return Err(match refused {
                     ReadError::TimedOut { node, .. } => ReadError::TimedOut { node, waited: began.elapsed() },
                     other => other,
@@ -160,13 +164,22 @@ impl Shared {
         2 * self.config.election_timeout_max
     }
 
-    /// Waits a moment, and then until a leader is known. Returns whether there is one before `deadline`.
-    async fn leader_within(&self, deadline: Instant) -> bool {
+    /// Pauses, and then waits until a leader is known. Returns whether there is one before `deadline`.
+    async fn leader_within(&self, deadline: Instant, pause: &mut Duration) -> bool {
         let leader = async {
-            sleep(PAUSE).await;
-            self.standing.subscribe().wait_for(|standing| standing.leader.is_some()).await.is_ok()
+            sleep(*pause).await;
+            *pause = (2 * *pause).min(LONGEST_PAUSE);
+            loop {
+                let known = self.leader_known.notified();
+                tokio::pin!(known);
+                known.as_mut().enable();
+                if self.standing.borrow().leader.is_some() {
+                    return;
+                }
+                known.await;
+            }
         };
-        timeout_at(deadline, leader).await.unwrap_or(false)
+        timeout_at(deadline, leader).await.is_ok()
     }
 
     fn called(&self, trace: TraceId) -> Origin {

@@ -11,6 +11,7 @@
 //!
 //! (The snapshotter will be the third kind of courier.)
 
+mod couriers;
 mod effects;
 mod election_timer;
 mod replicator;
@@ -22,13 +23,10 @@ use ractor::{ActorCell, ActorProcessingErr};
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use tokio::sync::oneshot;
 
-use self::{
-    election_timer::{ElectionTimer, ElectionTimerArguments},
-    replicator::{Replicator, ReplicatorArguments},
-};
+use self::couriers::{start_replicator, start_timer};
 use crate::{
     error::{ProposeError, ReadError},
-    flow::{self, Actor, Context, Placement, Sender, TraceId},
+    flow::{self, Actor, Context, Sender, TraceId},
     node::{
         admission::{Denied, TakenCalls},
         child::Child,
@@ -72,6 +70,8 @@ pub(crate) struct Consensus {
     election_timer: Child<ElectionTimerMessage>,
     replicators: BTreeMap<NodeId, Child<ReplicatorMessage>>,
     gauges: BTreeMap<NodeId, Arc<PeerGauge>>,
+    /// Empty between two steps; kept for its room.
+    effects: Vec<Effect>,
     /// The membership changed: the replicators must follow.
     peers_changed: bool,
 }
@@ -112,6 +112,7 @@ impl Actor for Consensus {
             election_timer: timer,
             replicators: BTreeMap::new(),
             gauges: BTreeMap::new(),
+            effects: Vec::new(),
             peers_changed: false,
         };
         let myself = context.myself();
@@ -203,10 +204,16 @@ impl Consensus {
                     self.step(Input::Undelivered { peer }, context);
                 }
             }
-            ConsensusMessage::Persisted { seq, .. } => self.persisted(seq, context),
+            ConsensusMessage::Persisted { seq, .. } => {
+                if is_current(self.log_store.identity(), context) {
+                    self.persisted(seq, context);
+                }
+            }
             ConsensusMessage::Applied { index } => {
-                self.traces.forget_up_to(index);
-                self.step(Input::Applied { index }, context);
+                if is_current(self.applier.identity(), context) {
+                    self.traces.forget_up_to(index);
+                    self.step(Input::Applied { index }, context);
+                }
             }
             ConsensusMessage::CallsWaiting => unreachable!("it is never put into the admission queue"),
             ConsensusMessage::Crash => panic!("consensus was told to crash"),
@@ -239,11 +246,14 @@ impl Consensus {
         port.take(node);
         let call = self.wait(Call::Propose(port));
         let trace = context.trace();
-        let mut effects = Vec::new();
+        let last_index = self.raft.last_index();
+        let mut effects = std::mem::take(&mut self.effects);
         self.raft.step(self.shared.clock.now(), Input::Propose { call, command }, &mut effects);
-        // A refused proposal leaves no entry, and nobody asks for its trace.
-        self.traces.set(self.raft.last_index(), trace);
-        self.carry_out(effects, context);
+        if self.raft.last_index() > last_index {
+            self.traces.set(self.raft.last_index(), trace);
+        }
+        self.carry_out(effects.drain(..), context);
+        self.effects = effects;
     }
 
     fn read(&mut self, mut port: ReadPort, context: &mut Context<ConsensusMessage>) {
@@ -285,9 +295,10 @@ impl Consensus {
     }
 
     fn step(&mut self, input: Input, context: &mut Context<ConsensusMessage>) {
-        let mut effects = Vec::new();
+        let mut effects = std::mem::take(&mut self.effects);
         self.raft.step(self.shared.clock.now(), input, &mut effects);
-        self.carry_out(effects, context);
+        self.carry_out(effects.drain(..), context);
+        self.effects = effects;
     }
 
     fn wait(&mut self, call: Call) -> CallId {
@@ -307,60 +318,6 @@ impl Consensus {
                 gauge.reachable.store(reachable, Relaxed);
             }
         }
-    }
-
-    fn is_current_replicator(&self, peer: NodeId, context: &mut Context<ConsensusMessage>) -> bool {
-        self.replicators.get(&peer).is_some_and(|replicator| is_current(replicator.sender(), context))
-    }
-
-    fn courier(&self, cell: &ActorCell) -> Option<Courier> {
-        if self.election_timer.is(cell.get_id()) {
-            return Some(Courier::ElectionTimer);
-        }
-        let mut replicators = self.replicators.iter();
-        replicators.find(|(_, replicator)| replicator.is(cell.get_id())).map(|(peer, _)| Courier::Replicator(*peer))
-    }
-
-    /// One replicator for each peer.
-    async fn follow_membership(&mut self, context: &mut Context<ConsensusMessage>) -> Result<(), ActorProcessingErr> {
-        self.peers_changed = false;
-        let membership = self.raft.membership().clone();
-        let me = self.shared.id();
-        let gone = self.replicators.extract_if(.., |peer, _| !membership.contains(*peer)).collect::<Vec<_>>();
-        for (_, mut replicator) in gone {
-            replicator.stop(&context.cell()).await;
-        }
-        for peer in membership.peers_of(me) {
-            if !self.replicators.contains_key(&peer) {
-                self.replicators.insert(peer, start_replicator(&self.shared, peer, context).await?);
-            }
-        }
-        self.gauges = self.shared.progress.set_peers(membership.peers_of(me));
-        Ok(())
-    }
-
-    fn reached(&self, peer: NodeId) {
-        if self.shared.standing.borrow().unreachable.contains_key(&peer) {
-            self.shared.standing.send_modify(|standing| {
-                standing.unreachable.remove(&peer);
-            });
-        }
-    }
-
-    /// Told once, not with every attempt; but that somebody else answers is news even of a peer that was away before.
-    fn not_reached(&self, peer: NodeId, cause: String, wrong_peer: bool) {
-        let known = self.shared.standing.borrow().unreachable.get(&peer).cloned();
-        if known.is_some_and(|known| !wrong_peer || known == cause) {
-            return;
-        }
-        if wrong_peer {
-            tracing::warn!(peer, %cause, "at a peer's address is somebody else");
-        } else {
-            tracing::info!(peer, %cause, "a peer cannot be reached");
-        }
-        self.shared.standing.send_modify(|standing| {
-            standing.unreachable.insert(peer, cause);
-        });
     }
 }
 
@@ -384,24 +341,4 @@ fn settings(shared: &Shared) -> Settings {
         max_in_flight_batches: config.max_in_flight_batches,
         max_in_flight_bytes: config.max_in_flight_bytes,
     }
-}
-
-async fn start_timer(
-    shared: &Arc<Shared>,
-    seed: u64,
-    context: &Context<ConsensusMessage>,
-) -> Result<Child<ElectionTimerMessage>, ActorProcessingErr> {
-    let arguments = ElectionTimerArguments { shared: shared.clone(), seed, consensus: context.myself().clone() };
-    let path = "consensus/election timer";
-    Ok(Child::spawn::<ElectionTimer>(&shared.flow, path, Placement::Runtime, arguments, context.cell()).await?)
-}
-
-async fn start_replicator(
-    shared: &Arc<Shared>,
-    peer: NodeId,
-    context: &Context<ConsensusMessage>,
-) -> Result<Child<ReplicatorMessage>, ActorProcessingErr> {
-    let arguments = ReplicatorArguments { shared: shared.clone(), peer, consensus: context.myself().clone() };
-    let path = format!("consensus/replicator {peer}");
-    Ok(Child::spawn::<Replicator>(&shared.flow, path, Placement::Runtime, arguments, context.cell()).await?)
 }

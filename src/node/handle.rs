@@ -60,6 +60,11 @@ impl NodeRef {
         self.0.status()
     }
 
+    /// The peers that could not be reached when they were last tried, and why.
+    pub fn unreachable(&self) -> std::collections::BTreeMap<NodeId, String> {
+        self.0.standing.borrow().unreachable.clone()
+    }
+
     /// Its message flow: the flight recorder and the meters.
     pub fn flow(&self) -> &Flow {
         &self.0.flow

@@ -14,7 +14,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
 
 use crate::{
     config::Config,
@@ -49,6 +52,8 @@ pub(crate) struct Shared {
     pub consensus: Place<ConsensusMessage>,
     pub applier: Place<ApplierMessage>,
     pub standing: watch::Sender<Standing>,
+    /// Told when a leader becomes known. It wakes in the order of asking, where `standing` itself wakes in a random one.
+    pub leader_known: Notify,
     pub progress: Progress,
     /// Restarts of actors, of all kinds.
     pub restarts: AtomicU64,
@@ -176,17 +181,19 @@ impl Shared {
     /// Tells consensus that calls wait. If it is just falling, the next one looks by itself: it is announced to right
     /// after it becomes known.
     pub(crate) fn announce(&self, origin: Origin) {
-        let mut tried = None;
-        while let Some(address) = self.consensus.get() {
-            let actor = address.actor().get_id();
-            if tried == Some(actor) || address.send(origin, ConsensusMessage::CallsWaiting).is_ok() {
-                break;
+        let mut fallen = None;
+        loop {
+            let address = self.consensus.get();
+            let actor = address.as_ref().map(|address| address.identity());
+            if address.is_some_and(|address| address.send(origin, ConsensusMessage::CallsWaiting).is_ok()) {
+                return;
             }
-            tried = Some(actor);
             self.intake.announcement_lost();
-        }
-        if tried.is_none() && self.consensus.get().is_none() {
-            self.intake.announcement_lost();
+            if actor.is_none() || actor == fallen {
+                return;
+            }
+            // Perhaps the next one has just become known, and was announced to before this call was in the queue.
+            fallen = actor;
         }
     }
 
@@ -205,6 +212,9 @@ impl Shared {
 
     pub(crate) fn status(&self) -> Status {
         let Standing { role, term, leader, membership, .. } = self.standing.borrow().clone();
+        // The applier may be ahead of what consensus has shown.
+        let applied_index = self.progress.applied_index.load(Acquire);
+        let commit_index = self.progress.commit_index.load(Relaxed).max(applied_index);
         let address = membership.address(self.id()).unwrap_or(&self.listen_address).clone();
         Status {
             id: self.id(),
@@ -213,9 +223,9 @@ impl Shared {
             role,
             term,
             leader,
-            commit_index: self.progress.commit_index.load(Relaxed),
-            applied_index: self.progress.applied_index.load(Acquire),
-            last_index: self.progress.last_index.load(Relaxed),
+            commit_index,
+            applied_index,
+            last_index: self.progress.last_index.load(Relaxed).max(commit_index),
             snapshot_index: 0,
             membership,
             restarts: self.restarts.load(Relaxed),

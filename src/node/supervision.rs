@@ -347,6 +347,17 @@ impl Root {
     }
 }
 
+/// Also where the root is killed, together with its supervisor: whoever waits is answered.
+impl Drop for Root {
+    fn drop(&mut self) {
+        let shared = self.shared();
+        shared.consensus.set(None);
+        shared.applier.set(None);
+        let _ = shared.verdict.set(Ok(()));
+        shared.intake.end();
+    }
+}
+
 /// What an actor said when it did not start.
 fn not_started(path: &'static str, error: SpawnErr) -> StartFailure {
     let error = match error {

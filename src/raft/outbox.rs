@@ -140,3 +140,153 @@ impl Outbox {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::raft::{AppendEntriesReply, Entry, Payload};
+
+    #[derive(Clone, Debug)]
+    enum Operation {
+        Append(u64),
+        TruncateFrom(u64),
+        Vote(u64),
+        /// A reply that acknowledges all there is.
+        Acknowledge,
+        /// The write in flight reaches the disk.
+        Sync,
+        /// A report of a write that is not in flight.
+        LateReport(u64),
+    }
+
+    fn operations() -> impl Strategy<Value = Vec<Operation>> {
+        let operation = prop_oneof![
+            3 => (1_u64..4).prop_map(Operation::Append),
+            1 => (1_u64..20).prop_map(Operation::TruncateFrom),
+            1 => (1_u64..4).prop_map(Operation::Vote),
+            2 => Just(Operation::Acknowledge),
+            3 => Just(Operation::Sync),
+            1 => (0_u64..50).prop_map(Operation::LateReport),
+        ];
+        prop::collection::vec(operation, 0..60)
+    }
+
+    /// The naive model: what the server remembers, what its disk holds, the one write between them.
+    #[derive(Default)]
+    struct Model {
+        log: Log,
+        hard_state: HardState,
+        disk: Vec<Entry>,
+        disk_hard_state: HardState,
+        in_flight: Option<(u64, Write, Vec<Effect>)>,
+        term: u64,
+        waited: usize,
+        released: usize,
+    }
+
+    impl Model {
+        fn apply(&mut self, outbox: &mut Outbox, operation: &Operation) {
+            match operation {
+                Operation::Append(count) => {
+                    for index in (self.log.last().index + 1..).take(*count as usize) {
+                        self.log.append(Entry { index, term: self.term, payload: Payload::Noop });
+                    }
+                }
+                Operation::TruncateFrom(index) if *index <= self.log.last().index => {
+                    // Only a later leader truncates: what it appends is told apart by its term.
+                    self.term += 1;
+                    self.log.truncate_from(*index);
+                    outbox.truncate_from(*index);
+                }
+                Operation::TruncateFrom(_) => {}
+                Operation::Vote(id) => {
+                    self.hard_state.current_term += 1;
+                    self.hard_state.voted_for = Some(*id);
+                    outbox.set_hard_state(self.hard_state);
+                }
+                Operation::Acknowledge => {
+                    let outcome = AppendOutcome::Matched { match_index: self.log.last().index };
+                    let reply = Reply::AppendEntries(AppendEntriesReply { term: self.term, outcome, read_round: 0 });
+                    outbox.after_write(Effect::Reply { call: 0, reply });
+                    self.waited += 1;
+                }
+                Operation::Sync => self.sync(outbox),
+                Operation::LateReport(seq) => {
+                    let in_flight = self.in_flight.as_ref().is_some_and(|(at, ..)| at == seq);
+                    assert!(in_flight || !outbox.persisted(*seq), "a late report was believed");
+                }
+            }
+            self.next_write(outbox);
+        }
+
+        fn next_write(&mut self, outbox: &mut Outbox) {
+            let mut effects = Vec::new();
+            let next = outbox.next_write(&self.log, &mut effects);
+            self.release(&effects);
+            if let Some(Effect::Persist { seq, write, then }) = next {
+                assert!(self.in_flight.is_none(), "two writes in flight");
+                assert!(!write.is_empty());
+                self.in_flight = Some((seq, write, then));
+            }
+        }
+
+        fn sync(&mut self, outbox: &mut Outbox) {
+            let Some((seq, write, then)) = self.in_flight.take() else { return };
+            self.disk_hard_state = write.hard_state.unwrap_or(self.disk_hard_state);
+            if let Some(index) = write.truncate_from {
+                self.disk.retain(|entry| entry.index < index);
+            }
+            for entry in write.entries {
+                assert_eq!(entry.index, self.disk.len() as LogIndex + 1, "a gap on the disk");
+                self.disk.push(entry);
+            }
+            assert!(outbox.persisted(seq));
+            self.release(&then);
+        }
+
+        fn release(&mut self, effects: &[Effect]) {
+            self.released += effects.len();
+            for effect in effects {
+                if let Effect::Reply { reply: Reply::AppendEntries(reply), .. } = effect
+                    && let AppendOutcome::Matched { match_index } = reply.outcome
+                {
+                    assert!(match_index <= self.disk.len() as LogIndex, "{match_index} is acknowledged, not on disk");
+                }
+            }
+        }
+
+        /// What the outbox says about the disk is true of the disk.
+        fn check(&self, outbox: &Outbox) {
+            let (durable, written, last) = (outbox.durable_index(), outbox.written_index(), self.log.last().index);
+            assert!(durable <= written && written <= last, "{durable} <= {written} <= {last}");
+            for index in 1..=durable {
+                assert_eq!(self.disk.get(index as usize - 1), self.log.get(index), "entry {index} is not durable");
+            }
+            assert!(!outbox.hard_state_is_durable() || self.disk_hard_state == self.hard_state);
+            assert_eq!(outbox.is_idle(), self.in_flight.is_none());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_happens_the_outbox_tells_the_truth_about_the_disk(operations in operations()) {
+            let mut outbox = Outbox::new(0);
+            let mut model = Model { term: 1, ..Model::default() };
+            for operation in &operations {
+                model.apply(&mut outbox, operation);
+                model.check(&outbox);
+            }
+            // Two writes at most are left: the one in flight, and what came meanwhile.
+            for _ in 0..2 {
+                model.apply(&mut outbox, &Operation::Sync);
+                model.check(&outbox);
+            }
+            let last = model.log.last().index;
+            prop_assert_eq!((outbox.durable_index(), model.disk.len() as LogIndex), (last, last));
+            prop_assert!(outbox.hard_state_is_durable() && outbox.is_idle());
+            prop_assert_eq!(model.released, model.waited, "what waits for the disk is carried out, once");
+        }
+    }
+}

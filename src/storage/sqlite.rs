@@ -1,8 +1,8 @@
 //! The store of a real node: one SQLite database, `raft.db`, in the node's directory.
 //!
 //! One write is one transaction, and one fsync of SQLite's write-ahead log. What is more than SQLite does by itself:
-//! - Its log is examined before SQLite reads it ([`wal`]), all rows carry checksums ([`record`], [`rows`]), and the
-//!   acknowledged writes are counted beside it ([`files`]): damage is an error that says where, never a shorter log.
+//! - Its log is examined before SQLite reads it (`sqlite/wal.rs`), all rows carry checksums (`record.rs`, `rows.rs`), and
+//!   the acknowledged writes are counted beside it (`files.rs`): damage is an error that says where, never a shorter log.
 //! - What an opening returns was checkpointed first. A process that was killed between its write and its fsync leaves
 //!   entries that can be read and that a power cut would still take away; nobody may count on those.
 //! - Checkpoints are made here, and their results looked at. SQLite's own ignore a failed fsync.
@@ -26,6 +26,7 @@ use files::{Directory, Files, Lock, Note};
 use record::{chain, encode_membership, encode_payload};
 use recovery::Found;
 use rows::{Base, Owner, State};
+use schema::Stage;
 use wal::Scan;
 
 mod failure;
@@ -38,6 +39,9 @@ mod wal;
 
 const DATABASE: &str = "raft.db";
 const DATABASE_LOG: &str = "raft.db-wal";
+
+/// SQLite has one while it makes the database's first page, and never again.
+const DATABASE_JOURNAL: &str = "raft.db-journal";
 
 /// From so many pages in its log on, an idle store makes a checkpoint. About 4 MiB.
 const IDLE_CHECKPOINT_PAGES: usize = 1_000;
@@ -62,20 +66,19 @@ impl SqliteStorage {
         SqliteStorage { files }
     }
 
-    /// Looks at what SQLite would not report: a damaged log, and a damaged header of the database.
-    fn examine(&self, path: &Path) -> Result<(), StorageError> {
-        let read = |name, limit| {
-            let bytes = self.files.read(name, limit).map_err(|error| unreadable(path, &error))?;
-            Ok(bytes.unwrap_or_default())
-        };
-        let has_log = match wal::scan(&read(DATABASE_LOG, usize::MAX)?, schema::PAGE_SIZE) {
+    /// Looks at what SQLite would not report: a damaged log, files that do not belong together.
+    fn examine(&self, path: &Path, acknowledged: u64) -> Result<Stage, StorageError> {
+        let read = |name, limit| self.files.read(name, limit).map_err(|error| unreadable(path, &error));
+        let log = read(DATABASE_LOG, usize::MAX)?.unwrap_or_default();
+        let has_log = match wal::scan(&log, schema::PAGE_SIZE) {
             Scan::Sound { frames } => frames > 0,
-            Scan::Damaged { place, cause } => {
-                return Err(corrupt(&path.with_file_name(DATABASE_LOG), place, cause));
-            }
+            Scan::Damaged { place, cause } => return Err(corrupt(&path.with_file_name(DATABASE_LOG), place, cause)),
         };
-        schema::examine_header(&read(DATABASE, schema::HEADER_SIZE)?, has_log)
-            .map_err(|cause| corrupt(path, "the database's header", cause))
+        let header = read(DATABASE, schema::HEADER_SIZE)?.unwrap_or_default();
+        // One that begins with 0 has been dealt with.
+        let has_journal = read(DATABASE_JOURNAL, 1)?.is_some_and(|first| first.first().is_some_and(|byte| *byte != 0));
+        schema::examine(&header, has_journal, has_log, acknowledged > 0)
+            .map_err(|cause| corrupt(path, "the database", cause))
     }
 }
 
@@ -84,12 +87,14 @@ impl Storage for SqliteStorage {
         let path = self.files.database();
         let lock = self.files.lock()?;
         let acknowledged = Note::of_line(lock.found()).map_or(0, |note| note.writes);
-        self.examine(&path)?;
-        let connection = schema::connect(&path, self.files.vfs())?;
+        let stage = self.examine(&path, acknowledged)?;
+        let connection = schema::connect(&path, self.files.vfs(), stage)?;
         if !schema::exists(&connection, &path)? {
             if acknowledged > 0 {
                 return Err(writes_are_missing(&path, 0, acknowledged));
             }
+            // A journal that a power cut brings back would undo what is written from here on.
+            self.files.sync_directory().map_err(|error| unreadable(&path, &error))?;
             create(&connection, bootstrap).map_err(|error| classify(&path, "creation", &error))?;
         }
         let Found { opened, base, state } = recovery::read(&connection, &path, &bootstrap.identity)?;
@@ -231,6 +236,7 @@ impl SqliteStore {
     fn fail(&mut self, call: &'static str, error: &rusqlite::Error) -> StorageError {
         let mut error = classify(&self.path, call, error);
         if matches!(error, StorageError::Full { .. }) {
+            // As a rule SQLite has undone it already.
             let undone = if self.connection.is_autocommit() { Ok(()) } else { self.execute("ROLLBACK") };
             match undone {
                 Ok(()) => return error,

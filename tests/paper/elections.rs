@@ -74,7 +74,7 @@ fn a_server_votes_once_a_term_first_come_first_served() {
 
 /// "Reply false if term < currentTerm." (Figure 2, RequestVote 1; §5.1)
 ///
-/// Fails when: `request_vote` compares the term with `>=` nowhere, so that an old candidate gets a free vote.
+/// Fails when: `request_vote` does not compare the terms: an old candidate with a long log then gets a free vote.
 #[test]
 fn a_vote_for_an_earlier_term_is_refused() {
     let mut n1 = Fixture::recovered(3, 2, None, &[]);
@@ -274,7 +274,7 @@ fn a_single_voter_elects_itself_at_once_and_commits_alone() {
 
 /// E10. A candidate of an earlier term learns the later one from the refusal of its pre-vote.
 ///
-/// Fails when: a refused pre-vote answers with the request's term.
+/// Fails when: a refused pre-vote answers with no later term than the candidate's.
 #[test]
 fn a_refused_pre_vote_tells_the_later_term() {
     let mut n1 = Fixture::recovered(3, 7, None, &[]);

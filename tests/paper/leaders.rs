@@ -220,6 +220,22 @@ fn what_was_lost_is_sent_again() {
     assert_eq!(n1.sent(), ["n2 AppendEntries term=1 prev=1@1 [2@1 \"command 5\"] commit=1"]);
 }
 
+/// L08. A follower whose disk lost what it had acknowledged conflicts for ever. Going back is no use: it is asked again with
+/// the heartbeats, and not at the speed of the network.
+///
+/// Fails when: every conflict makes the next probe due at once.
+#[test]
+fn a_follower_that_lost_what_it_acknowledged_is_not_asked_in_a_loop() {
+    let mut n1 = Fixture::settled_leader();
+    n1.now += HEARTBEAT;
+    n1.ring();
+    n1.conflict(2, 1, 0);
+    assert_eq!(n1.sent(), [""; 0]);
+    n1.now += HEARTBEAT;
+    n1.ring();
+    assert_eq!(n1.sent()[0], "n2 AppendEntries term=1 prev=1@1 [] commit=1");
+}
+
 /// No more requests with entries than the window holds are unanswered at a peer; heartbeats go on.
 ///
 /// Fails when: `may_send` does not count what is in flight.

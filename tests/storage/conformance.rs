@@ -167,7 +167,8 @@ fn d05_a_full_disk_refuses_and_resumes(disk: &Disk) {
     let refused = Write {
         hard_state: Some(HardState { current_term: 5, voted_for: Some(2) }),
         truncate_from: Some(2),
-        entries: (2..200).map(|index| command(index, 5, vec![7; 3000])).collect(),
+        // More than SQLite keeps in memory until the commit.
+        entries: (2..1200).map(|index| command(index, 5, vec![7; 3000])).collect(),
     };
     for _ in 0..3 {
         let error = store.persist(&refused).unwrap_err();

@@ -29,6 +29,9 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// How many hints to follow before going back to the endpoints: nodes may disagree about the leader for a while.
 const MAX_HINTS: usize = 3;
 
+/// Says less than anything that was said before it.
+const TOO_LATE: &str = "no answer came in time";
+
 /// Whether a call may be made twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -50,9 +53,29 @@ pub struct Client {
 #[derive(Debug)]
 enum Verdict {
     /// Not applied; somebody else, or the same one later, may answer.
-    TryAgain { hint: Option<String>, cause: String },
+    TryAgain(Refusal),
     /// There is nothing to try again.
     Final(Failure),
+}
+
+/// Why one endpoint did not do it.
+#[derive(Debug, Default)]
+struct Refusal {
+    cause: String,
+    /// Who leads, as it says.
+    hint: Option<String>,
+    /// The whole of it, if it was a node that refused.
+    told: Option<Failure>,
+}
+
+/// What all endpoints said so far.
+#[derive(Default)]
+struct Refusals {
+    causes: BTreeMap<String, String>,
+    /// What a node said last.
+    told: Option<Failure>,
+    /// How long the slowest refusal took: a node without a leader waits for one before it gives up.
+    slowest: Duration,
 }
 
 impl Client {
@@ -72,41 +95,34 @@ impl Client {
         F: Future<Output = Result<Response<R>, Status>>,
     {
         let deadline = Instant::now() + self.timeout;
-        let mut causes = BTreeMap::new();
+        let mut refusals = Refusals::default();
         let mut queue = VecDeque::new();
         let mut hints = 0;
-        // How long a refusal may take: a node waits for the election of a leader before it refuses.
-        let mut slowest = Duration::ZERO;
-        while Instant::now() < deadline {
-            // A write that is cut off before it can be refused would have an unknown outcome.
-            if kind == Kind::Write && deadline - Instant::now() < slowest {
-                break;
-            }
+        while refusals.leave_time_for_another(kind, deadline) {
             let Some(endpoint) = queue.pop_front() else {
-                if !causes.is_empty() {
+                if !refusals.causes.is_empty() {
                     sleep(PAUSE.min(deadline - Instant::now())).await;
                 }
                 hints = 0;
                 queue = self.round();
                 continue;
             };
-            let began = Instant::now();
-            match self.attempt(&endpoint, kind, deadline, |channel| send(channel, Request::new(message.clone()))).await
-            {
+            let begun = Instant::now();
+            let send = |channel| send(channel, Request::new(message.clone()));
+            match self.attempt(&endpoint, kind, deadline, send).await {
                 Ok(reply) => return Ok(reply),
                 Err(Verdict::Final(failure)) => return Err(failure),
-                Err(Verdict::TryAgain { hint, cause }) => {
-                    causes.insert(endpoint, cause);
-                    slowest = slowest.max(began.elapsed() + PAUSE);
+                Err(Verdict::TryAgain(refusal)) => {
                     self.connected = None;
-                    if let Some(hint) = hint.filter(|_| hints < MAX_HINTS) {
+                    if let Some(hint) = refusal.hint.clone().filter(|_| hints < MAX_HINTS) {
                         hints += 1;
                         queue.push_front(hint);
                     }
+                    refusals.add(endpoint, refusal, begun.elapsed());
                 }
             }
         }
-        Err(nobody_answered(&causes, self.timeout))
+        Err(refusals.into_failure(self.timeout))
     }
 
     /// Whoever answered last, then all in order.
@@ -136,7 +152,7 @@ impl Client {
     {
         let channel = match &self.connected {
             Some((connected, channel)) if connected == endpoint => channel.clone(),
-            _ => connect(endpoint, deadline).await.map_err(|cause| Verdict::TryAgain { hint: None, cause })?,
+            _ => connect(endpoint, deadline).await.map_err(Verdict::again)?,
         };
         match timeout_at(deadline, send(channel.clone())).await {
             Ok(Ok(response)) => {
@@ -144,7 +160,7 @@ impl Client {
                 Ok(response.into_inner())
             }
             Ok(Err(status)) => Err(judge(endpoint, kind, &status)),
-            Err(_) => Err(lost(endpoint, kind, "no answer came in time".to_owned())),
+            Err(_) => Err(lost(endpoint, kind, TOO_LATE.to_owned())),
         }
     }
 }
@@ -187,13 +203,15 @@ fn judge(endpoint: &str, kind: Kind, status: &Status) -> Verdict {
             code => lost(endpoint, kind, format!("{code:?}: {}", status.message())),
         };
     };
-    let value = |key: &str| told.metadata.get(key).cloned();
-    let cause = status.message().to_owned();
+    let again = || Refusal {
+        cause: status.message().to_owned(),
+        hint: told.metadata.get("leader_addr").cloned(),
+        told: Some(Failure::told(endpoint, status, &told)),
+    };
     match told.reason.as_str() {
-        reason::NOT_LEADER => Verdict::TryAgain { hint: value("leader_addr"), cause },
-        reason::NO_LEADER | reason::UNAVAILABLE | reason::BUSY => Verdict::TryAgain { hint: None, cause },
-        reason::READ_TIMED_OUT if kind == Kind::Read => Verdict::TryAgain { hint: None, cause },
-        reason::UNKNOWN_OUTCOME => lost(endpoint, kind, cause),
+        reason::NOT_LEADER | reason::NO_LEADER | reason::UNAVAILABLE | reason::BUSY => Verdict::TryAgain(again()),
+        reason::READ_TIMED_OUT if kind == Kind::Read => Verdict::TryAgain(again()),
+        reason::UNKNOWN_OUTCOME => lost(endpoint, kind, status.message().to_owned()),
         _ => Verdict::Final(Failure::told(endpoint, status, &told)),
     }
 }
@@ -201,7 +219,7 @@ fn judge(endpoint: &str, kind: Kind, status: &Status) -> Verdict {
 /// The call was made, and what became of it is not known.
 fn lost(endpoint: &str, kind: Kind, cause: String) -> Verdict {
     if kind == Kind::Read {
-        return Verdict::TryAgain { hint: None, cause };
+        return Verdict::again(cause);
     }
     Verdict::Final(Failure::new(
         14,
@@ -212,14 +230,41 @@ fn lost(endpoint: &str, kind: Kind, cause: String) -> Verdict {
     ))
 }
 
-fn nobody_answered(causes: &BTreeMap<String, String>, timeout: Duration) -> Failure {
-    let why = causes.iter().map(|(endpoint, cause)| format!("{endpoint}: {cause}")).collect::<Vec<_>>().join("; ");
-    let endpoints = causes.keys().cloned().collect::<Vec<_>>().join(",");
-    Failure::new(
-        2,
-        exit::UNAVAILABLE,
-        format!("no endpoint could answer within {timeout:?}"),
-        why,
-        format!("start the nodes (raftkv status -e {endpoints} tells which are up), or name others with --endpoints"),
-    )
+impl Verdict {
+    fn again(cause: String) -> Self {
+        Verdict::TryAgain(Refusal { cause, ..Refusal::default() })
+    }
+}
+
+impl Refusals {
+    fn add(&mut self, endpoint: String, refusal: Refusal, took: Duration) {
+        if refusal.cause != TOO_LATE || !self.causes.contains_key(&endpoint) {
+            self.causes.insert(endpoint, refusal.cause);
+        }
+        self.told = refusal.told.or(self.told.take());
+        self.slowest = self.slowest.max(took);
+    }
+
+    /// A write that would likely be cut off by the deadline is not begun: what is known to be not applied would become
+    /// unknown.
+    fn leave_time_for_another(&self, kind: Kind, deadline: Instant) -> bool {
+        let left = deadline.saturating_duration_since(Instant::now());
+        match kind {
+            Kind::Read => !left.is_zero(),
+            Kind::Write => left > 2 * self.slowest,
+        }
+    }
+
+    fn into_failure(self, timeout: Duration) -> Failure {
+        let causes = self.causes.iter().map(|(endpoint, cause)| format!("{endpoint}: {cause}"));
+        let why = causes.collect::<Vec<_>>().join("; ");
+        if let Some(told) = self.told {
+            let busy = told.code == Some(ractor_raft::error::Code(19));
+            let exit = if busy { exit::OTHER } else { exit::UNAVAILABLE };
+            return Failure { why, exit, ..told };
+        }
+        let endpoints = self.causes.into_keys().collect::<Vec<_>>().join(",");
+        let fix = format!("start the nodes at {endpoints} (raftkv serve), or name others with --endpoints");
+        Failure::new(2, exit::UNAVAILABLE, format!("no endpoint could be reached within {timeout:?}"), why, fix)
+    }
 }

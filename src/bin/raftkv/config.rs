@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::{self, Display, Formatter},
-    path::PathBuf,
+    path::{Path, PathBuf},
     str::FromStr,
     time::Duration,
 };
@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Every key of the TOML file. In the environment it is RAFTKV_ and the key in capitals.
-const KEYS: [&str; 13] = [
+const KEYS: [&str; 14] = [
     "advertise",
     "cluster",
     "data",
@@ -30,6 +30,7 @@ const KEYS: [&str; 13] = [
     "max_pending",
     "output",
     "peer",
+    "recorder",
     "timeout",
 ];
 
@@ -78,6 +79,8 @@ pub struct ServeSettings {
     pub cluster: BTreeMap<NodeId, String>,
     /// Peers that are dialled elsewhere.
     pub peers: BTreeMap<NodeId, String>,
+    /// Whether every message is recorded.
+    pub recorder: bool,
     /// The rest.
     pub config: Config,
 }
@@ -162,7 +165,8 @@ impl Settings {
             }
         }
         let peers = self.get("peer").map(Setting::members).transpose()?.unwrap_or_default();
-        Ok(ServeSettings { id, data, listen: listen_address, cluster, peers, config: self.node_config()? })
+        let recorder = self.get("recorder").map_or(Ok(true), Setting::switch)?;
+        Ok(ServeSettings { id, data, listen: listen_address, cluster, peers, recorder, config: self.node_config()? })
     }
 
     fn node_config(&self) -> Result<Config, Failure> {
@@ -211,6 +215,14 @@ impl Settings {
 }
 
 impl Setting {
+    fn switch(&self) -> Result<bool, Failure> {
+        match self.value.as_str() {
+            "on" => Ok(true),
+            "off" => Ok(false),
+            _ => Err(self.wanted("on or off")),
+        }
+    }
+
     fn wanted(&self, wanted: &str) -> Failure {
         Failure::bad_setting(self.key, &self.value, &self.source, wanted)
     }
@@ -298,12 +310,13 @@ fn flags(args: &Args) -> impl Iterator<Item = (&'static str, String)> {
         ("election_timeout_ms", serve.election_timeout_ms.clone()),
         ("max_entry_bytes", serve.max_entry_bytes.clone()),
         ("max_pending", serve.max_pending.clone()),
+        ("recorder", serve.recorder.clone()),
     ];
     flags.into_iter().filter_map(|(key, value)| Some((key, value?)))
 }
 
 /// Keys and values of the file, as text. Lists may be arrays, members may be a table.
-fn read_file(path: &PathBuf) -> Result<Vec<(&'static str, String)>, Failure> {
+fn read_file(path: &Path) -> Result<Vec<(&'static str, String)>, Failure> {
     let unreadable = |why: String| {
         let what = format!("the config file {} cannot be read", path.display());
         Failure::new(20, exit::USAGE, what, why, format!("correct {}, or leave --config out", path.display()))
@@ -313,7 +326,7 @@ fn read_file(path: &PathBuf) -> Result<Vec<(&'static str, String)>, Failure> {
     table.into_iter().map(|(key, value)| Ok((known_key(&key, path)?, text_of(value)))).collect()
 }
 
-fn known_key(key: &str, path: &PathBuf) -> Result<&'static str, Failure> {
+fn known_key(key: &str, path: &Path) -> Result<&'static str, Failure> {
     KEYS.into_iter().find(|known| *known == key).ok_or_else(|| {
         let why = format!("it stands in the file {}", path.display());
         let fix = format!("correct or remove {key:?}; the settings are {}", KEYS.join(", "));

@@ -12,7 +12,7 @@ use crate::{
 
 impl Consensus {
     /// In order. Nothing here waits.
-    pub(super) fn carry_out(&mut self, effects: Vec<Effect>, context: &Context<ConsensusMessage>) {
+    pub(super) fn carry_out(&mut self, effects: impl IntoIterator<Item = Effect>, context: &Context<ConsensusMessage>) {
         for effect in effects {
             let origin = context.origin();
             match effect {
@@ -92,6 +92,9 @@ impl Consensus {
         self.shared.standing.send_modify(|standing| {
             (standing.role, standing.term, standing.leader) = (role, term, leader);
         });
+        if leader.is_some() {
+            self.shared.leader_known.notify_waiters();
+        }
         if was == Role::Leader && role != Role::Leader {
             self.shared.flow.keep_incident(format!("node {} lost its leadership", self.shared.id()));
         }

@@ -149,7 +149,7 @@ async fn crash_one(cluster: &Cluster, report: &mut Report, kind: &str) -> Result
     let fallen = before.iter().zip(lives()).filter(|(before, after)| *before < after).count();
     let (expected, with) = if KEEPERS.contains(&kind) { (3, "with the other keepers") } else { (0, "alone") };
     let (took, wrote) = (short(took), short(wrote));
-    let seen = format!("node {leader}: back after {took:>7} {with:22} next write after {wrote:>7}");
+    let seen = format!("node {leader}: back after {took:>7} {with:23} next write after {wrote:>7}");
     let failed = format!("node {leader}: {fallen} keepers were restarted with it, not {expected}");
     report.check(kind, if fallen == expected { Ok(seen) } else { Err(failed) });
     Ok(())

@@ -1,0 +1,146 @@
+//! From settings to a running cluster.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use super::{cluster::Cluster, network::Network};
+#[cfg(feature = "sqlite")]
+use crate::testing::disk::SimulatedDisk;
+use crate::{
+    config::Config,
+    node::RestartPolicy,
+    raft::{Address, NodeId},
+    state_machine::StateMachine,
+    storage::{Bootstrap, MemoryStorage, Opened, Storage, StorageError, Store},
+};
+
+/// Settings of a cluster to be.
+pub struct ClusterBuilder<M> {
+    pub(super) factory: Arc<dyn Fn() -> M + Send + Sync>,
+    pub(super) size: u64,
+    pub(super) seed: u64,
+    pub(super) config: Config,
+    pub(super) policy: RestartPolicy,
+    pub(super) simulated_disks: bool,
+    pub(super) own: Option<OwnStorage>,
+}
+
+/// Makes the storage of a node.
+type OwnStorage = Arc<dyn Fn(NodeId) -> Arc<dyn Storage> + Send + Sync>;
+
+/// What one node keeps over its crashes.
+#[derive(Clone)]
+pub(super) enum Disk {
+    Memory(MemoryStorage),
+    #[cfg(feature = "sqlite")]
+    Simulated(SimulatedDisk),
+    Own(OwnDisk),
+}
+
+/// A storage of the test's own.
+#[derive(Clone)]
+pub(super) struct OwnDisk(Arc<dyn Storage>);
+
+impl Storage for OwnDisk {
+    fn open(&self, bootstrap: &Bootstrap) -> Result<(Box<dyn Store>, Opened), StorageError> {
+        self.0.open(bootstrap)
+    }
+
+    fn blocks(&self) -> bool {
+        self.0.blocks()
+    }
+}
+
+impl<M: StateMachine> ClusterBuilder<M> {
+    pub(super) fn new(factory: impl Fn() -> M + Send + Sync + 'static) -> Self {
+        ClusterBuilder {
+            factory: Arc::new(factory),
+            size: 3,
+            seed: 0,
+            config: Config::default(),
+            policy: RestartPolicy::default(),
+            simulated_disks: false,
+            own: None,
+        }
+    }
+
+    /// How many voters it has, numbered from 1. 3 without this.
+    pub fn nodes(mut self, size: u64) -> Self {
+        self.size = size;
+        self
+    }
+
+    /// All chance, of the nodes, the network and the disks, comes from this. 0 without it.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self
+    }
+
+    /// Timeouts and limits of every node.
+    pub fn config(mut self, config: Config) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// The restart policy of every node.
+    pub fn restart_policy(mut self, policy: RestartPolicy) -> Self {
+        self.policy = policy;
+        self
+    }
+
+    /// Runs the real SQLite store on disks that lose in a crash what was not synced. Without it each node has a disk in
+    /// memory on which every write is durable at once.
+    #[cfg(feature = "sqlite")]
+    pub fn simulated_disks(mut self) -> Self {
+        self.simulated_disks = true;
+        self
+    }
+
+    /// Gives each node a storage of your own, which must survive a crash of the node by itself.
+    pub fn storage<S: Storage>(mut self, make: impl Fn(NodeId) -> S + Send + Sync + 'static) -> Self {
+        self.own = Some(Arc::new(move |id| Arc::new(make(id))));
+        self
+    }
+
+    /// Starts all nodes.
+    ///
+    /// # Panics
+    /// If one does not start.
+    pub async fn start(self) -> Cluster<M> {
+        let cluster = Cluster::new(self);
+        for id in cluster.ids() {
+            cluster.restart(id).await;
+        }
+        cluster
+    }
+
+    pub(super) fn disk(&self, id: NodeId) -> Disk {
+        if let Some(make) = &self.own {
+            return Disk::Own(OwnDisk(make(id)));
+        }
+        #[cfg(feature = "sqlite")]
+        if self.simulated_disks {
+            return Disk::Simulated(SimulatedDisk::new());
+        }
+        Disk::Memory(MemoryStorage::new())
+    }
+
+    pub(super) fn members(&self) -> BTreeMap<NodeId, Address> {
+        (1..=self.size).map(|id| (id, format!("n{id}:1"))).collect()
+    }
+
+    pub(super) fn network(&self) -> Network {
+        Network::new(self.seed)
+    }
+}
+
+/// Names of actors are process-wide, so each cluster of a process has its own.
+pub(super) fn cluster_name() -> String {
+    static CLUSTERS: AtomicU64 = AtomicU64::new(1);
+    format!("testing {}", CLUSTERS.fetch_add(1, Relaxed))
+}

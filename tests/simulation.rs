@@ -1,0 +1,19 @@
+//! Whole clusters of real supervision trees, in simulated time, with faults.
+//!
+//! Each test is a row of what other Raft systems got wrong once (`E10`, `D02`, …), and was seen red with the bug put in
+//! that its `Fails when` names. The random test runs seeds: `SEEDS=1000` for more of them, `SEED=42` for that one alone.
+#![cfg(feature = "testing")]
+
+#[path = "simulation/actors.rs"]
+mod actors;
+#[cfg(feature = "sqlite")]
+#[path = "simulation/disks.rs"]
+mod disks;
+#[path = "simulation/elections.rs"]
+mod elections;
+#[path = "simulation/log.rs"]
+mod log;
+#[path = "simulation/random.rs"]
+mod random;
+#[path = "simulation/support.rs"]
+mod support;
