@@ -35,7 +35,7 @@ async fn a_leader_whose_fsync_fails_acknowledges_nothing_more_and_stops_with_the
     witness.finds_nothing_wrong();
 }
 
-/// Fails when: a follower says that it has what its disk refused; or its end makes the others elect.
+/// Fails when: the node is not told of its disk's failure and lives on, or its end makes the others elect.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_follower_whose_fsync_fails_stops_and_the_others_go_on_in_the_same_term() {
     let mut cluster = Cluster::start_with_shim().await;

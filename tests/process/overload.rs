@@ -21,7 +21,7 @@ const WRITERS: usize = 200;
 /// For several election timeouts, so that a heartbeat that waited would show.
 const OVERLOAD: Duration = Duration::from_secs(2);
 
-/// Fails when: admission lets everybody in; or heartbeats wait behind the proposals.
+/// Fails when: admission lets everybody in.
 #[tokio::test(flavor = "multi_thread")]
 async fn overload_is_refused_at_once_and_the_leader_stays() {
     let cluster = Cluster::start(&["--max-pending", &MAX_PENDING.to_string()]).await;
