@@ -44,6 +44,23 @@ fn a_candidate_votes_for_itself_on_disk_and_then_asks_the_others() {
     assert_eq!(n1.sent(), ["n2 RequestVote term=2 last=1@1", "n3 RequestVote term=2 last=1@1"]);
 }
 
+/// The others are asked when the candidate's own vote is on disk; its patience begins then, or a slow disk would end
+/// every election before it can be won.
+///
+/// Fails when: `count_own_vote` leaves the alarm dated from the start of the campaign.
+#[test]
+fn a_candidate_waits_an_election_timeout_from_its_own_vote_on() {
+    let mut n1 = Fixture::recovered(3, 1, None, &[1]);
+    n1.alarm();
+    n1.reply_from(2, Reply::PreVote(PreVoteReply { term: 1, vote_granted: true }));
+    n1.now += std::time::Duration::from_millis(290);
+    n1.persisted();
+    n1.ring();
+    assert_eq!(n1.state(), "candidate in term 2, voted for n1");
+    n1.alarm();
+    assert_eq!(n1.state(), "pre-candidate in term 2, voted for n1");
+}
+
 /// "A candidate wins an election if it receives votes from a majority of the servers in the full cluster for the same
 /// term." (§5.2)
 ///
