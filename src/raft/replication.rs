@@ -251,7 +251,7 @@ impl Raft {
         }
     }
 
-    /// "If there exists an N such that N > commitIndex, a majority of matchIndex[i] >= N, and log[N].term ==
+    /// "If there exists an N such that N > commitIndex, a majority of `matchIndex[i]` >= N, and `log[N].term` ==
     /// currentTerm: set commitIndex = N" (§5.3, §5.4.2).
     pub(super) fn advance_commit_index(&mut self) {
         let RoleState::Leader(leadership) = &self.role else { return };

@@ -46,8 +46,12 @@ const DATABASE_JOURNAL: &str = "raft.db-journal";
 /// From so many pages in its log on, an idle store makes a checkpoint. About 4 MiB.
 const IDLE_CHECKPOINT_PAGES: usize = 1_000;
 
-/// From so many pages in its log on, a busy store makes a checkpoint too. About 32 MiB.
-const BUSY_CHECKPOINT_PAGES: usize = 8_000;
+/// From so many pages in its log on, a busy store makes a checkpoint too. About 16 MiB.
+const BUSY_CHECKPOINT_PAGES: usize = 4_000;
+
+/// How long SQLite's log is made when the store is opened: as long as it gets before a checkpoint, so that a sync hardly
+/// ever has to wait for a file that grows.
+const LOG_BYTES: u64 = 17 << 20;
 
 /// A directory with a SQLite database. Its clones are the same directory.
 #[derive(Clone)]
@@ -102,8 +106,9 @@ impl Storage for SqliteStorage {
             return Err(writes_are_missing(&path, state.writes, acknowledged));
         }
         let mut store =
-            SqliteStore { connection, lock, path, base, state, log_pages: 0, poison: None, _files: self.files.clone() };
+            SqliteStore { connection, lock, path, base, state, log_pages: 0, poison: None, files: self.files.clone() };
         store.make_durable()?;
+        store.lengthen_log()?;
         self.files.sync_directory().map_err(|error| unreadable(&store.path, &error))?;
         store.acknowledge();
         Ok((Box::new(store), opened))
@@ -153,7 +158,7 @@ struct SqliteStore {
     /// The first error, for ever after.
     poison: Option<StorageError>,
     /// The disk must outlive SQLite's use of it.
-    _files: Arc<dyn Files>,
+    files: Arc<dyn Files>,
 }
 
 impl Store for SqliteStore {
@@ -273,6 +278,17 @@ impl SqliteStore {
     /// Nothing that was read is left where a power cut would take it away.
     fn make_durable(&mut self) -> Result<(), StorageError> {
         self.checkpoint("TRUNCATE").map(drop)
+    }
+
+    /// Gives SQLite's log, which is empty now, its full size. Where there is no room for that, it grows as it must.
+    fn lengthen_log(&self) -> Result<(), StorageError> {
+        match self.files.lengthen(DATABASE_LOG, LOG_BYTES) {
+            Err(error) if error.kind() != std::io::ErrorKind::StorageFull => {
+                let (path, cause) = (self.path.with_file_name(DATABASE_LOG), error.to_string());
+                Err(StorageError::Failed { path, call: "lengthening", cause })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Counts the writes that are on disk. It is a guard, not a promise: without it, less damage is noticed.

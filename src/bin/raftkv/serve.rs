@@ -123,3 +123,7 @@ async fn unless_asked_again<T>(work: impl Future<Output = T>) -> Result<T, Failu
         }
     }
 }
+
+#[cfg(test)]
+#[path = "serve_tests.rs"]
+mod tests;
