@@ -33,7 +33,7 @@ pub enum Placement {
 }
 
 /// Starts an actor under `supervisor`. `path` is its place in the tree ("consensus/replicator 2"); its process-wide
-/// ractor name is derived from it and the flow's node ("raft/<cluster>/<id>/consensus/replicator 2").
+/// ractor name is derived from it and the flow's node (`raft/<cluster>/<id>/consensus/replicator 2`).
 ///
 /// A restarted actor takes the path of the former one, which must have ended, and the next incarnation number.
 ///

@@ -80,7 +80,7 @@ struct Kept {
 }
 
 impl Flow {
-    /// `name` is "raft/<cluster>/<id>". The node's epoch is now.
+    /// `name` is `raft/<cluster>/<id>`. The node's epoch is now.
     pub fn new(name: String) -> Flow {
         Flow::with_settings(name, Settings::default())
     }
@@ -101,7 +101,7 @@ impl Flow {
         flow
     }
 
-    /// "raft/<cluster>/<id>", as it was told.
+    /// `raft/<cluster>/<id>`, as it was told.
     pub fn name(&self) -> &str {
         &self.0.name
     }

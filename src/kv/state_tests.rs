@@ -189,7 +189,7 @@ fn a_snapshot_may_come_in_drops() {
     assert_eq!(restored, store);
 }
 
-/// Fails when: the key is kept as the slice of the entry that it came in.
+// Fails when: the key is kept as the slice of the entry that it came in.
 #[test]
 fn a_key_does_not_keep_the_entry_it_came_in_alive() {
     let entry = Bytes::from(vec![b'k'; 1000]);

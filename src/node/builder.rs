@@ -164,7 +164,8 @@ impl<M: StateMachine> Builder<M> {
         let members = Membership::of_voters(self.members.clone());
         let cluster_id = cluster_id(self.cluster_name.as_deref(), &self.members);
         let seed = self.seed.unwrap_or_else(rand::random);
-        let flow = Flow::new(format!("raft/{cluster_id:016x}/{}", self.id));
+        let settings = flow::Settings { seed, ..flow::Settings::default() };
+        let flow = Flow::with_settings(format!("raft/{cluster_id:016x}/{}", self.id), settings);
         let shared = Arc::new(Shared {
             identity: Identity { cluster_id, node_id: self.id },
             listen_address: self.listen.unwrap_or(own_address),

@@ -198,6 +198,8 @@ impl Raft {
     pub(super) fn count_own_vote(&mut self, now: Duration, effects: &mut Vec<Effect>) {
         if let RoleState::Candidate(campaign) = &mut self.role {
             campaign.votes.insert(self.settings.id);
+            // Only now the others are asked: a slow disk must not eat up the time for their answers.
+            self.timeout_since = now;
             self.count_votes(now, effects);
         }
     }

@@ -136,8 +136,10 @@ impl Progress {
     pub fn conflicted(&mut self, agree_at_most: LogIndex) {
         // The entry before `next_index` is known to differ: go back by one at least.
         let next_index = (agree_at_most + 1).min(self.next_index - 1).max(self.match_index + 1);
+        // A peer whose disk lost what it had acknowledged conflicts for ever (L08): where there is nowhere to go back to,
+        // the next probe waits for the heartbeat.
+        self.heartbeat_due = next_index < self.next_index;
         self.restart(next_index);
-        self.heartbeat_due = true;
     }
 
     /// Requests may be lost. With `at_once`, the next probe does not wait for the heartbeat.

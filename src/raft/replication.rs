@@ -143,14 +143,16 @@ impl Raft {
             return self.reply(call, conflict, effects);
         }
         let last_new_index = request.prev_log_index + request.entries.len() as LogIndex;
-        let appended = self.store_entries(request.entries, effects);
+        let has_entries = !request.entries.is_empty();
+        self.store_entries(request.entries, effects);
         // "If leaderCommit > commitIndex, set commitIndex = min(leaderCommit, index of last new entry)" (Figure 2):
         // what stands behind the last new entry has not been compared with the leader's log.
         self.commit_index = self.commit_index.max(request.leader_commit.min(last_new_index));
-        if appended {
+        if has_entries && last_new_index > self.outbox.durable_index() {
             let matched = reply(self, AppendOutcome::Matched { match_index: last_new_index });
             self.outbox.after_write(Effect::Reply { call, reply: matched });
         } else {
+            // A heartbeat does not wait for entries that an earlier request brought.
             let match_index = last_new_index.min(self.outbox.durable_index());
             let matched = reply(self, AppendOutcome::Matched { match_index });
             self.reply(call, matched, effects);
@@ -174,8 +176,8 @@ impl Raft {
         }
     }
 
-    /// Stores what is new of `entries`, which follow on from an entry that matched. Returns whether anything was.
-    fn store_entries(&mut self, entries: Vec<Entry>, effects: &mut Vec<Effect>) -> bool {
+    /// Stores what is new of `entries`, which follow on from an entry that matched.
+    fn store_entries(&mut self, entries: Vec<Entry>, effects: &mut Vec<Effect>) {
         let mut appended = false;
         for entry in entries {
             if !appended {
@@ -191,7 +193,6 @@ impl Raft {
             self.append(entry, effects);
             appended = true;
         }
-        appended
     }
 
     fn truncate_from(&mut self, index: LogIndex, effects: &mut Vec<Effect>) {
@@ -251,7 +252,7 @@ impl Raft {
         }
     }
 
-    /// "If there exists an N such that N > commitIndex, a majority of matchIndex[i] >= N, and log[N].term ==
+    /// "If there exists an N such that N > commitIndex, a majority of `matchIndex[i]` >= N, and `log[N].term` ==
     /// currentTerm: set commitIndex = N" (§5.3, §5.4.2).
     pub(super) fn advance_commit_index(&mut self) {
         let RoleState::Leader(leadership) = &self.role else { return };

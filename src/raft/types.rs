@@ -88,7 +88,7 @@ pub enum Payload {
 
 /// The servers of a cluster: who votes and counts for quorums, and who only receives the log.
 ///
-/// Only [`quorum`](super::quorum) may count voters, so that a joint configuration (§6) has one place to go.
+/// Only the module `quorum` may count voters, so that a joint configuration (§6) has one place to go.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Membership {
     /// Servers that vote, with the addresses the others reach them at.

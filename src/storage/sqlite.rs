@@ -26,7 +26,7 @@ use files::{Directory, Files, Lock, Note};
 use record::{chain, encode_membership, encode_payload};
 use recovery::Found;
 use rows::{Base, Owner, State};
-use schema::Presence;
+use schema::Stage;
 use wal::Scan;
 
 mod failure;
@@ -40,11 +40,18 @@ mod wal;
 const DATABASE: &str = "raft.db";
 const DATABASE_LOG: &str = "raft.db-wal";
 
+/// SQLite has one while it makes the database's first page, and never again.
+const DATABASE_JOURNAL: &str = "raft.db-journal";
+
 /// From so many pages in its log on, an idle store makes a checkpoint. About 4 MiB.
 const IDLE_CHECKPOINT_PAGES: usize = 1_000;
 
-/// From so many pages in its log on, a busy store makes a checkpoint too. About 32 MiB.
-const BUSY_CHECKPOINT_PAGES: usize = 8_000;
+/// From so many pages in its log on, a busy store makes a checkpoint too. About 16 MiB.
+const BUSY_CHECKPOINT_PAGES: usize = 4_000;
+
+/// How long SQLite's log is made when the store is opened: as long as it gets before a checkpoint, so that a sync hardly
+/// ever has to wait for a file that grows.
+const LOG_BYTES: u64 = 17 << 20;
 
 /// A directory with a SQLite database. Its clones are the same directory.
 #[derive(Clone)]
@@ -63,20 +70,19 @@ impl SqliteStorage {
         SqliteStorage { files }
     }
 
-    /// Looks at what SQLite would not report: a damaged log, and a damaged header of the database.
-    fn examine(&self, path: &Path) -> Result<Presence, StorageError> {
-        let read = |name, limit| {
-            let bytes = self.files.read(name, limit).map_err(|error| unreadable(path, &error))?;
-            Ok(bytes.unwrap_or_default())
-        };
-        let has_log = match wal::scan(&read(DATABASE_LOG, usize::MAX)?, schema::PAGE_SIZE) {
+    /// Looks at what SQLite would not report: a damaged log, files that do not belong together.
+    fn examine(&self, path: &Path, acknowledged: u64) -> Result<Stage, StorageError> {
+        let read = |name, limit| self.files.read(name, limit).map_err(|error| unreadable(path, &error));
+        let log = read(DATABASE_LOG, usize::MAX)?.unwrap_or_default();
+        let has_log = match wal::scan(&log, schema::PAGE_SIZE) {
             Scan::Sound { frames } => frames > 0,
-            Scan::Damaged { place, cause } => {
-                return Err(corrupt(&path.with_file_name(DATABASE_LOG), place, cause));
-            }
+            Scan::Damaged { place, cause } => return Err(corrupt(&path.with_file_name(DATABASE_LOG), place, cause)),
         };
-        schema::examine_header(&read(DATABASE, schema::HEADER_SIZE)?, has_log)
-            .map_err(|cause| corrupt(path, "the database's header", cause))
+        let header = read(DATABASE, schema::HEADER_SIZE)?.unwrap_or_default();
+        // One that begins with 0 has been dealt with.
+        let has_journal = read(DATABASE_JOURNAL, 1)?.is_some_and(|first| first.first().is_some_and(|byte| *byte != 0));
+        schema::examine(&header, has_journal, has_log, acknowledged > 0)
+            .map_err(|cause| corrupt(path, "the database", cause))
     }
 }
 
@@ -85,12 +91,14 @@ impl Storage for SqliteStorage {
         let path = self.files.database();
         let lock = self.files.lock()?;
         let acknowledged = Note::of_line(lock.found()).map_or(0, |note| note.writes);
-        let presence = self.examine(&path)?;
-        let connection = schema::connect(&path, self.files.vfs(), presence)?;
+        let stage = self.examine(&path, acknowledged)?;
+        let connection = schema::connect(&path, self.files.vfs(), stage)?;
         if !schema::exists(&connection, &path)? {
             if acknowledged > 0 {
                 return Err(writes_are_missing(&path, 0, acknowledged));
             }
+            // A journal that a power cut brings back would undo what is written from here on.
+            self.files.sync_directory().map_err(|error| unreadable(&path, &error))?;
             create(&connection, bootstrap).map_err(|error| classify(&path, "creation", &error))?;
         }
         let Found { opened, base, state } = recovery::read(&connection, &path, &bootstrap.identity)?;
@@ -98,8 +106,9 @@ impl Storage for SqliteStorage {
             return Err(writes_are_missing(&path, state.writes, acknowledged));
         }
         let mut store =
-            SqliteStore { connection, lock, path, base, state, log_pages: 0, poison: None, _files: self.files.clone() };
+            SqliteStore { connection, lock, path, base, state, log_pages: 0, poison: None, files: self.files.clone() };
         store.make_durable()?;
+        store.lengthen_log()?;
         self.files.sync_directory().map_err(|error| unreadable(&store.path, &error))?;
         store.acknowledge();
         Ok((Box::new(store), opened))
@@ -149,7 +158,7 @@ struct SqliteStore {
     /// The first error, for ever after.
     poison: Option<StorageError>,
     /// The disk must outlive SQLite's use of it.
-    _files: Arc<dyn Files>,
+    files: Arc<dyn Files>,
 }
 
 impl Store for SqliteStore {
@@ -269,6 +278,17 @@ impl SqliteStore {
     /// Nothing that was read is left where a power cut would take it away.
     fn make_durable(&mut self) -> Result<(), StorageError> {
         self.checkpoint("TRUNCATE").map(drop)
+    }
+
+    /// Gives SQLite's log, which is empty now, its full size. Where there is no room for that, it grows as it must.
+    fn lengthen_log(&self) -> Result<(), StorageError> {
+        match self.files.lengthen(DATABASE_LOG, LOG_BYTES) {
+            Err(error) if error.kind() != std::io::ErrorKind::StorageFull => {
+                let (path, cause) = (self.path.with_file_name(DATABASE_LOG), error.to_string());
+                Err(StorageError::Failed { path, call: "lengthening", cause })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Counts the writes that are on disk. It is a guard, not a promise: without it, less damage is noticed.

@@ -135,6 +135,9 @@ fn lock(contents: &Mutex<Contents>) -> MutexGuard<'_, Contents> {
 
 const LOCK: &str = "LOCK";
 
+/// No file is lengthened beyond this.
+const SIMULATED_LENGTH: usize = 64 << 10;
+
 impl Files for SimulatedDisk {
     fn database(&self) -> PathBuf {
         PathBuf::from("raft.db")
@@ -165,6 +168,17 @@ impl Files for SimulatedDisk {
 
     fn sync_directory(&self) -> io::Result<()> {
         self.contents().sync_directory().map_err(|_| io::Error::other("the sync was to fail"))
+    }
+
+    /// Not as far as on a real disk: it is for the zeros behind SQLite's log, not for speed.
+    fn lengthen(&self, name: &str, size: u64) -> io::Result<()> {
+        let mut contents = self.contents();
+        let before = contents.read(name).map_or(0, <[u8]>::len);
+        let zeros = vec![0; (size as usize).min(SIMULATED_LENGTH).saturating_sub(before)];
+        contents.write(name, before, &zeros).and_then(|()| contents.sync(name)).map_err(|fault| match fault {
+            contents::Fault::Full => io::ErrorKind::StorageFull.into(),
+            _ => io::Error::other("the write or the sync was to fail"),
+        })
     }
 }
 

@@ -44,6 +44,23 @@ fn a_candidate_votes_for_itself_on_disk_and_then_asks_the_others() {
     assert_eq!(n1.sent(), ["n2 RequestVote term=2 last=1@1", "n3 RequestVote term=2 last=1@1"]);
 }
 
+/// The others are asked when the candidate's own vote is on disk; its patience begins then, or a slow disk would end
+/// every election before it can be won.
+///
+/// Fails when: `count_own_vote` leaves the alarm dated from the start of the campaign.
+#[test]
+fn a_candidate_waits_an_election_timeout_from_its_own_vote_on() {
+    let mut n1 = Fixture::recovered(3, 1, None, &[1]);
+    n1.alarm();
+    n1.reply_from(2, Reply::PreVote(PreVoteReply { term: 1, vote_granted: true }));
+    n1.now += std::time::Duration::from_millis(290);
+    n1.persisted();
+    n1.ring();
+    assert_eq!(n1.state(), "candidate in term 2, voted for n1");
+    n1.alarm();
+    assert_eq!(n1.state(), "pre-candidate in term 2, voted for n1");
+}
+
 /// "A candidate wins an election if it receives votes from a majority of the servers in the full cluster for the same
 /// term." (§5.2)
 ///
@@ -74,7 +91,7 @@ fn a_server_votes_once_a_term_first_come_first_served() {
 
 /// "Reply false if term < currentTerm." (Figure 2, RequestVote 1; §5.1)
 ///
-/// Fails when: `request_vote` compares the term with `>=` nowhere, so that an old candidate gets a free vote.
+/// Fails when: `request_vote` does not compare the terms: an old candidate with a long log then gets a free vote.
 #[test]
 fn a_vote_for_an_earlier_term_is_refused() {
     let mut n1 = Fixture::recovered(3, 2, None, &[]);
@@ -274,7 +291,7 @@ fn a_single_voter_elects_itself_at_once_and_commits_alone() {
 
 /// E10. A candidate of an earlier term learns the later one from the refusal of its pre-vote.
 ///
-/// Fails when: a refused pre-vote answers with the request's term.
+/// Fails when: a refused pre-vote answers with no later term than the candidate's.
 #[test]
 fn a_refused_pre_vote_tells_the_later_term() {
     let mut n1 = Fixture::recovered(3, 7, None, &[]);

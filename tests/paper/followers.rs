@@ -127,6 +127,20 @@ fn a_repeated_request_is_acknowledged_with_what_is_durable() {
     assert_eq!(n1.replies(), ["AppendEntriesReply term=1 match=1"], "a heartbeat's reply needs no disk");
 }
 
+/// Entries that come again while their write is under way are acknowledged when it is done, not at the next heartbeat.
+///
+/// Fails when: `append_entries` waits for the disk only where it has stored something.
+#[test]
+fn entries_that_are_repeated_while_they_are_written_are_acknowledged_by_the_write() {
+    let mut n1 = Fixture::of(3);
+    n1.append(1, (0, 0), &[1], 0).persisted();
+    n1.append(1, (1, 1), &[1], 0);
+    n1.append(1, (1, 1), &[1], 0);
+    assert_eq!(n1.replies(), [""; 0]);
+    n1.persisted();
+    assert_eq!(n1.replies(), ["AppendEntriesReply term=1 match=2"; 2]);
+}
+
 /// "If commitIndex > lastApplied: increment lastApplied, apply log[lastApplied] to state machine." (Figure 2, all servers)
 ///
 /// Fails when: `apply` starts from `last_applied` instead of what it has handed over.

@@ -209,7 +209,9 @@ fn concurrent_proposals_each_get_their_own_index() {
 #[test]
 fn what_was_lost_is_sent_again() {
     let mut n1 = Fixture::settled_leader();
-    n1.propose(5).persisted();
+    for call in [5, 6] {
+        n1.propose(call).persisted();
+    }
     n1.step(Input::Lost(Courier::Replicator(2)));
     assert_eq!(
         n1.sent(),
@@ -217,7 +219,24 @@ fn what_was_lost_is_sent_again() {
         "a replicator that is back is asked at once"
     );
     n1.matched(2, 1);
-    assert_eq!(n1.sent(), ["n2 AppendEntries term=1 prev=1@1 [2@1 \"command 5\"] commit=1"]);
+    let again = "n2 AppendEntries term=1 prev=1@1 [2@1 \"command 5\", 3@1 \"command 6\"] commit=1";
+    assert_eq!(n1.sent(), [again], "what was in flight takes no room in the window");
+}
+
+/// L08. A follower whose disk lost what it had acknowledged conflicts for ever. Going back is no use: it is asked again with
+/// the heartbeats, and not at the speed of the network.
+///
+/// Fails when: every conflict makes the next probe due at once.
+#[test]
+fn a_follower_that_lost_what_it_acknowledged_is_not_asked_in_a_loop() {
+    let mut n1 = Fixture::settled_leader();
+    n1.now += HEARTBEAT;
+    n1.ring();
+    n1.conflict(2, 1, 0);
+    assert_eq!(n1.sent(), [""; 0]);
+    n1.now += HEARTBEAT;
+    n1.ring();
+    assert_eq!(n1.sent()[0], "n2 AppendEntries term=1 prev=1@1 [] commit=1");
 }
 
 /// No more requests with entries than the window holds are unanswered at a peer; heartbeats go on.

@@ -16,6 +16,7 @@ use tokio::{
 use crate::{
     client,
     server::{PATIENCE, Server, free_address, raftkv},
+    shim::Shim,
 };
 
 /// Between two looks at something that cannot be waited for.
@@ -28,6 +29,8 @@ const ELECTION_TIMEOUT_MS: &str = "300-600";
 pub struct Cluster {
     pub servers: BTreeMap<u64, Server>,
     pub addresses: BTreeMap<u64, String>,
+    /// Between them and their disks.
+    shim: Option<Shim>,
     flags: Vec<String>,
     directory: TempDir,
 }
@@ -35,9 +38,21 @@ pub struct Cluster {
 impl Cluster {
     /// Three fresh servers with these flags besides the usual ones; returns when their ports are open.
     pub async fn start(flags: &[&str]) -> Cluster {
+        Cluster::start_fresh(flags, false).await
+    }
+
+    /// The same without flags, but with disks that can be made to fail.
+    pub async fn start_with_shim() -> Cluster {
+        Cluster::start_fresh(&[], true).await
+    }
+
+    async fn start_fresh(flags: &[&str], with_shim: bool) -> Cluster {
         // A port that was free a moment ago may be taken now.
         for _ in 0..5 {
             let mut cluster = Cluster::new(flags);
+            if with_shim {
+                cluster.shim = Some(Shim::compile(cluster.directory()));
+            }
             (1..=3).for_each(|id| cluster.spawn(id, cluster.serve(id)));
             let mut all_ready = true;
             for server in cluster.servers.values() {
@@ -56,9 +71,15 @@ impl Cluster {
         Cluster {
             servers: BTreeMap::new(),
             addresses: (1..=3).map(|id| (id, free_address())).collect(),
+            shim: None,
             flags: flags.iter().map(|flag| flag.to_string()).collect(),
             directory: TempDir::new().expect("there is room for temporary files"),
         }
+    }
+
+    /// The disks that can be made to fail.
+    pub fn disks(&self) -> &Shim {
+        self.shim.as_ref().expect("it was started with a shim")
     }
 
     /// Where everything of this cluster is kept.
@@ -95,6 +116,7 @@ impl Cluster {
             command.args(["--election-timeout-ms", ELECTION_TIMEOUT_MS]);
         }
         command.args(["--heartbeat-ms", "50"]).args(&self.flags);
+        command.envs(self.shim.iter().flat_map(|shim| shim.environment(id)));
         command
     }
 

@@ -62,7 +62,7 @@ async fn a_flipped_byte_in_the_database_is_found_at_the_start() {
     for at in [state.start, (state.start + state.end) / 2, state.end - 1] {
         damage.is_refused_after_flipping("raft.db", at, &["term and vote"]).await;
     }
-    damage.is_sound_unless_damaged().await;
+    damage.starts_undamaged().await;
 }
 
 /// Fails when: SQLite is let at a damaged log, whose end it drops in silence, or the acknowledged writes are not counted.
@@ -79,7 +79,7 @@ async fn a_flipped_byte_in_the_write_ahead_log_is_found_at_the_start() {
     damage.is_refused_after_flipping("raft.db-wal", last + 3, &["writes were acknowledged"]).await;
     fs::remove_file(damage.data.join("raft.db-wal")).expect("it is there");
     damage.is_refused(&["writes were acknowledged"]).await;
-    damage.is_sound_unless_damaged().await;
+    damage.starts_undamaged().await;
 }
 
 /// Values that stand nowhere else: the first is in the database, the others in its log, the third in the last write.
@@ -141,7 +141,7 @@ impl Damage {
     }
 
     /// The copy was good: it was the damage that was refused.
-    async fn is_sound_unless_damaged(mut self) {
+    async fn starts_undamaged(mut self) {
         for id in 1..=3 {
             if !self.cluster.servers.contains_key(&id) {
                 self.cluster.restart(id).await;

@@ -16,5 +16,6 @@ mod load;
 mod overload;
 mod requests;
 mod server;
+mod shim;
 mod shutdown;
 mod witness;

@@ -121,6 +121,8 @@ fn files_that_vanish_or_come_back_from_a_copy_are_noticed() {
     };
     let mut old_database = image.clone();
     old_database.extend([(DATABASE.to_owned(), earlier[DATABASE].clone()), (LOG.to_owned(), earlier[LOG].clone())]);
+    let mut with_a_journal = image.clone();
+    with_a_journal.insert("raft.db-journal".to_owned(), b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7".to_vec());
     let mut nothing_left = without(DATABASE);
     nothing_left.remove(LOG);
     for (what, damaged) in [
@@ -128,6 +130,7 @@ fn files_that_vanish_or_come_back_from_a_copy_are_noticed() {
         ("no database", without(DATABASE)),
         ("neither", nothing_left),
         ("an older copy of both", old_database),
+        ("a stray journal", with_a_journal),
     ] {
         disk.restore(&damaged);
         let error = try_open(&disk.storage()).err().unwrap_or_else(|| panic!("{what}: not noticed"));

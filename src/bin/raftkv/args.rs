@@ -132,6 +132,10 @@ pub struct Serve {
     /// How many calls may wait at this node before it refuses more (R019) [default: 4096].
     #[arg(long, value_name = "CALLS")]
     pub max_pending: Option<String>,
+
+    /// Whether the flight recorder notes every message: on, or off to measure what it costs [default: on].
+    #[arg(long, value_name = "on|off")]
+    pub recorder: Option<String>,
 }
 
 /// Flags of `demo`.

@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Every key of the TOML file. In the environment it is RAFTKV_ and the key in capitals.
-const KEYS: [&str; 13] = [
+const KEYS: [&str; 14] = [
     "advertise",
     "cluster",
     "data",
@@ -30,6 +30,7 @@ const KEYS: [&str; 13] = [
     "max_pending",
     "output",
     "peer",
+    "recorder",
     "timeout",
 ];
 
@@ -78,6 +79,8 @@ pub struct ServeSettings {
     pub cluster: BTreeMap<NodeId, String>,
     /// Peers that are dialled elsewhere.
     pub peers: BTreeMap<NodeId, String>,
+    /// Whether every message is recorded.
+    pub recorder: bool,
     /// The rest.
     pub config: Config,
 }
@@ -162,7 +165,8 @@ impl Settings {
             }
         }
         let peers = self.get("peer").map(Setting::members).transpose()?.unwrap_or_default();
-        Ok(ServeSettings { id, data, listen: listen_address, cluster, peers, config: self.node_config()? })
+        let recorder = self.get("recorder").map_or(Ok(true), Setting::switch)?;
+        Ok(ServeSettings { id, data, listen: listen_address, cluster, peers, recorder, config: self.node_config()? })
     }
 
     fn node_config(&self) -> Result<Config, Failure> {
@@ -211,6 +215,14 @@ impl Settings {
 }
 
 impl Setting {
+    fn switch(&self) -> Result<bool, Failure> {
+        match self.value.as_str() {
+            "on" => Ok(true),
+            "off" => Ok(false),
+            _ => Err(self.wanted("on or off")),
+        }
+    }
+
     fn wanted(&self, wanted: &str) -> Failure {
         Failure::bad_setting(self.key, &self.value, &self.source, wanted)
     }
@@ -298,6 +310,7 @@ fn flags(args: &Args) -> impl Iterator<Item = (&'static str, String)> {
         ("election_timeout_ms", serve.election_timeout_ms.clone()),
         ("max_entry_bytes", serve.max_entry_bytes.clone()),
         ("max_pending", serve.max_pending.clone()),
+        ("recorder", serve.recorder.clone()),
     ];
     flags.into_iter().filter_map(|(key, value)| Some((key, value?)))
 }

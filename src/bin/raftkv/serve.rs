@@ -36,6 +36,7 @@ pub async fn run(settings: &Settings) -> Result<u8, Failure> {
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_service_status(READY, ServingStatus::NotServing).await;
     let node = start(&settings, Grpc::new().services(move |node| routes(node, health_service.clone()))).await?;
+    node.flow().set_recording(settings.recorder);
     say_ready(&settings, &node);
     tokio::select! {
         biased;
@@ -122,3 +123,7 @@ async fn unless_asked_again<T>(work: impl Future<Output = T>) -> Result<T, Failu
         }
     }
 }
+
+#[cfg(test)]
+#[path = "serve_tests.rs"]
+mod tests;

@@ -30,6 +30,9 @@ pub(crate) trait Files: Send + Sync + 'static {
 
     /// Makes it durable which files there are.
     fn sync_directory(&self) -> io::Result<()>;
+
+    /// Lengthens the file `name` with zeros to `size`, durably; on an error it is as long as before.
+    fn lengthen(&self, name: &str, size: u64) -> io::Result<()>;
 }
 
 /// A store that is taken.
@@ -121,6 +124,17 @@ impl Files for Directory {
 
     fn sync_directory(&self) -> io::Result<()> {
         sync(&self.0)
+    }
+
+    fn lengthen(&self, name: &str, size: u64) -> io::Result<()> {
+        let mut file = OpenOptions::new().write(true).open(self.0.join(name))?;
+        let before = file.seek(SeekFrom::End(0))?;
+        // Written, not only reserved: blocks that were never written cost another write of metadata at their first sync.
+        let lengthened = io::copy(&mut io::repeat(0).take(size.saturating_sub(before)), &mut file);
+        match lengthened.and_then(|_| file.sync_all()) {
+            Ok(()) => Ok(()),
+            Err(error) => file.set_len(before).and(Err(error)),
+        }
     }
 }
 

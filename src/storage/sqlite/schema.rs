@@ -30,38 +30,49 @@ const TABLES: [&str; 4] = [
 /// Bytes in the header of a database.
 pub(super) const HEADER_SIZE: usize = 100;
 
-/// Whether there is a database at all.
+/// How far the creation of a database came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Presence {
-    /// Nothing, not even the first page of one.
-    Absent,
-    /// At least the first page.
-    Present,
+pub(super) enum Stage {
+    /// Its first page is not there, or not for certain.
+    Unfinished,
+    /// It has at least its first page, for good.
+    Begun,
 }
 
-/// Looks at a database's header before SQLite does: where SQLite would delete a log, or say no more than that the database
-/// is read-only.
-pub(super) fn examine_header(header: &[u8], has_log: bool) -> Result<Presence, &'static str> {
+/// What lies there before SQLite looks: SQLite would roll back by any journal, delete a log without a database, and say
+/// of a damaged header no more than that the database is read-only.
+///
+/// `was_created` is whether a store was ever created, or its log begun: from there on, a journal is none of ours.
+pub(super) fn examine(
+    header: &[u8],
+    has_journal: bool,
+    has_log: bool,
+    was_created: bool,
+) -> Result<Stage, &'static str> {
+    if has_journal {
+        let stray = "a rollback journal lies beside it, which a store with a log never has";
+        return if has_log || was_created { Err(stray) } else { Ok(Stage::Unfinished) };
+    }
     if header.is_empty() {
-        return if has_log { Err("it is gone, but the log is there") } else { Ok(Presence::Absent) };
+        return if has_log { Err("it is gone, but the log is there") } else { Ok(Stage::Unfinished) };
     }
     // "File format write version" and "read version": 1 while it is created, then 2.
     match header.get(18..20) {
-        Some([1 | 2, 1 | 2]) => Ok(Presence::Present),
-        _ => Err("it is of no known version"),
+        Some([1 | 2, 1 | 2]) => Ok(Stage::Begun),
+        _ => Err("its header is of no known version"),
     }
 }
 
 /// Opens the database, or an empty one, with everything set but the tables. Writes nothing to one that exists.
-pub(super) fn connect(path: &Path, vfs: Option<&str>, presence: Presence) -> Result<Connection, StorageError> {
-    let (connection, mode) = set_up(path, vfs, presence).map_err(|error| classify_at_open(path, &error))?;
+pub(super) fn connect(path: &Path, vfs: Option<&str>, stage: Stage) -> Result<Connection, StorageError> {
+    let (connection, mode) = set_up(path, vfs, stage).map_err(|error| classify_at_open(path, &error))?;
     if mode != "wal" {
         return Err(corrupt(path, "the database's header", format!("its journal cannot be a WAL, only {mode}")));
     }
     Ok(connection)
 }
 
-fn set_up(path: &Path, vfs: Option<&str>, presence: Presence) -> Result<(Connection, String)> {
+fn set_up(path: &Path, vfs: Option<&str>, stage: Stage) -> Result<(Connection, String)> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = match vfs {
         Some(vfs) => Connection::open_with_flags_and_vfs(path, flags, vfs)?,
@@ -72,7 +83,7 @@ fn set_up(path: &Path, vfs: Option<&str>, presence: Presence) -> Result<(Connect
     // Before anything reads the log, so that its index is kept in memory and no other process can look in.
     connection.execute_batch("PRAGMA locking_mode = EXCLUSIVE;")?;
     connection.execute_batch("PRAGMA cell_size_check = ON; PRAGMA temp_store = MEMORY; PRAGMA mmap_size = 0;")?;
-    if presence == Presence::Absent {
+    if stage == Stage::Unfinished {
         // These two are fixed by the first page. Said to a database that exists, the second one writes to it.
         connection.execute_batch(&format!("PRAGMA page_size = {PAGE_SIZE}; PRAGMA auto_vacuum = INCREMENTAL;"))?;
     }
