@@ -26,6 +26,7 @@ pub struct ClusterBuilder<M> {
     pub(super) seed: u64,
     pub(super) config: Config,
     pub(super) policy: RestartPolicy,
+    #[cfg(feature = "sqlite")]
     pub(super) simulated_disks: bool,
     pub(super) own: Option<OwnStorage>,
 }
@@ -64,6 +65,7 @@ impl<M: StateMachine> ClusterBuilder<M> {
             seed: 0,
             config: Config::default(),
             policy: RestartPolicy::default(),
+            #[cfg(feature = "sqlite")]
             simulated_disks: false,
             own: None,
         }
