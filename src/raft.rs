@@ -19,6 +19,8 @@
 //!   `Persisted`, and no entry is applied before it is durable here.
 //! - *The alarm is lazy*: a heartbeat does not set the timer anew, it is noted; an alarm that rings too early is set
 //!   again, dated from what was heard last. That saves a message a heartbeat.
+//! - *A commit index travels with the next entries*, and where none follow, a tenth of a heartbeat later: whoever writes
+//!   one thing after another costs half the messages.
 //! - *A heartbeat's reply needs no disk*: it reports what is durable so far, so that a slow disk does not depose a leader.
 //!
 //! Not here yet: snapshots, membership changes, leadership transfer on request, leases.
@@ -56,6 +58,8 @@ use self::{
 pub struct Settings {
     /// This server.
     pub id: NodeId,
+    /// How often a leader is heard from at least.
+    pub heartbeat_interval: Duration,
     /// No election starts earlier than this after a leader was heard; votes are refused for as long.
     pub election_timeout_min: Duration,
     /// A leader that no quorum has answered for this long steps down.
@@ -212,7 +216,7 @@ impl Raft {
         let write = self.outbox.next_write(&self.log, effects);
         // First the network, then the disk: the peers' disks then work while this one does (thesis §10.2.1).
         self.confirm_reads(effects);
-        self.replicate(effects);
+        self.replicate(now, effects);
         effects.extend(write);
         self.apply(effects);
         let standing = self.standing();

@@ -247,6 +247,7 @@ impl Walk {
             let spread = (ELECTION_TIMEOUT_MAX - ELECTION_TIMEOUT_MIN).as_millis() as u64;
             let after = match set.alarm {
                 Alarm::Heartbeat => HEARTBEAT,
+                Alarm::Notice => HEARTBEAT / 10,
                 Alarm::Election => ELECTION_TIMEOUT_MIN + Duration::from_millis(self.chance.below(spread)),
             };
             self.due.insert(id, (set.epoch, set.since + after));

@@ -302,7 +302,7 @@ impl Stage {
     fn timeout(&mut self, id: NodeId) {
         for _ in 0..2 {
             let set = self.world.server(id).alarm.expect("a server always has an alarm");
-            let after = if set.alarm == Alarm::Heartbeat { HEARTBEAT } else { ELECTION_TIMEOUT_MAX };
+            let after = if set.alarm == Alarm::Election { ELECTION_TIMEOUT_MAX } else { HEARTBEAT };
             self.world.now = self.world.now.max(set.since + after);
             self.step(id, Input::Timeout { epoch: set.epoch });
             if self.world.server(id).raft().role() != Role::Follower {
@@ -327,12 +327,28 @@ impl Stage {
     fn stabilize(&mut self) {
         for _ in 0..100 {
             let packets = std::mem::take(&mut self.world.network);
-            if packets.is_empty() {
+            if packets.is_empty() && !self.notice() {
                 return;
             }
             packets.iter().for_each(|packet| self.deliver(packet));
         }
         panic!("the servers send each other messages for ever");
+    }
+
+    /// In the quiet a leader tells what is committed. Returns whether one had to.
+    fn notice(&mut self) -> bool {
+        let ids: Vec<NodeId> = self.world.servers.keys().copied().collect();
+        ids.into_iter().filter(|id| self.rings_for_notice(*id)).count() > 0
+    }
+
+    fn rings_for_notice(&mut self, id: NodeId) -> bool {
+        let server = self.world.server(id);
+        let Some(set) = server.alarm.filter(|set| set.alarm == Alarm::Notice && server.raft.is_some()) else {
+            return false;
+        };
+        self.world.now = self.world.now.max(set.since + HEARTBEAT / 10);
+        self.step(id, Input::Timeout { epoch: set.epoch });
+        true
     }
 
     fn lose(&mut self, packet: &Packet) {

@@ -334,6 +334,7 @@ fn settings(shared: &Shared) -> Settings {
     let config = &shared.config;
     Settings {
         id: shared.id(),
+        heartbeat_interval: config.heartbeat_interval,
         election_timeout_min: config.election_timeout_min,
         election_timeout_max: config.election_timeout_max,
         max_batch_entries: config.max_batch_entries,

@@ -39,7 +39,7 @@ impl Raft {
             return;
         }
         if let RoleState::Leader(_) = self.role {
-            self.heartbeat(now, effects);
+            self.leader_timeout(now, effects);
             return;
         }
         self.retry_forwarded_reads(effects);

@@ -87,6 +87,8 @@ pub enum Alarm {
     Election,
     /// The heartbeat interval.
     Heartbeat,
+    /// A tenth of the heartbeat interval: by then, followers without new entries are told what is committed.
+    Notice,
 }
 
 /// What is to be done. Effects of one step are carried out in order.

@@ -70,6 +70,7 @@ impl Outbox {
     }
 
     /// Whether nothing is in flight.
+    #[cfg(test)]
     pub fn is_idle(&self) -> bool {
         self.in_flight.is_none()
     }

@@ -93,9 +93,9 @@ impl Progress {
         self.mode == Mode::Replicate && room
     }
 
-    /// Whether every request with entries has been answered.
-    pub fn is_settled(&self) -> bool {
-        self.in_flight.is_empty()
+    /// Whether the peer has not been told that so much is committed.
+    pub fn lacks_notice(&self, commit_index: LogIndex) -> bool {
+        self.mode == Mode::Replicate && self.commit_sent < commit_index
     }
 
     /// The next request is due even if it has nothing to say.

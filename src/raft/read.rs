@@ -120,7 +120,7 @@ impl Raft {
     /// Answers the round in flight if a majority has confirmed it, and starts the next if anyone waits.
     pub(super) fn confirm_reads(&mut self, effects: &mut Vec<Effect>) {
         let (id, term, membership) = (self.settings.id, self.hard_state.current_term, self.memberships.current());
-        let RoleState::Leader(Leadership { progress, first_index, reads }) = &mut self.role else { return };
+        let RoleState::Leader(Leadership { progress, first_index, reads, .. }) = &mut self.role else { return };
         let confirmed = |round| {
             quorum::reached(membership, |peer| {
                 peer == id || progress.get(&peer).is_some_and(|peer| peer.read_round >= round)

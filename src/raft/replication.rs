@@ -35,6 +35,10 @@ pub(super) struct Leadership {
     /// The no-op that opened its term: until it is committed, the leader does not know what is (§8).
     pub(super) first_index: LogIndex,
     pub(super) reads: LeaderReads,
+    /// When the heartbeat was sent last.
+    heartbeat_since: Duration,
+    /// Whether the alarm is set to [`Alarm::Notice`].
+    notice_set: bool,
 }
 
 impl Raft {
@@ -47,7 +51,9 @@ impl Raft {
         let progress =
             peers.into_iter().map(|peer| (peer, Progress::new(first_index, self.new_session(), now))).collect();
         self.leader = Some(id);
-        self.role = RoleState::Leader(Leadership { progress, first_index, reads: LeaderReads::default() });
+        let reads = LeaderReads::default();
+        self.role =
+            RoleState::Leader(Leadership { progress, first_index, reads, heartbeat_since: now, notice_set: false });
         self.set_timer(now, Alarm::Heartbeat, effects);
         self.append(Entry { index: first_index, term: self.current_term(), payload: Payload::Noop }, effects);
     }
@@ -63,9 +69,26 @@ impl Raft {
         self.append(Entry { index, term: self.current_term(), payload: Payload::Command(command) }, effects);
     }
 
-    /// The heartbeat alarm rang. "A leader steps down if an election timeout elapses without a successful round of
+    /// A leader's alarm rang: for its heartbeat, or to tell what is committed.
+    ///
+    /// A commit index travels with the next entries. Where none follow, it would wait for the heartbeat; to send it at
+    /// once would double the messages of a client that writes one thing after another.
+    pub(super) fn leader_timeout(&mut self, now: Duration, effects: &mut Vec<Effect>) {
+        let RoleState::Leader(leadership) = &mut self.role else { return };
+        let since = leadership.heartbeat_since;
+        if !leadership.notice_set || now >= since + self.settings.heartbeat_interval {
+            return self.heartbeat(now, effects);
+        }
+        leadership.notice_set = false;
+        let commit_index = self.commit_index;
+        let peers = leadership.progress.values_mut();
+        peers.filter(|peer| peer.lacks_notice(commit_index)).for_each(Progress::heartbeat_due);
+        self.set_timer(since, Alarm::Heartbeat, effects);
+    }
+
+    /// "A leader steps down if an election timeout elapses without a successful round of
     /// heartbeats to a majority of its cluster" (thesis §6.2).
-    pub(super) fn heartbeat(&mut self, now: Duration, effects: &mut Vec<Effect>) {
+    fn heartbeat(&mut self, now: Duration, effects: &mut Vec<Effect>) {
         let (id, patience) = (self.settings.id, self.settings.election_timeout_max);
         let membership = self.memberships.current();
         let RoleState::Leader(leadership) = &mut self.role else { return };
@@ -76,12 +99,13 @@ impl Raft {
             return;
         }
         progress.values_mut().for_each(Progress::heartbeat_due);
+        (leadership.heartbeat_since, leadership.notice_set) = (now, false);
         self.set_timer(now, Alarm::Heartbeat, effects);
     }
 
-    /// Sends every peer what it may be sent: a probe, entries, or word of a new commit index or read round. Entries go
-    /// when they go to this server's own disk, not before.
-    pub(super) fn replicate(&mut self, effects: &mut Vec<Effect>) {
+    /// Sends every peer what it may be sent: a probe, entries, or word of a new read round. Entries go when they go to
+    /// this server's own disk, not before.
+    pub(super) fn replicate(&mut self, now: Duration, effects: &mut Vec<Effect>) {
         let window = self.window();
         let RoleState::Leader(leadership) = &mut self.role else { return };
         let mut sender = Sender {
@@ -98,13 +122,15 @@ impl Raft {
                 let entries = self.log.slice(peer.next_index, self.outbox.written_index(), max_entries, max_bytes);
                 sender.send(*id, peer, entries);
             }
-            // A follower that has everything learns at once what is committed; under load, with the next entries.
-            let quiet = peer.mode == Mode::Replicate && peer.is_settled() && self.outbox.is_idle();
-            let news = quiet && peer.commit_sent < self.commit_index;
             let round = peer.mode == Mode::Replicate && peer.read_round_sent < sender.read_round;
-            if peer.take_heartbeat() || news || round {
+            if peer.take_heartbeat() || round {
                 sender.send(*id, peer, Vec::new());
             }
+        }
+        let news = leadership.progress.values().any(|peer| peer.lacks_notice(self.commit_index));
+        if news && !leadership.notice_set {
+            leadership.notice_set = true;
+            self.set_timer(now, Alarm::Notice, effects);
         }
     }
 

@@ -43,6 +43,7 @@ impl Fixture {
     pub fn start(recovered: Recovered) -> Self {
         let settings = Settings {
             id: 1,
+            heartbeat_interval: HEARTBEAT,
             election_timeout_min: ELECTION_TIMEOUT_MIN,
             election_timeout_max: ELECTION_TIMEOUT_MAX,
             max_batch_entries: 2,

@@ -283,3 +283,23 @@ fn a_follower_refuses_proposals_and_names_its_leader() {
     n1.append(1, (0, 0), &[], 0).propose(6);
     assert_eq!((n1.told(), n1.raft.last_index()), (vec!["Refuse call=6 NotLeader leader=n2".to_owned()], 0));
 }
+
+/// "The leader keeps track of the highest index it knows to be committed, and it includes that index in future AppendEntries
+/// RPCs (including heartbeats) so that the other servers eventually find out." (§5.3) Where no entries follow, they are
+/// told before the heartbeat.
+///
+/// Fails when: `replicate` does not set the alarm for it, or `leader_timeout` takes every alarm for the heartbeat's.
+#[test]
+fn followers_without_new_entries_learn_what_is_committed_before_the_heartbeat() {
+    let mut n1 = Fixture::settled_leader();
+    n1.alarm();
+    n1.propose(5).persisted();
+    n1.matched(2, 2);
+    assert_eq!(n1.sent(), [""; 0], "the next entries would carry it");
+    n1.now += HEARTBEAT / 10;
+    n1.ring();
+    assert_eq!(
+        n1.sent(),
+        ["n2 AppendEntries term=1 prev=2@1 [] commit=2", "n3 AppendEntries term=1 prev=2@1 [] commit=2"]
+    );
+}

@@ -12,6 +12,7 @@ pub mod checks;
 pub fn settings(id: NodeId) -> Settings {
     Settings {
         id,
+        heartbeat_interval: HEARTBEAT,
         election_timeout_min: ELECTION_TIMEOUT_MIN,
         election_timeout_max: ELECTION_TIMEOUT_MAX,
         max_batch_entries: 3,

@@ -88,6 +88,7 @@ impl ElectionTimer {
         let config = &self.shared.config;
         match alarm {
             raft::Alarm::Heartbeat => config.heartbeat_interval,
+            raft::Alarm::Notice => config.heartbeat_interval / 10,
             // "Raft uses randomized election timeouts to ensure that split votes are rare" (§5.2).
             raft::Alarm::Election => {
                 self.random.random_range(config.election_timeout_min..=config.election_timeout_max)
