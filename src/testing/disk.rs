@@ -175,7 +175,8 @@ impl Files for SimulatedDisk {
         let mut contents = self.contents();
         let before = contents.read(name).map_or(0, <[u8]>::len);
         let zeros = vec![0; (size as usize).min(SIMULATED_LENGTH).saturating_sub(before)];
-        contents.write(name, before, &zeros).and_then(|()| contents.sync(name)).map_err(|fault| match fault {
+        let lengthened = contents.sync(name).and_then(|()| contents.write(name, before, &zeros));
+        lengthened.and_then(|()| contents.sync(name)).map_err(|fault| match fault {
             contents::Fault::Full => io::ErrorKind::StorageFull.into(),
             _ => io::Error::other("the write or the sync was to fail"),
         })

@@ -128,6 +128,8 @@ impl Files for Directory {
 
     fn lengthen(&self, name: &str, size: u64) -> io::Result<()> {
         let mut file = OpenOptions::new().write(true).open(self.0.join(name))?;
+        // What was cut off before must not come back between the zeros.
+        file.sync_all()?;
         let before = file.seek(SeekFrom::End(0))?;
         // Written, not only reserved: blocks that were never written cost another write of metadata at their first sync.
         let lengthened = io::copy(&mut io::repeat(0).take(size.saturating_sub(before)), &mut file);
