@@ -133,6 +133,10 @@ pub struct Serve {
     #[arg(long, value_name = "CALLS")]
     pub max_pending: Option<String>,
 
+    /// Threads of the runtime, besides the log store's own [default: half of the cores].
+    #[arg(long, value_name = "N")]
+    pub threads: Option<String>,
+
     /// Whether the flight recorder notes every message: on, or off to measure what it costs [default: on].
     #[arg(long, value_name = "on|off")]
     pub recorder: Option<String>,

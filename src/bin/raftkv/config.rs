@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Every key of the TOML file. In the environment it is RAFTKV_ and the key in capitals.
-const KEYS: [&str; 14] = [
+const KEYS: [&str; 15] = [
     "advertise",
     "cluster",
     "data",
@@ -31,6 +31,7 @@ const KEYS: [&str; 14] = [
     "output",
     "peer",
     "recorder",
+    "threads",
     "timeout",
 ];
 
@@ -167,6 +168,19 @@ impl Settings {
         let peers = self.get("peer").map(Setting::members).transpose()?.unwrap_or_default();
         let recorder = self.get("recorder").map_or(Ok(true), Setting::switch)?;
         Ok(ServeSettings { id, data, listen: listen_address, cluster, peers, recorder, config: self.node_config()? })
+    }
+
+    /// How many threads the runtime of `serve` gets. A node is one mailbox after another: more threads than it can keep
+    /// busy only wake each other up.
+    pub fn threads(&self) -> Result<usize, Failure> {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        match self.get("threads") {
+            None => Ok((cores / 2).max(1)),
+            Some(setting) => match setting.number()? {
+                0 => Err(setting.wanted("at least 1")),
+                threads => Ok(threads),
+            },
+        }
     }
 
     fn node_config(&self) -> Result<Config, Failure> {
@@ -311,6 +325,7 @@ fn flags(args: &Args) -> impl Iterator<Item = (&'static str, String)> {
         ("max_entry_bytes", serve.max_entry_bytes.clone()),
         ("max_pending", serve.max_pending.clone()),
         ("recorder", serve.recorder.clone()),
+        ("threads", serve.threads.clone()),
     ];
     flags.into_iter().filter_map(|(key, value)| Some((key, value?)))
 }

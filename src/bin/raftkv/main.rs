@@ -25,6 +25,7 @@ mod status;
 use std::{io::Write, process::ExitCode};
 
 use clap::Parser;
+use tokio::runtime::{Builder, Runtime};
 
 use crate::{
     args::{Args, Command},
@@ -52,11 +53,7 @@ fn main() -> ExitCode {
 fn run(args: Args) -> Result<u8, Failure> {
     log_to_stderr(&args.command);
     let settings = Settings::read(&args, |name| std::env::var(name).ok())?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::other("the runtime did not start", error.to_string()))?;
-    runtime.block_on(async {
+    runtime(&args.command, &settings)?.block_on(async {
         match args.command {
             Command::Serve(_) => serve::run(&settings).await,
             Command::Demo(demo) => demo::run(demo).await,
@@ -64,6 +61,21 @@ fn run(args: Args) -> Result<u8, Failure> {
             command => commands::run(command, &settings.client()?, Output::to_stdout(&settings)?).await,
         }
     })
+}
+
+fn runtime(command: &Command, settings: &Settings) -> Result<Runtime, Failure> {
+    let mut builder = match command {
+        Command::Serve(_) => match settings.threads()? {
+            1 => Builder::new_current_thread(),
+            threads => {
+                let mut builder = Builder::new_multi_thread();
+                builder.worker_threads(threads);
+                builder
+            }
+        },
+        _ => Builder::new_multi_thread(),
+    };
+    builder.enable_all().build().map_err(|error| Failure::other("the runtime did not start", error.to_string()))
 }
 
 /// `RAFTKV_LOG` (as `RUST_LOG`) chooses; a server says what happens to it, the others keep quiet.
