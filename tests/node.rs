@@ -26,6 +26,9 @@ use ractor_raft::{
 };
 use tokio::sync::mpsc;
 
+#[path = "node/overload.rs"]
+mod overload;
+
 /// Adds to a total. Adding `poison` panics.
 #[derive(Clone, PartialEq, Message)]
 struct Add {

@@ -1,0 +1,48 @@
+//! What a node takes in and what it refuses, and that its own messages never wait behind clients' calls.
+
+use ractor_raft::{
+    flow::Filter,
+    raft::{LogPosition, PreVoteRequest, Request},
+};
+
+use super::*;
+
+/// So many calls consensus takes at once.
+const SLICE: usize = 256;
+
+/// Lets a call reach the node and gives it back unanswered.
+async fn begin<F: Future>(call: F) -> std::pin::Pin<Box<F>> {
+    let mut call = Box::pin(call);
+    tokio::select! {
+        biased;
+        _ = &mut call => panic!("it was answered at once"),
+        () = std::future::ready(()) => {}
+    }
+    call
+}
+
+// C02. Fails when: `SLICE` has no bound.
+#[tokio::test(start_paused = true)]
+async fn a_vote_waits_behind_one_slice_of_the_calls_at_most() {
+    let cluster = Cluster::new("slices", 3);
+    let nodes = cluster.start_all().await;
+    let leader = &nodes[leader(&nodes).await];
+    let mut calls = Vec::new();
+    for _ in 0..2 * SLICE + 100 {
+        calls.push(begin(leader.propose(Add { amount: 1 })).await);
+    }
+    let ask = PreVoteRequest { term: 1, candidate_id: 9, last_log: LogPosition::default() };
+    let reply = leader.deliver(9, Request::PreVote(ask), Vec::new());
+    soon("the reply", reply).await.expect("it is answered");
+    for call in calls {
+        soon("the answer", call).await.expect("it is written");
+    }
+    let events = leader.flow().events(&Filter::default());
+    let mut handled: Vec<_> = events.iter().filter(|event| &*event.receiver == "consensus").collect();
+    handled.sort_by_key(|event| event.id);
+    let vote = handled.iter().rposition(|event| event.message == "PreVote").expect("it was handled");
+    let before = handled[..vote].iter().filter(|event| event.message == "Propose").count();
+    let after = handled[vote..].iter().filter(|event| event.message == "Propose").count();
+    assert_eq!((before, after), (SLICE, SLICE + 100));
+    shut_down(nodes).await;
+}
