@@ -16,7 +16,7 @@ use tokio::{
 
 use super::{
     Applied, Consistency,
-    admission::Denied,
+    admission::{Denied, Permit},
     applier::Query,
     messages::{ApplierMessage, ConsensusMessage},
     ports::{ProposePort, ReadPort},
@@ -67,12 +67,7 @@ impl Shared {
         if command.len() > limit {
             return Err(ProposeError::TooLarge { size: command.len(), limit });
         }
-        let permit = match self.admission.admit(command.len()) {
-            Ok(permit) => permit,
-            Err(Denied::Closed) => return Err(ProposeError::Unavailable { node }),
-            Err(Denied::Busy(limit)) => return Err(self.busy(limit)),
-        };
-        let (port, answer) = ProposePort::new(permit, node);
+        let (port, answer) = ProposePort::new(self.admit_command(&command)?, node);
         self.submit(Envelope::new(self.called(trace), ConsensusMessage::Propose { command, port }));
         match timeout_at(deadline, answer).await {
             Ok(Ok(answer)) => answer,
@@ -88,11 +83,20 @@ impl Shared {
         trace: TraceId,
         deadline: Instant,
     ) -> Result<Applied, ProposeError> {
+        // Held until the answer is here: the call waits at this node as any other does.
+        let _permit = self.admit_command(&command)?;
         let Some(link) = self.link(leader, Arc::new(|_| {})) else { return Err(self.not_leader(None)) };
         match timeout_at(deadline, self.transport.propose(&link, command, trace)).await {
             Ok(answer) => answer,
             Err(_) => Err(self.too_late(&format!("node {leader} did not answer"))),
         }
+    }
+
+    fn admit_command(&self, command: &Bytes) -> Result<Permit, ProposeError> {
+        self.admission.admit(command.len()).map_err(|denied| match denied {
+            Denied::Closed => ProposeError::Unavailable { node: self.id() },
+            Denied::Busy(limit) => self.busy(limit),
+        })
     }
 
     fn too_late(&self, what: &str) -> ProposeError {
@@ -152,7 +156,7 @@ impl Shared {
         }
     }
 
-    fn admit_read(&self) -> Result<super::admission::Permit, ReadError> {
+    fn admit_read(&self) -> Result<Permit, ReadError> {
         self.admission.admit(0).map_err(|denied| match denied {
             Denied::Closed => ReadError::Unavailable { node: self.id() },
             Denied::Busy(limit) => self.read_busy(limit),

@@ -26,13 +26,14 @@ async fn begin<F: Future>(call: F) -> std::pin::Pin<Box<F>> {
 async fn a_vote_waits_behind_one_slice_of_the_calls_at_most() {
     let cluster = Cluster::new("slices", 3);
     let nodes = cluster.start_all().await;
-    let leader = &nodes[leader(&nodes).await];
+    let leads = leader(&nodes).await;
+    let (leader, peer) = (&nodes[leads], nodes[(leads + 1) % 3].identity().node_id);
     let mut calls = Vec::new();
     for _ in 0..2 * SLICE + 100 {
         calls.push(begin(leader.propose(Add { amount: 1 })).await);
     }
-    let ask = PreVoteRequest { term: 1, candidate_id: 9, last_log: LogPosition::default() };
-    let reply = leader.deliver(9, Request::PreVote(ask), Vec::new());
+    let ask = PreVoteRequest { term: 1, candidate_id: peer, last_log: LogPosition::default() };
+    let reply = leader.deliver(peer, Request::PreVote(ask), Vec::new());
     soon("the reply", reply).await.expect("it is answered");
     for call in calls {
         soon("the answer", call).await.expect("it is written");
@@ -45,4 +46,33 @@ async fn a_vote_waits_behind_one_slice_of_the_calls_at_most() {
     let after = handled[vote..].iter().filter(|event| event.message == "Propose").count();
     assert_eq!((before, after), (SLICE, SLICE + 100));
     shut_down(nodes).await;
+}
+
+// C02, C07. Fails when: `forward` holds no permit.
+#[tokio::test(start_paused = true)]
+async fn forwarded_calls_count_and_are_waited_for_by_the_shutdown() {
+    let wire = |letter: &Letter| match letter.name {
+        "Propose" if letter.reply => Fate::Deliver { after: Duration::from_millis(500) },
+        _ => Fate::Deliver { after: Duration::from_millis(1) },
+    };
+    let mut cluster = Cluster::new("forwards", 3);
+    cluster.network = InProcess::with_wire(Arc::new(wire));
+    cluster.config.max_pending = 2;
+    let nodes = cluster.start_all().await;
+    let leads = leader(&nodes).await;
+    assert_eq!(add(&nodes[leads], 1).await, 1);
+    let follower = &nodes[(leads + 1) % 3];
+    let waiting = [(); 2].map(|()| {
+        let node = follower.clone();
+        tokio::spawn(async move { node.propose(Add { amount: 1 }).await })
+    });
+    until("both to be applied", || nodes[leads].status().applied_index == 4).await;
+    let refused = soon("the refusal", follower.propose(Add { amount: 1 })).await;
+    assert!(matches!(refused, Err(ProposeError::Busy { .. })), "{refused:?}");
+    soon("the shutdown", follower.shutdown()).await.expect("an orderly end");
+    for waiting in waiting {
+        assert!(waiting.is_finished(), "the shutdown did not wait for it");
+        waiting.await.expect("no panic").expect("it is written");
+    }
+    shut_down(vec![nodes[leads].clone(), nodes[(leads + 2) % 3].clone()]).await;
 }
