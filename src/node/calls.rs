@@ -114,10 +114,11 @@ impl Shared {
         let deadline = began + self.config.request_timeout;
         let trace = self.flow.new_trace();
         // Held until the answer is here: it counts those who wait.
-        let (at_least, _permit) = match consistency {
-            Consistency::Linearizable => (self.read_index(trace, began, deadline).await?, None),
-            Consistency::AtLeast(index) => (index, Some(self.admit_read()?)),
-            Consistency::Stale => (0, Some(self.admit_read()?)),
+        let permit = Arc::new(self.admit_read()?);
+        let at_least = match consistency {
+            Consistency::Linearizable => self.read_index(&permit, trace, began, deadline).await?,
+            Consistency::AtLeast(index) => index,
+            Consistency::Stale => 0,
         };
         let (port, answer) = oneshot::channel();
         let query: Box<dyn Query> = Box::new(TypedQuery { at_least, query, port, machine: std::marker::PhantomData });
@@ -133,12 +134,18 @@ impl Shared {
     }
 
     /// The index that a linearizable read must see (thesis §6.4).
-    async fn read_index(&self, trace: TraceId, began: Instant, deadline: Instant) -> Result<LogIndex, ReadError> {
+    async fn read_index(
+        &self,
+        permit: &Arc<Permit>,
+        trace: TraceId,
+        began: Instant,
+        deadline: Instant,
+    ) -> Result<LogIndex, ReadError> {
         let node = self.id();
         let patience = began + self.patience();
         let mut pause = FIRST_PAUSE;
         loop {
-            let (port, answer) = ReadPort::new(self.admit_read()?, node);
+            let (port, answer) = ReadPort::new(permit.clone(), node);
             self.submit(Envelope::new(self.called(trace), ConsensusMessage::Read { port }));
             let refused = match timeout_at(deadline, answer).await {
                 Ok(Ok(Ok(read_index))) => return Ok(read_index),

@@ -76,3 +76,29 @@ async fn forwarded_calls_count_and_are_waited_for_by_the_shutdown() {
     }
     shut_down(vec![nodes[leads].clone(), nodes[(leads + 2) % 3].clone()]).await;
 }
+
+// C02. Fails when: a linearizable read gives its permit back before the state machine has been asked.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_linearizable_read_counts_until_its_answer_is_there() {
+    let mut cluster = Cluster::new("reads", 1);
+    cluster.config.max_pending = 1;
+    let node = cluster.start(1).await;
+    add(&node, 1).await;
+    let (asked, is_asked) = tokio::sync::oneshot::channel();
+    let (go_on, may_go_on) = std::sync::mpsc::channel::<()>();
+    let waiting = tokio::spawn({
+        let node = node.clone();
+        let query = move |sum: &Sum| {
+            asked.send(()).expect("the test waits for it");
+            may_go_on.recv_timeout(Duration::from_secs(60)).expect("the test lets it go on");
+            sum.total
+        };
+        async move { node.read(Consistency::Linearizable, query).await }
+    });
+    soon("the question", is_asked).await.expect("it is asked");
+    let refused = total_now(&node).await;
+    go_on.send(()).expect("the query waits for it");
+    assert!(matches!(refused, Err(ReadError::Busy { .. })), "{refused:?}");
+    assert_eq!(soon("the answer", waiting).await.expect("no panic"), Ok(1));
+    shut_down(vec![node]).await;
+}
