@@ -48,6 +48,11 @@ impl ProposePort {
         self.0.permit.is_none()
     }
 
+    /// Whether nobody waits for the answer any more.
+    pub(crate) fn abandoned(&self) -> bool {
+        self.0.abandoned()
+    }
+
     pub(crate) fn permit(&mut self, permit: Permit) {
         self.0.permit = Some(permit.into());
     }
@@ -70,6 +75,11 @@ impl ReadPort {
 
     pub(crate) fn needs_permit(&self) -> bool {
         self.0.permit.is_none()
+    }
+
+    /// Whether nobody waits for the answer any more.
+    pub(crate) fn abandoned(&self) -> bool {
+        self.0.abandoned()
     }
 
     pub(crate) fn permit(&mut self, permit: Permit) {
@@ -98,6 +108,10 @@ impl<A: Answer> Port<A> {
     fn new(permit: Arc<Permit>, node: NodeId) -> (Self, oneshot::Receiver<A>) {
         let (sender, receiver) = oneshot::channel();
         (Port { reply: Some(sender.into()), permit: Some(permit), node, taken: false }, receiver)
+    }
+
+    fn abandoned(&self) -> bool {
+        self.reply.as_ref().is_none_or(RpcReplyPort::is_closed)
     }
 
     fn take(&mut self, node: NodeId) {

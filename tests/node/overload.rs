@@ -102,3 +102,27 @@ async fn a_linearizable_read_counts_until_its_answer_is_there() {
     assert_eq!(soon("the answer", waiting).await.expect("no panic"), Ok(1));
     shut_down(vec![node]).await;
 }
+
+// C02. Fails when: `Consensus::propose` or `Consensus::read` takes a call up whose caller has gone.
+#[tokio::test(start_paused = true)]
+async fn calls_that_were_abandoned_in_the_queue_are_not_carried_out() {
+    let mut cluster = Cluster::new("abandoned", 2);
+    cluster.config.max_pending = 1;
+    let nodes = cluster.start_all().await;
+    let leads = leader(&nodes).await;
+    let node = &nodes[leads];
+    add(node, 1).await;
+    drop(begin(node.propose(Add { amount: 2 })).await);
+    // Until consensus has thrown it out, it has the only place.
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    assert_eq!(add(node, 4).await, 5);
+    // Alone it can confirm no read: one that is taken up keeps its permit.
+    soon("the shutdown", nodes[1 - leads].shutdown()).await.expect("an orderly end");
+    drop(begin(node.read(Consistency::Linearizable, |sum| sum.total)).await);
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    let last = node.status().last_index;
+    let call = begin(node.propose(Add { amount: 8 })).await;
+    until("the append", || node.status().last_index > last).await;
+    drop(call);
+    shut_down(vec![node.clone()]).await;
+}
