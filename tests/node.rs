@@ -26,6 +26,8 @@ use ractor_raft::{
 };
 use tokio::sync::mpsc;
 
+#[path = "node/endings.rs"]
+mod endings;
 #[path = "node/overload.rs"]
 mod overload;
 

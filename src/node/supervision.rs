@@ -188,7 +188,7 @@ impl Root {
         self.check_poison(path, &cause)?;
         loop {
             self.count_death(path, &cause)?;
-            self.stop_keepers(context).await;
+            self.stop_keepers(context).await?;
             let failed = match self.start_keepers(context).await {
                 Ok(()) => break,
                 Err(failed) => failed,
@@ -307,28 +307,44 @@ impl Root {
         Ok(())
     }
 
-    async fn stop_keepers(&mut self, context: &mut Context<NodeMessage>) {
+    /// Each is waited for. One whose thread is blocked (a disk that does not answer, an `apply` that does not return)
+    /// cannot be ended, and nobody may take its place: that is an error, and final.
+    async fn stop_keepers(&mut self, context: &mut Context<NodeMessage>) -> Result<(), NodeError> {
         let (me, shared) = (context.cell(), self.shared().clone());
         shared.consensus.set(None);
         shared.applier.set(None);
-        if let Some(mut consensus) = self.consensus.take() {
-            consensus.stop(&me).await;
+        let mut blocked = None;
+        if let Some(mut consensus) = self.consensus.take()
+            && !consensus.stop(&me).await
+        {
+            blocked = Some(CONSENSUS);
         }
-        if let Some(mut applier) = self.applier.take() {
-            applier.stop(&me).await;
+        if let Some(mut applier) = self.applier.take()
+            && !applier.stop(&me).await
+        {
+            blocked = Some(APPLIER);
         }
-        if let Some(mut log_store) = self.log_store.take() {
-            log_store.stop(&me).await;
+        if let Some(mut log_store) = self.log_store.take()
+            && !log_store.stop(&me).await
+        {
+            blocked = Some(LOG_STORE);
         }
         shared.progress.reset();
         shared.standing.send_modify(|standing| *standing = Standing::starting(standing.membership.clone()));
+        match blocked {
+            None => Ok(()),
+            Some(path) => Err(NodeError::Start {
+                what: path.to_owned(),
+                cause: "the one before does not stop: its thread is blocked".to_owned(),
+            }),
+        }
     }
 
     async fn stop_all(&mut self, verdict: Result<(), NodeError>, context: &mut Context<NodeMessage>) {
         if let Some(mut server) = self.server.take() {
             server.stop(&context.cell()).await;
         }
-        self.stop_keepers(context).await;
+        let verdict = verdict.and(self.stop_keepers(context).await);
         self.shared().intake.end();
         let cause = verdict.as_ref().err().cloned();
         let _ = self.shared().verdict.set(verdict);

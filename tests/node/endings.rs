@@ -1,0 +1,73 @@
+//! How a node ends where something is in the way: a thread that is blocked, a disk, a panic that is not its own.
+
+use std::sync::{Mutex, mpsc::Receiver};
+
+use ractor_raft::{
+    raft::Write,
+    storage::{Bootstrap, Opened, Storage, StorageError, Store},
+};
+
+use super::*;
+
+/// A disk whose writes do not return while it hangs.
+#[derive(Clone, Default)]
+struct HangingDisk {
+    disk: MemoryStorage,
+    hang: Arc<Mutex<Option<Hang>>>,
+}
+
+/// Told that a write hangs, and waits to be let go.
+struct Hang {
+    hangs: tokio::sync::oneshot::Sender<()>,
+    go_on: Receiver<()>,
+}
+
+struct HangingStore(Box<dyn Store>, HangingDisk);
+
+impl Storage for HangingDisk {
+    fn open(&self, bootstrap: &Bootstrap) -> Result<(Box<dyn Store>, Opened), StorageError> {
+        let (store, opened) = self.disk.open(bootstrap)?;
+        Ok((Box::new(HangingStore(store, self.clone())), opened))
+    }
+}
+
+impl Store for HangingStore {
+    fn persist(&mut self, write: &Write) -> Result<(), StorageError> {
+        if let Some(Hang { hangs, go_on }) = self.1.hang.lock().expect("nobody panics in there").take() {
+            let _ = hangs.send(());
+            let _ = go_on.recv_timeout(Duration::from_secs(60));
+        }
+        self.0.persist(write)
+    }
+
+    fn tidy(&mut self) -> Result<bool, StorageError> {
+        self.0.tidy()
+    }
+}
+
+// C06. Fails when: `keeper_died` goes on after a keeper that does not stop: it then tries for ever.
+#[tokio::test]
+async fn a_keeper_whose_thread_is_blocked_ends_the_node_and_is_named() {
+    let cluster = Cluster::new("blocked", 1);
+    let disk = HangingDisk::default();
+    let node = soon("the start", cluster.builder(1).storage(disk.clone()).spawn()).await.expect("it starts");
+    add(&node, 1).await;
+    let (hangs, is_hanging) = tokio::sync::oneshot::channel();
+    let (let_go, go_on) = std::sync::mpsc::channel();
+    *disk.hang.lock().expect("nobody panics in there") = Some(Hang { hangs, go_on });
+    let waiting = tokio::spawn({
+        let node = node.clone();
+        async move { node.propose(Add { amount: 1 }).await }
+    });
+    soon("the write", is_hanging).await.expect("it hangs");
+
+    // What the log store's thread does, it does in its own time; here nobody waits for it any more.
+    tokio::time::pause();
+    assert!(node.crash("consensus", Crash::Panic));
+    let told = soon("the end", node.stopped()).await;
+    let named = matches!(&told, Err(NodeError::Start { what, cause }) if what == "log store" && cause.contains("blocked"));
+    assert!(named, "{told:?}");
+    let answer = soon("the answer", waiting).await.expect("no panic");
+    assert!(matches!(answer, Err(ProposeError::Unknown { .. })), "{answer:?}");
+    drop(let_go);
+}
