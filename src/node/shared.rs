@@ -280,6 +280,11 @@ impl Shared {
         ReadError::NoLeader { node: self.id(), unreachable, needed, voters }
     }
 
+    /// How a node ended that could not say it itself.
+    pub(crate) fn fallen(&self) -> NodeError {
+        NodeError::Start { what: format!("node {}", self.id()), cause: "it was killed or panicked".to_owned() }
+    }
+
     /// Voters that cannot be reached, how many it takes, how many there are.
     fn voters(&self) -> (Vec<NodeId>, usize, usize) {
         let standing = self.standing.borrow();

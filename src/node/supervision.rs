@@ -363,13 +363,13 @@ impl Root {
     }
 }
 
-/// Also where the root is killed, together with its supervisor: whoever waits is answered.
+/// Also where the root is killed or panics, which leaves no other verdict: whoever waits is answered.
 impl Drop for Root {
     fn drop(&mut self) {
         let shared = self.shared();
         shared.consensus.set(None);
         shared.applier.set(None);
-        let _ = shared.verdict.set(Ok(()));
+        let _ = shared.verdict.set(Err(shared.fallen()));
         shared.intake.end();
     }
 }

@@ -71,3 +71,16 @@ async fn a_keeper_whose_thread_is_blocked_ends_the_node_and_is_named() {
     assert!(matches!(answer, Err(ProposeError::Unknown { .. })), "{answer:?}");
     drop(let_go);
 }
+
+// C05. Fails when: the verdict of a root that could not give one is `Ok`.
+#[tokio::test(start_paused = true)]
+async fn a_root_that_falls_does_not_pass_for_an_orderly_end() {
+    for how in [Crash::Kill, Crash::Panic] {
+        let cluster = Cluster::new("fallen", 1);
+        let node = cluster.start(1).await;
+        assert!(node.crash("node", how));
+        let told = soon("the end", node.stopped()).await;
+        let fallen = matches!(&told, Err(NodeError::Start { what, cause }) if what == "node 1" && cause.contains("killed or"));
+        assert!(fallen, "{how:?}: {told:?}");
+    }
+}
