@@ -84,3 +84,34 @@ async fn a_root_that_falls_does_not_pass_for_an_orderly_end() {
         assert!(fallen, "{how:?}: {told:?}");
     }
 }
+
+// Fails when: `Subscriber::tell` catches no panic: the root falls with it.
+#[tokio::test(start_paused = true)]
+async fn a_panicking_subscriber_is_forgotten_and_the_node_goes_on() {
+    let cluster = Cluster::new("subscriber", 1);
+    let node = cluster.start(1).await;
+    let (application, mut heard) = application().await;
+    let asked = Arc::new(AtomicU64::new(0));
+    for panics_at_once in [true, false] {
+        let asked = asked.clone();
+        node.subscribe(&application, move |event| {
+            let restart = matches!(event, NodeEvent::ActorRestarted { .. });
+            if panics_at_once || restart {
+                asked.fetch_add(1, SeqCst);
+                panic!("a bad subscriber");
+            }
+            Heard::Failed(None)
+        });
+    }
+    node.subscribe(&application, Heard::Event);
+    for _ in 0..2 {
+        assert!(node.crash("applier", Crash::Panic));
+        let restarted = async {
+            while !matches!(heard.recv().await, Some(Heard::Event(NodeEvent::ActorRestarted { .. }))) {}
+        };
+        soon("the event", restarted).await;
+    }
+    assert_eq!(asked.load(SeqCst), 2, "one that panicked is told no more");
+    assert_eq!(add(&node, 1).await, 1);
+    shut_down(vec![node]).await;
+}
