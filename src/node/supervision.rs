@@ -26,7 +26,10 @@ use std::{
 
 use ractor::{ActorCell, ActorProcessingErr, SpawnErr};
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
-use tokio::{sync::oneshot, time::Instant};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, sleep},
+};
 
 use crate::{
     error::NodeError,
@@ -43,11 +46,14 @@ use crate::{
         shared::{Shared, Standing},
     },
     raft::{LogIndex, Membership},
-    storage::{Bootstrap, Storage},
+    storage::{Bootstrap, Storage, StorageError},
 };
 
 /// How long those who wait are given for their answers when the node is shut down.
 const DRAIN: Duration = Duration::from_secs(1);
+
+/// How long the store is waited for when this process itself has it.
+const RELEASE: Duration = Duration::from_secs(1);
 
 /// The places of the root's children in the tree.
 pub(crate) const LOG_STORE: &str = "log store";
@@ -104,7 +110,7 @@ impl Actor for Root {
             subscribers: Subscribers::default(),
         };
         let _ = root.shared().root.set(context.myself().clone());
-        let started = match root.start_keepers(context).await {
+        let started = match root.first_start(context).await {
             Ok(()) => root.start_server(context).await,
             Err(StartFailure(_, error)) => Err(error),
         };
@@ -247,6 +253,21 @@ impl Root {
 
 /// Starting and stopping, each in its order.
 impl Root {
+    /// A tree of this process that was killed may hold the store for a moment longer; that is waited for.
+    async fn first_start(&mut self, context: &mut Context<NodeMessage>) -> Result<(), StartFailure> {
+        let last_try = Instant::now() + RELEASE;
+        loop {
+            let started = self.start_keepers(context).await;
+            let Err(StartFailure(_, NodeError::Storage(StorageError::InUse { owner, .. }))) = &started else {
+                return started;
+            };
+            if *owner != Some(std::process::id()) || Instant::now() >= last_try {
+                return started;
+            }
+            sleep(RELEASE / 100).await;
+        }
+    }
+
     async fn start_keepers(&mut self, context: &mut Context<NodeMessage>) -> Result<(), StartFailure> {
         let shared = self.shared().clone();
         let (flow, me) = (shared.flow.clone(), context.cell());

@@ -115,3 +115,27 @@ async fn a_panicking_subscriber_is_forgotten_and_the_node_goes_on() {
     assert_eq!(add(&node, 1).await, 1);
     shut_down(vec![node]).await;
 }
+
+// Fails when: `first_start` does not try again, or never stops trying.
+#[tokio::test(start_paused = true)]
+async fn a_store_that_this_process_is_about_to_release_is_waited_for() {
+    let cluster = Cluster::new("release", 1);
+    let node = cluster.start(1).await;
+    add(&node, 1).await;
+    let identity = node.identity().clone();
+    shut_down(vec![node]).await;
+    let bootstrap = Bootstrap { identity, incarnation: 0, membership: Default::default() };
+
+    // As the log store of a tree that was killed has it, until its thread gets round to ending.
+    let (held, _) = cluster.disks[0].open(&bootstrap).expect("nobody has it");
+    let (node, ()) = tokio::join!(cluster.start(1), async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        drop(held);
+    });
+    assert_eq!(add(&node, 1).await, 2);
+    shut_down(vec![node]).await;
+
+    let _held = cluster.disks[0].open(&bootstrap).expect("nobody has it");
+    let told = soon("the refusal", cluster.builder(1).spawn()).await.err().expect("the store is in use");
+    assert!(matches!(told, NodeError::Storage(StorageError::InUse { .. })), "{told:?}");
+}
