@@ -137,6 +137,17 @@ impl Cluster {
     }
 }
 
+/// Lets a call reach the node and gives it back unanswered.
+async fn begin<F: Future>(call: F) -> std::pin::Pin<Box<F>> {
+    let mut call = Box::pin(call);
+    tokio::select! {
+        biased;
+        _ = &mut call => panic!("it was answered at once"),
+        () = std::future::ready(()) => {}
+    }
+    call
+}
+
 async fn until(what: &str, condition: impl Fn() -> bool) {
     let reached = async {
         while !condition() {

@@ -191,10 +191,13 @@ impl Root {
     ) -> Result<(), NodeError> {
         tracing::warn!(path, %cause, "a keeper died; the keepers start anew");
         let (mut path, mut cause) = (path, cause);
+        self.check_disk()?;
         self.check_poison(path, &cause)?;
         loop {
             self.count_death(path, &cause)?;
             self.stop_keepers(context).await?;
+            // What was being written may have failed just now.
+            self.check_disk()?;
             let failed = match self.start_keepers(context).await {
                 Ok(()) => break,
                 Err(failed) => failed,
@@ -217,6 +220,11 @@ impl Root {
         self.start_server(context).await?;
         self.restarted(SERVER.to_owned(), cause);
         Ok(())
+    }
+
+    /// A death may be heard of before the disk error that came before it, which is final all the same.
+    fn check_disk(&self) -> Result<(), NodeError> {
+        self.shared().disk_failure.get().map_or(Ok(()), |error| Err(error.clone().into()))
     }
 
     /// A panic at the same entry as the last time will happen for ever; to skip the entry would let replicas diverge.

@@ -139,3 +139,20 @@ async fn a_store_that_this_process_is_about_to_release_is_waited_for() {
     let told = soon("the refusal", cluster.builder(1).spawn()).await.err().expect("the store is in use");
     assert!(matches!(told, NodeError::Storage(StorageError::InUse { .. })), "{told:?}");
 }
+
+// D01. Fails when: `keeper_died` does not ask `check_disk`: the death is heard first, and spends the budget.
+#[tokio::test(start_paused = true)]
+async fn a_disk_error_is_the_verdict_also_where_a_death_is_heard_first() {
+    let mut cluster = Cluster::new("first", 1);
+    cluster.policy = RestartPolicy { budget: 0, window: Duration::from_secs(10) };
+    let node = cluster.start(1).await;
+    add(&node, 1).await;
+    cluster.disks[0].fail_writes(1);
+    // Consensus orders the write and falls, then the write fails, and only then the root gets its turn.
+    let call = begin(node.propose(Add { amount: 1 })).await;
+    assert!(node.crash("consensus", Crash::Panic));
+    let told = soon("the end", node.stopped()).await;
+    assert!(matches!(told, Err(NodeError::Storage(StorageError::Failed { .. }))), "{told:?}");
+    let answer = soon("the answer", call).await;
+    assert!(matches!(answer, Err(ProposeError::Unknown { .. })), "{answer:?}");
+}

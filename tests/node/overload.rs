@@ -10,17 +10,6 @@ use super::*;
 /// So many calls consensus takes at once.
 const SLICE: usize = 256;
 
-/// Lets a call reach the node and gives it back unanswered.
-async fn begin<F: Future>(call: F) -> std::pin::Pin<Box<F>> {
-    let mut call = Box::pin(call);
-    tokio::select! {
-        biased;
-        _ = &mut call => panic!("it was answered at once"),
-        () = std::future::ready(()) => {}
-    }
-    call
-}
-
 // C02. Fails when: `SLICE` has no bound.
 #[tokio::test(start_paused = true)]
 async fn a_vote_waits_behind_one_slice_of_the_calls_at_most() {
