@@ -11,6 +11,7 @@
 //! 3. *A disk error is final.* The node stops.
 //! 4. *A poison entry is final.* Where the state machine panics at the entry it panicked at before, the node stops.
 //! 5. *The budget.* So many deaths within a window, counted for each place in the tree; one more, and the node stops.
+//! 6. *A blocked thread is final.* A keeper that does not stop cannot be replaced; after a bounded wait the node stops.
 //!
 //! "Stops" means: server first, then the keepers in reverse order; then the root fails with the [`NodeError`], so that
 //! the application's supervisor gets an `ActorFailed` whose error can be downcast to it.
