@@ -65,7 +65,8 @@ async fn a_keeper_whose_thread_is_blocked_ends_the_node_and_is_named() {
     tokio::time::pause();
     assert!(node.crash("consensus", Crash::Panic));
     let told = soon("the end", node.stopped()).await;
-    let named = matches!(&told, Err(NodeError::Start { what, cause }) if what == "log store" && cause.contains("blocked"));
+    let named =
+        matches!(&told, Err(NodeError::Start { what, cause }) if what == "log store" && cause.contains("blocked"));
     assert!(named, "{told:?}");
     let answer = soon("the answer", waiting).await.expect("no panic");
     assert!(matches!(answer, Err(ProposeError::Unknown { .. })), "{answer:?}");
@@ -80,7 +81,8 @@ async fn a_root_that_falls_does_not_pass_for_an_orderly_end() {
         let node = cluster.start(1).await;
         assert!(node.crash("node", how));
         let told = soon("the end", node.stopped()).await;
-        let fallen = matches!(&told, Err(NodeError::Start { what, cause }) if what == "node 1" && cause.contains("killed or"));
+        let fallen =
+            matches!(&told, Err(NodeError::Start { what, cause }) if what == "node 1" && cause.contains("killed or"));
         assert!(fallen, "{how:?}: {told:?}");
     }
 }
@@ -104,11 +106,12 @@ async fn a_panicking_subscriber_is_forgotten_and_the_node_goes_on() {
         });
     }
     node.subscribe(&application, Heard::Event);
+    let subscribed = async { while !matches!(heard.recv().await, Some(Heard::Event(_))) {} };
+    soon("the first event", subscribed).await;
     for _ in 0..2 {
         assert!(node.crash("applier", Crash::Panic));
-        let restarted = async {
-            while !matches!(heard.recv().await, Some(Heard::Event(NodeEvent::ActorRestarted { .. }))) {}
-        };
+        let restarted =
+            async { while !matches!(heard.recv().await, Some(Heard::Event(NodeEvent::ActorRestarted { .. }))) {} };
         soon("the event", restarted).await;
     }
     assert_eq!(asked.load(SeqCst), 2, "one that panicked is told no more");
