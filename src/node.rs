@@ -24,10 +24,12 @@
 //! - A **disk error** is never retried: the node stops with [`NodeError::Storage`](crate::error::NodeError::Storage).
 //! - A **poison entry**, at which the state machine panics again after a rebuild, stops the node with
 //!   [`NodeError::PoisonEntry`](crate::error::NodeError::PoisonEntry).
+//! - A **keeper that does not stop**, because a disk or an `apply` does not return, stops the node, after 20 seconds, with
+//!   [`NodeError::Start`](crate::error::NodeError::Start).
 //! - Past the **budget** ([`RestartPolicy`]) the node stops with
 //!   [`NodeError::BudgetSpent`](crate::error::NodeError::BudgetSpent).
 //! - When the node stops by itself, its root fails with the `NodeError`: the application's supervisor gets `ActorFailed`
-//!   with it, and [`NodeRef::stopped`] returns it.
+//!   with it, and [`NodeRef::stopped`] returns it. A root that was killed, or panicked, is an error there too.
 
 use bytes::Bytes;
 

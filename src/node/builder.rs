@@ -181,6 +181,7 @@ impl<M: StateMachine> Builder<M> {
             leader_known: Default::default(),
             progress: Progress::default(),
             restarts: Default::default(),
+            disk_failure: Default::default(),
             verdict: Default::default(),
             bound_address: Default::default(),
             client: flow.outside("client", 0),

@@ -16,7 +16,7 @@ use tokio::{
 
 use super::{
     Applied, Consistency,
-    admission::Denied,
+    admission::{Denied, Permit},
     applier::Query,
     messages::{ApplierMessage, ConsensusMessage},
     ports::{ProposePort, ReadPort},
@@ -67,12 +67,7 @@ impl Shared {
         if command.len() > limit {
             return Err(ProposeError::TooLarge { size: command.len(), limit });
         }
-        let permit = match self.admission.admit(command.len()) {
-            Ok(permit) => permit,
-            Err(Denied::Closed) => return Err(ProposeError::Unavailable { node }),
-            Err(Denied::Busy(limit)) => return Err(self.busy(limit)),
-        };
-        let (port, answer) = ProposePort::new(permit, node);
+        let (port, answer) = ProposePort::new(self.admit_command(&command)?, node);
         self.submit(Envelope::new(self.called(trace), ConsensusMessage::Propose { command, port }));
         match timeout_at(deadline, answer).await {
             Ok(Ok(answer)) => answer,
@@ -88,11 +83,20 @@ impl Shared {
         trace: TraceId,
         deadline: Instant,
     ) -> Result<Applied, ProposeError> {
+        // Held until the answer is here: the call waits at this node as any other does.
+        let _permit = self.admit_command(&command)?;
         let Some(link) = self.link(leader, Arc::new(|_| {})) else { return Err(self.not_leader(None)) };
         match timeout_at(deadline, self.transport.propose(&link, command, trace)).await {
             Ok(answer) => answer,
             Err(_) => Err(self.too_late(&format!("node {leader} did not answer"))),
         }
+    }
+
+    fn admit_command(&self, command: &Bytes) -> Result<Permit, ProposeError> {
+        self.admission.admit(command.len()).map_err(|denied| match denied {
+            Denied::Closed => ProposeError::Unavailable { node: self.id() },
+            Denied::Busy(limit) => self.busy(limit),
+        })
     }
 
     fn too_late(&self, what: &str) -> ProposeError {
@@ -110,10 +114,11 @@ impl Shared {
         let deadline = began + self.config.request_timeout;
         let trace = self.flow.new_trace();
         // Held until the answer is here: it counts those who wait.
-        let (at_least, _permit) = match consistency {
-            Consistency::Linearizable => (self.read_index(trace, began, deadline).await?, None),
-            Consistency::AtLeast(index) => (index, Some(self.admit_read()?)),
-            Consistency::Stale => (0, Some(self.admit_read()?)),
+        let permit = Arc::new(self.admit_read()?);
+        let at_least = match consistency {
+            Consistency::Linearizable => self.read_index(&permit, trace, began, deadline).await?,
+            Consistency::AtLeast(index) => index,
+            Consistency::Stale => 0,
         };
         let (port, answer) = oneshot::channel();
         let query: Box<dyn Query> = Box::new(TypedQuery { at_least, query, port, machine: std::marker::PhantomData });
@@ -129,12 +134,18 @@ impl Shared {
     }
 
     /// The index that a linearizable read must see (thesis §6.4).
-    async fn read_index(&self, trace: TraceId, began: Instant, deadline: Instant) -> Result<LogIndex, ReadError> {
+    async fn read_index(
+        &self,
+        permit: &Arc<Permit>,
+        trace: TraceId,
+        began: Instant,
+        deadline: Instant,
+    ) -> Result<LogIndex, ReadError> {
         let node = self.id();
         let patience = began + self.patience();
         let mut pause = FIRST_PAUSE;
         loop {
-            let (port, answer) = ReadPort::new(self.admit_read()?, node);
+            let (port, answer) = ReadPort::new(permit.clone(), node);
             self.submit(Envelope::new(self.called(trace), ConsensusMessage::Read { port }));
             let refused = match timeout_at(deadline, answer).await {
                 Ok(Ok(Ok(read_index))) => return Ok(read_index),
@@ -152,7 +163,7 @@ impl Shared {
         }
     }
 
-    fn admit_read(&self) -> Result<super::admission::Permit, ReadError> {
+    fn admit_read(&self) -> Result<Permit, ReadError> {
         self.admission.admit(0).map_err(|denied| match denied {
             Denied::Closed => ReadError::Unavailable { node: self.id() },
             Denied::Busy(limit) => self.read_busy(limit),

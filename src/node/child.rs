@@ -46,15 +46,17 @@ impl<M: Message> Child<M> {
         let _ = self.address.send(origin, message);
     }
 
-    /// Stops it and waits until its task is gone. No event tells of it. To be called once.
-    pub(crate) async fn stop(&mut self, parent: &ActorCell) {
+    /// Stops it and waits until its task is gone. Returns whether it is: one whose thread is blocked stays. No event tells
+    /// of it. To be called once.
+    pub(crate) async fn stop(&mut self, parent: &ActorCell) -> bool {
         let cell = self.address.actor().get_cell();
         cell.unlink(parent.clone());
         cell.stop(None);
-        if timeout(GRACE, &mut self.handle).await.is_err() {
-            cell.kill();
-            let _ = timeout(GRACE, &mut self.handle).await;
+        if timeout(GRACE, &mut self.handle).await.is_ok() {
+            return true;
         }
+        cell.kill();
+        timeout(GRACE, &mut self.handle).await.is_ok()
     }
 
     /// Waits until the task of a child that died is gone.

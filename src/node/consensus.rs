@@ -232,6 +232,10 @@ impl Consensus {
     }
 
     fn propose(&mut self, command: Bytes, mut port: ProposePort, context: &mut Context<ConsensusMessage>) {
+        if port.abandoned() {
+            // Its caller was told that nobody knows. Now it is not applied, which is one of the two.
+            return;
+        }
         let (node, limit) = (self.shared.id(), self.shared.config.max_entry_bytes);
         if command.len() > limit {
             return port.answer(Err(ProposeError::TooLarge { size: command.len(), limit }));
@@ -257,6 +261,9 @@ impl Consensus {
     }
 
     fn read(&mut self, mut port: ReadPort, context: &mut Context<ConsensusMessage>) {
+        if port.abandoned() {
+            return;
+        }
         let node = self.shared.id();
         if port.needs_permit() {
             match self.shared.admission.admit(0) {

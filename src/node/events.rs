@@ -1,5 +1,7 @@
 //! What a node tells the actors that subscribed to it.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use ractor::{ActorRef, Message};
 
 use crate::{
@@ -45,6 +47,15 @@ impl Subscriber {
         let actor = actor.clone();
         Subscriber { tell: Box::new(move |event| actor.cast(message(event)).is_ok()) }
     }
+
+    /// Returns whether it may be told more. Its closure is the application's, and so is a panic in it: the root, which
+    /// calls it, goes on without this subscriber.
+    fn tell(&self, event: NodeEvent) -> bool {
+        catch_unwind(AssertUnwindSafe(|| (self.tell)(event))).unwrap_or_else(|_| {
+            tracing::error!("a subscriber panicked at an event of the node and is told no more");
+            false
+        })
+    }
 }
 
 /// Everyone who subscribed, and what a new one is told first.
@@ -58,18 +69,18 @@ pub(crate) struct Subscribers {
 impl Subscribers {
     pub(crate) fn add(&mut self, subscriber: Subscriber) {
         let now = [self.membership.clone(), self.role.clone()];
-        if now.into_iter().flatten().all(|event| (subscriber.tell)(event)) {
+        if now.into_iter().flatten().all(|event| subscriber.tell(event)) {
             self.all.push(subscriber);
         }
     }
 
-    /// Tells everyone; forgets those who are gone.
+    /// Tells everyone; forgets those who are gone or panicked.
     pub(crate) fn publish(&mut self, event: NodeEvent) {
         match &event {
             NodeEvent::RoleChanged { .. } => self.role = Some(event.clone()),
             NodeEvent::MembershipChanged(_) => self.membership = Some(event.clone()),
             NodeEvent::ActorRestarted { .. } | NodeEvent::Stopped { .. } => {}
         }
-        self.all.retain(|subscriber| (subscriber.tell)(event.clone()));
+        self.all.retain(|subscriber| subscriber.tell(event.clone()));
     }
 }

@@ -139,8 +139,8 @@ impl NodeRef {
         if let Some(root) = self.0.root.get() {
             let _ = root.actor().wait(None).await;
         }
-        // Without a verdict it was killed together with its supervisor.
-        self.0.verdict.get().cloned().unwrap_or(Ok(()))
+        // One that was killed may not have been dropped yet.
+        self.0.verdict.get().cloned().unwrap_or_else(|| Err(self.0.fallen()))
     }
 
     fn tell_root(&self, message: NodeMessage) {

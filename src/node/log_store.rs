@@ -128,6 +128,7 @@ impl LogStore {
         tracing::error!(%error, "the disk failed");
         self.store = None;
         self.tidy.stop();
+        let _ = self.shared.disk_failure.set(error.clone());
         let _ = self.root.send(context.origin(), NodeMessage::DiskFailed(error));
     }
 }

@@ -1,5 +1,7 @@
 //! Where a client's answer goes. A port that is dropped answers by itself, so that no caller is ever left hanging.
 
+use std::sync::Arc;
+
 use ractor::RpcReplyPort;
 use tokio::sync::oneshot;
 
@@ -22,8 +24,8 @@ trait Answer: Send + 'static {
 
 struct Port<A: Answer> {
     reply: Option<RpcReplyPort<A>>,
-    /// Given back when the call is answered.
-    permit: Option<Permit>,
+    /// Given back when the call is answered. A read's is shared with its caller, who then waits for the applier.
+    permit: Option<Arc<Permit>>,
     /// Who was asked; 0 until a node has taken the call.
     node: NodeId,
     /// Whether consensus has given the call to the core.
@@ -32,7 +34,7 @@ struct Port<A: Answer> {
 
 impl ProposePort {
     pub(crate) fn new(permit: Permit, node: NodeId) -> (Self, oneshot::Receiver<Result<Applied, ProposeError>>) {
-        let (port, receiver) = Port::new(permit, node);
+        let (port, receiver) = Port::new(permit.into(), node);
         (ProposePort(port), receiver)
     }
 
@@ -46,8 +48,13 @@ impl ProposePort {
         self.0.permit.is_none()
     }
 
+    /// Whether nobody waits for the answer any more.
+    pub(crate) fn abandoned(&self) -> bool {
+        self.0.abandoned()
+    }
+
     pub(crate) fn permit(&mut self, permit: Permit) {
-        self.0.permit = Some(permit);
+        self.0.permit = Some(permit.into());
     }
 
     pub(crate) fn take(&mut self, node: NodeId) {
@@ -56,7 +63,7 @@ impl ProposePort {
 }
 
 impl ReadPort {
-    pub(crate) fn new(permit: Permit, node: NodeId) -> (Self, oneshot::Receiver<Result<LogIndex, ReadError>>) {
+    pub(crate) fn new(permit: Arc<Permit>, node: NodeId) -> (Self, oneshot::Receiver<Result<LogIndex, ReadError>>) {
         let (port, receiver) = Port::new(permit, node);
         (ReadPort(port), receiver)
     }
@@ -70,8 +77,13 @@ impl ReadPort {
         self.0.permit.is_none()
     }
 
+    /// Whether nobody waits for the answer any more.
+    pub(crate) fn abandoned(&self) -> bool {
+        self.0.abandoned()
+    }
+
     pub(crate) fn permit(&mut self, permit: Permit) {
-        self.0.permit = Some(permit);
+        self.0.permit = Some(permit.into());
     }
 
     pub(crate) fn take(&mut self, node: NodeId) {
@@ -93,9 +105,13 @@ impl From<RpcReplyPort<Result<LogIndex, ReadError>>> for ReadPort {
 }
 
 impl<A: Answer> Port<A> {
-    fn new(permit: Permit, node: NodeId) -> (Self, oneshot::Receiver<A>) {
+    fn new(permit: Arc<Permit>, node: NodeId) -> (Self, oneshot::Receiver<A>) {
         let (sender, receiver) = oneshot::channel();
         (Port { reply: Some(sender.into()), permit: Some(permit), node, taken: false }, receiver)
+    }
+
+    fn abandoned(&self) -> bool {
+        self.reply.as_ref().is_none_or(RpcReplyPort::is_closed)
     }
 
     fn take(&mut self, node: NodeId) {

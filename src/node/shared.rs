@@ -29,7 +29,7 @@ use crate::{
         messages::{ApplierMessage, ConsensusMessage, NodeMessage},
     },
     raft::{Address, Membership, NodeId, Role, Term},
-    storage::Identity,
+    storage::{Identity, StorageError},
     transport::{Link, Transport},
 };
 
@@ -57,6 +57,8 @@ pub(crate) struct Shared {
     pub progress: Progress,
     /// Restarts of actors, of all kinds.
     pub restarts: AtomicU64,
+    /// Why the disk failed, once it has. Written by the log store before it says so.
+    pub disk_failure: OnceLock<StorageError>,
     /// How the node ended, once it has.
     pub verdict: OnceLock<Result<(), NodeError>>,
     /// Where the server really listens, with the port it got.
@@ -278,6 +280,11 @@ impl Shared {
     pub(crate) fn read_no_leader(&self) -> ReadError {
         let (unreachable, needed, voters) = self.voters();
         ReadError::NoLeader { node: self.id(), unreachable, needed, voters }
+    }
+
+    /// How a node ended that could not say it itself.
+    pub(crate) fn fallen(&self) -> NodeError {
+        NodeError::Start { what: format!("node {}", self.id()), cause: "it was killed or panicked".to_owned() }
     }
 
     /// Voters that cannot be reached, how many it takes, how many there are.

@@ -11,6 +11,7 @@
 //! 3. *A disk error is final.* The node stops.
 //! 4. *A poison entry is final.* Where the state machine panics at the entry it panicked at before, the node stops.
 //! 5. *The budget.* So many deaths within a window, counted for each place in the tree; one more, and the node stops.
+//! 6. *A blocked thread is final.* A keeper that does not stop cannot be replaced; after a bounded wait the node stops.
 //!
 //! "Stops" means: server first, then the keepers in reverse order; then the root fails with the [`NodeError`], so that
 //! the application's supervisor gets an `ActorFailed` whose error can be downcast to it.
@@ -26,7 +27,10 @@ use std::{
 
 use ractor::{ActorCell, ActorProcessingErr, SpawnErr};
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
-use tokio::{sync::oneshot, time::Instant};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, sleep},
+};
 
 use crate::{
     error::NodeError,
@@ -43,11 +47,14 @@ use crate::{
         shared::{Shared, Standing},
     },
     raft::{LogIndex, Membership},
-    storage::{Bootstrap, Storage},
+    storage::{Bootstrap, Storage, StorageError},
 };
 
 /// How long those who wait are given for their answers when the node is shut down.
 const DRAIN: Duration = Duration::from_secs(1);
+
+/// How long the store is waited for when this process itself has it.
+const RELEASE: Duration = Duration::from_secs(1);
 
 /// The places of the root's children in the tree.
 pub(crate) const LOG_STORE: &str = "log store";
@@ -104,7 +111,7 @@ impl Actor for Root {
             subscribers: Subscribers::default(),
         };
         let _ = root.shared().root.set(context.myself().clone());
-        let started = match root.start_keepers(context).await {
+        let started = match root.first_start(context).await {
             Ok(()) => root.start_server(context).await,
             Err(StartFailure(_, error)) => Err(error),
         };
@@ -185,10 +192,13 @@ impl Root {
     ) -> Result<(), NodeError> {
         tracing::warn!(path, %cause, "a keeper died; the keepers start anew");
         let (mut path, mut cause) = (path, cause);
+        self.check_disk()?;
         self.check_poison(path, &cause)?;
         loop {
             self.count_death(path, &cause)?;
-            self.stop_keepers(context).await;
+            self.stop_keepers(context).await?;
+            // What was being written may have failed just now.
+            self.check_disk()?;
             let failed = match self.start_keepers(context).await {
                 Ok(()) => break,
                 Err(failed) => failed,
@@ -211,6 +221,11 @@ impl Root {
         self.start_server(context).await?;
         self.restarted(SERVER.to_owned(), cause);
         Ok(())
+    }
+
+    /// A death may be heard of before the disk error that came before it, which is final all the same.
+    fn check_disk(&self) -> Result<(), NodeError> {
+        self.shared().disk_failure.get().map_or(Ok(()), |error| Err(error.clone().into()))
     }
 
     /// A panic at the same entry as the last time will happen for ever; to skip the entry would let replicas diverge.
@@ -247,6 +262,21 @@ impl Root {
 
 /// Starting and stopping, each in its order.
 impl Root {
+    /// A tree of this process that was killed may hold the store for a moment longer; that is waited for.
+    async fn first_start(&mut self, context: &mut Context<NodeMessage>) -> Result<(), StartFailure> {
+        let last_try = Instant::now() + RELEASE;
+        loop {
+            let started = self.start_keepers(context).await;
+            let Err(StartFailure(_, NodeError::Storage(StorageError::InUse { owner, .. }))) = &started else {
+                return started;
+            };
+            if *owner != Some(std::process::id()) || Instant::now() >= last_try {
+                return started;
+            }
+            sleep(RELEASE / 100).await;
+        }
+    }
+
     async fn start_keepers(&mut self, context: &mut Context<NodeMessage>) -> Result<(), StartFailure> {
         let shared = self.shared().clone();
         let (flow, me) = (shared.flow.clone(), context.cell());
@@ -307,28 +337,44 @@ impl Root {
         Ok(())
     }
 
-    async fn stop_keepers(&mut self, context: &mut Context<NodeMessage>) {
+    /// Each is waited for. One whose thread is blocked (a disk that does not answer, an `apply` that does not return)
+    /// cannot be ended, and nobody may take its place: that is an error, and final.
+    async fn stop_keepers(&mut self, context: &mut Context<NodeMessage>) -> Result<(), NodeError> {
         let (me, shared) = (context.cell(), self.shared().clone());
         shared.consensus.set(None);
         shared.applier.set(None);
-        if let Some(mut consensus) = self.consensus.take() {
-            consensus.stop(&me).await;
+        let mut blocked = None;
+        if let Some(mut consensus) = self.consensus.take()
+            && !consensus.stop(&me).await
+        {
+            blocked = Some(CONSENSUS);
         }
-        if let Some(mut applier) = self.applier.take() {
-            applier.stop(&me).await;
+        if let Some(mut applier) = self.applier.take()
+            && !applier.stop(&me).await
+        {
+            blocked = Some(APPLIER);
         }
-        if let Some(mut log_store) = self.log_store.take() {
-            log_store.stop(&me).await;
+        if let Some(mut log_store) = self.log_store.take()
+            && !log_store.stop(&me).await
+        {
+            blocked = Some(LOG_STORE);
         }
         shared.progress.reset();
         shared.standing.send_modify(|standing| *standing = Standing::starting(standing.membership.clone()));
+        match blocked {
+            None => Ok(()),
+            Some(path) => Err(NodeError::Start {
+                what: path.to_owned(),
+                cause: "the one before does not stop: its thread is blocked".to_owned(),
+            }),
+        }
     }
 
     async fn stop_all(&mut self, verdict: Result<(), NodeError>, context: &mut Context<NodeMessage>) {
         if let Some(mut server) = self.server.take() {
             server.stop(&context.cell()).await;
         }
-        self.stop_keepers(context).await;
+        let verdict = verdict.and(self.stop_keepers(context).await);
         self.shared().intake.end();
         let cause = verdict.as_ref().err().cloned();
         let _ = self.shared().verdict.set(verdict);
@@ -347,13 +393,13 @@ impl Root {
     }
 }
 
-/// Also where the root is killed, together with its supervisor: whoever waits is answered.
+/// Also where the root is killed or panics, which leaves no other verdict: whoever waits is answered.
 impl Drop for Root {
     fn drop(&mut self) {
         let shared = self.shared();
         shared.consensus.set(None);
         shared.applier.set(None);
-        let _ = shared.verdict.set(Ok(()));
+        let _ = shared.verdict.set(Err(shared.fallen()));
         shared.intake.end();
     }
 }
