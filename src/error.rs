@@ -291,7 +291,9 @@ impl StorageError {
                 format!("start node {found_node} with this directory, or give node {node} a directory of its own")
             }
             StorageError::Foreign { node, found_cluster, .. } => format!(
-                "start node {node} with the --cluster list of cluster {found_cluster:016x}, or give it a new directory"
+                "start node {node} with the --cluster list (and --cluster-name, if any) that this directory was made \
+                 with: cluster {found_cluster:016x} is a hash of its first members' ids and addresses, or of its name, \
+                 and addresses cannot change yet; or give node {node} a directory of its own"
             ),
             StorageError::InUse { owner: Some(pid), .. } => {
                 format!("stop process {pid} first, or give this node a directory of its own")

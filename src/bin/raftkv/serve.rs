@@ -66,6 +66,9 @@ async fn start(settings: &ServeSettings, transport: Grpc) -> Result<Node<Kv>, Fa
         .listen(settings.listen.clone())
         .transport(transport)
         .config(settings.config.clone());
+    if let Some(name) = &settings.cluster_name {
+        builder = builder.cluster_name(name);
+    }
     for (peer, address) in &settings.peers {
         builder = builder.peer_address(*peer, address.clone());
     }
