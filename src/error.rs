@@ -266,6 +266,10 @@ impl NodeError {
                 format!("remove the cause of the failures of {actor}, then start the node again")
             }
             NodeError::Config { fix, .. } => fix.clone(),
+            NodeError::Start { what, cause } if cause.contains("in use") => {
+                let address = what.strip_prefix("server on ").unwrap_or(what);
+                format!("stop what listens on {address}, or give another --listen")
+            }
             NodeError::Start { what, .. } => {
                 format!("see that nothing else is in the place of {what}, and that the address is one of this machine")
             }
