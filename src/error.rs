@@ -20,6 +20,7 @@ impl std::fmt::Display for Code {
 }
 
 /// Why a proposal was not applied, or may not have been.
+#[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProposeError {
     /// R001. Not applied.
@@ -126,6 +127,7 @@ impl ProposeError {
 }
 
 /// Why a read was not served. Nothing happened; it may be tried again.
+#[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
     /// R002.
@@ -192,6 +194,7 @@ impl ReadError {
 }
 
 /// Why a node did not start, or stopped by itself. Its supervisor is told.
+#[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NodeError {
     /// R006, R013, R016, R017.

@@ -126,6 +126,7 @@ impl From<NodeError> for Failure {
             NodeError::BudgetSpent { .. } => ("the node failed too often to go on", exit::BUDGET_SPENT),
             NodeError::Config { .. } => ("a setting will not do", exit::USAGE),
             NodeError::Start { .. } => ("the node did not start", exit::OTHER),
+            _ => ("the node stopped", exit::OTHER),
         };
         Failure { code: error.code(), what: what.to_owned(), why: error.to_string(), fix: error.fix(), exit }
     }
