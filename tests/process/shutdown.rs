@@ -17,8 +17,7 @@ use crate::{
 /// The calls that are under way when the leader is asked to stop.
 const CALLS: usize = 50;
 
-/// Fails when: the server closes before the calls under way are answered, the process ends as if it had failed, or a
-/// signal that follows at once is taken for impatience.
+/// Fails when: the server closes before the calls under way are answered, or the process ends as if it had failed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_is_asked_to_stop_answers_its_calls_and_exits_with_0() {
     let mut cluster = Cluster::start(&["--election-timeout-ms", "1500-3000"]).await;
@@ -42,7 +41,7 @@ async fn a_server_that_is_asked_to_stop_answers_its_calls_and_exits_with_0() {
     }
     server.signal("TERM").await;
     assert!(server.says("SIGTERM").await);
-    // GNU timeout signals twice. It is one request, though the server cannot follow it yet.
+    // GNU timeout signals twice. Fails when: the second one is taken for impatience, since the server cannot end yet.
     server.signal("TERM").await;
     for follower in cluster.servers.values() {
         follower.signal("CONT").await;
