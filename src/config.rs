@@ -5,6 +5,15 @@ use std::time::Duration;
 use crate::error::NodeError;
 
 /// How a node behaves. The defaults suit a local network.
+///
+/// Settings will be added, so it is made from its defaults:
+///
+/// ```
+/// let mut config = ractor_raft::Config::default();
+/// config.max_entry_bytes = 64 << 10;
+/// assert!(config.validate().is_ok());
+/// ```
+#[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Config {
     /// How often a leader is heard from when there is nothing to replicate. 100 ms.

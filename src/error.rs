@@ -20,6 +20,7 @@ impl std::fmt::Display for Code {
 }
 
 /// Why a proposal was not applied, or may not have been.
+#[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProposeError {
     /// R001. Not applied.
@@ -126,6 +127,7 @@ impl ProposeError {
 }
 
 /// Why a read was not served. Nothing happened; it may be tried again.
+#[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
     /// R002.
@@ -192,6 +194,7 @@ impl ReadError {
 }
 
 /// Why a node did not start, or stopped by itself. Its supervisor is told.
+#[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NodeError {
     /// R006, R013, R016, R017.
@@ -266,6 +269,10 @@ impl NodeError {
                 format!("remove the cause of the failures of {actor}, then start the node again")
             }
             NodeError::Config { fix, .. } => fix.clone(),
+            NodeError::Start { what, cause } if cause.contains("in use") => {
+                let address = what.strip_prefix("server on ").unwrap_or(what);
+                format!("stop what listens on {address}, or give another --listen")
+            }
             NodeError::Start { what, .. } => {
                 format!("see that nothing else is in the place of {what}, and that the address is one of this machine")
             }
@@ -291,7 +298,9 @@ impl StorageError {
                 format!("start node {found_node} with this directory, or give node {node} a directory of its own")
             }
             StorageError::Foreign { node, found_cluster, .. } => format!(
-                "start node {node} with the --cluster list of cluster {found_cluster:016x}, or give it a new directory"
+                "start node {node} with the --cluster list (and --cluster-name, if any) that this directory was made \
+                 with: cluster {found_cluster:016x} is a hash of its first members' ids and addresses, or of its name, \
+                 and addresses cannot change yet; or give node {node} a directory of its own"
             ),
             StorageError::InUse { owner: Some(pid), .. } => {
                 format!("stop process {pid} first, or give this node a directory of its own")

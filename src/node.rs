@@ -73,6 +73,7 @@ pub struct Applied {
 }
 
 /// How fresh a read must be.
+#[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Consistency {
     /// Sees every write that was answered before the read began (ReadIndex, on any node).

@@ -88,11 +88,10 @@ impl Ports {
 
 /// Patient timeouts: on a loaded machine no election disturbs what is tested.
 fn config() -> Config {
-    Config {
-        election_timeout_min: Duration::from_millis(500),
-        election_timeout_max: Duration::from_millis(1000),
-        ..Config::default()
-    }
+    let mut config = Config::default();
+    config.election_timeout_min = Duration::from_millis(500);
+    config.election_timeout_max = Duration::from_millis(1000);
+    config
 }
 
 async fn spawn(
@@ -317,7 +316,9 @@ async fn a_malformed_request_is_refused_and_names_its_field() {
 #[tokio::test]
 async fn the_largest_command_is_replicated_and_a_larger_one_is_refused_with_the_limit() {
     let limit = 6 << 20;
-    let config = Config { max_entry_bytes: limit, max_batch_bytes: 1 << 20, ..config() };
+    let mut config = config();
+    config.max_entry_bytes = limit;
+    config.max_batch_bytes = 1 << 20;
     let cluster = Cluster::with(3, "large", config).await;
     let (_, follower) = cluster.elected().await;
     let client = cluster.client(follower);

@@ -10,6 +10,7 @@ use crate::{
 };
 
 /// Something happened to a node. Subscribers hear all of it, in order, from what is the case when they subscribe on.
+#[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NodeEvent {
     /// Its role, term or known leader changed.

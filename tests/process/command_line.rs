@@ -78,7 +78,9 @@ async fn commands_answer_with_exit_codes_and_json() {
     assert!(refused.stderr.contains("error[R018]") && refused.stderr.contains("5000"), "{}", refused.stderr);
     let refused = json_of(&all, &["put", "larger", &"x".repeat(60_000)], 2).await;
     assert_eq!((&refused["error"], &refused["exit"]), (&json!("R018"), &json!(2)));
-    for usage in [&["put", "only a key"][..], &["get", "ada", "--timeout", "soon"], &["get", "ada", "-o", "xml"]] {
+    for usage in
+        [&["put", "only a key"][..], &["get", "ada", "--timeout", "soon"], &["get", "ada", "-o", "xml"], &["get", ""]]
+    {
         run(&all, usage).await.exits_with(2);
     }
 }
@@ -126,6 +128,16 @@ async fn status_prints_a_line_for_each_node_reachable_or_not() {
     let lines = run(&leader.address, &["status", "-o", "json"]).await.exits_with(0).json();
     let reachable: Vec<_> = lines.iter().map(|line| line["reachable"] == true).collect();
     assert_eq!(reachable, (1..=3).map(|id| id != follower).collect::<Vec<_>>());
+}
+
+/// Fails when: a node that was reached and has no answer yet is called unreachable.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_that_takes_too_long_is_not_called_unreachable() {
+    let cluster = Cluster::start(&[]).await;
+    let leader = cluster.leader().await;
+    let future = ["get", "key", "--consistency", "at-least:99999", "--timeout", "300ms"];
+    let late = run(&leader.address, &future).await.exits_with(3).stderr;
+    assert!(late.contains("error[R002]: no answer within 300ms") && late.contains("--timeout"), "{late}");
 }
 
 /// Fails when: a write that may have been applied is called anything else, or one that was not is called that.

@@ -119,7 +119,8 @@ async fn a_leader_behind_a_bridge_steps_down_and_the_bridge_leads() {
 #[tokio::test(start_paused = true)]
 async fn a_deposed_leader_in_a_minority_answers_no_linearizable_read() {
     // A long timeout of requests, so that the read is not given up before the network heals.
-    let config = Config { request_timeout: Duration::from_secs(60), ..Config::default() };
+    let mut config = Config::default();
+    config.request_timeout = Duration::from_secs(60);
     let cluster = Cluster::builder(Ledger::default).nodes(5).seed(2).config(config).start().await;
     let leader = cluster.leader().await;
     let line = |text: &str| ractor_raft::testing::Line::new(text);

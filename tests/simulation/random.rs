@@ -71,7 +71,8 @@ async fn storm(seed: u64) -> (u64, u64) {
     // The budget is not what is looked at here.
     let policy = RestartPolicy { budget: 1000, window: Duration::from_secs(10) };
     // A client whose answer got lost should not stand idle for long.
-    let config = Config { request_timeout: Duration::from_millis(500), ..Config::default() };
+    let mut config = Config::default();
+    config.request_timeout = Duration::from_millis(500);
     let builder = Cluster::builder(ledgers(&witness)).nodes(size).seed(seed).config(config).restart_policy(policy);
     #[cfg(feature = "sqlite")]
     let builder = if seed.is_multiple_of(2) { builder.simulated_disks() } else { builder };

@@ -113,6 +113,10 @@ pub struct Serve {
     #[arg(long, value_name = "1=ADDR,2=ADDR,…")]
     pub cluster: Option<String>,
 
+    /// Tells clusters with the same first members apart: the same on every node, at every start.
+    #[arg(long, value_name = "NAME")]
+    pub cluster_name: Option<String>,
+
     /// Dial that peer there instead (proxies, NAT). May be repeated.
     #[arg(long, value_name = "ID=ADDR")]
     pub peer: Vec<String>,

@@ -72,6 +72,8 @@ struct Refusal {
 #[derive(Default)]
 struct Refusals {
     causes: BTreeMap<String, String>,
+    /// Whether anybody took the call in and did not answer it.
+    reached: bool,
     /// What a node said last.
     told: Option<Failure>,
     /// How long the slowest refusal took: a node without a leader waits for one before it gives up.
@@ -238,6 +240,7 @@ impl Verdict {
 
 impl Refusals {
     fn add(&mut self, endpoint: String, refusal: Refusal, took: Duration) {
+        self.reached |= refusal.cause == TOO_LATE;
         if refusal.cause != TOO_LATE || !self.causes.contains_key(&endpoint) {
             self.causes.insert(endpoint, refusal.cause);
         }
@@ -262,6 +265,10 @@ impl Refusals {
             let busy = told.code == Some(ractor_raft::error::Code(19));
             let exit = if busy { exit::OTHER } else { exit::UNAVAILABLE };
             return Failure { why, exit, ..told };
+        }
+        if self.reached {
+            let fix = format!("give a longer --timeout than {timeout:?}, or ask for a read that can be served sooner");
+            return Failure::new(2, exit::UNAVAILABLE, format!("no answer within {timeout:?}"), why, fix);
         }
         let endpoints = self.causes.into_keys().collect::<Vec<_>>().join(",");
         let fix = format!("start the nodes at {endpoints} (raftkv serve), or name others with --endpoints");

@@ -20,11 +20,11 @@ use crate::{
 pub async fn run(command: Command, settings: &ClientSettings, output: Output) -> Result<u8, Failure> {
     let mut client = Client::new(settings);
     match command {
-        Command::Put { key, value } => put(&mut client, &output, bytes(key), bytes(value)).await,
-        Command::Get { key, freshness } => get(&mut client, &output, bytes(key), &freshness).await,
-        Command::Del { key } => delete(&mut client, &output, bytes(key)).await,
+        Command::Put { key, value } => put(&mut client, &output, key_of(key)?, bytes(value)).await,
+        Command::Get { key, freshness } => get(&mut client, &output, key_of(key)?, &freshness).await,
+        Command::Del { key } => delete(&mut client, &output, key_of(key)?).await,
         Command::Cas { key, expect, set } => {
-            compare_and_swap(&mut client, &output, bytes(key), expect.map(bytes), bytes(set)).await
+            compare_and_swap(&mut client, &output, key_of(key)?, expect.map(bytes), bytes(set)).await
         }
         Command::Scan { prefix, freshness } => scan(&mut client, &output, bytes(prefix), &freshness).await,
         Command::Demo(_) | Command::Serve(_) | Command::Status => unreachable!("main has carried these out"),
@@ -199,6 +199,15 @@ pub fn kv(channel: Channel) -> KvClient<Channel> {
 
 fn bytes(text: OsString) -> Vec<u8> {
     text.into_encoded_bytes()
+}
+
+/// The store has no empty key: in a scan it would be the beginning.
+fn key_of(text: OsString) -> Result<Vec<u8>, Failure> {
+    if text.is_empty() {
+        let why = "a key has at least one byte; a variable of the shell that is not set gives none";
+        return Err(Failure::new(20, exit::USAGE, "the key is empty", why, "give a key"));
+    }
+    Ok(bytes(text))
 }
 
 fn consistency_of(Freshness { consistency }: &Freshness) -> Result<(pb::Consistency, u64), Failure> {

@@ -15,11 +15,15 @@ use crate::{
     args::{Args, Command, Serve},
     error::{Failure, exit},
 };
+use addresses::{address, check_routable};
+
+mod addresses;
 
 /// Every key of the TOML file. In the environment it is RAFTKV_ and the key in capitals.
-const KEYS: [&str; 15] = [
+const KEYS: [&str; 16] = [
     "advertise",
     "cluster",
+    "cluster_name",
     "data",
     "election_timeout_ms",
     "endpoints",
@@ -78,6 +82,8 @@ pub struct ServeSettings {
     pub listen: String,
     /// The first members; this node is one of them.
     pub cluster: BTreeMap<NodeId, String>,
+    /// What tells it apart from others with the same first members.
+    pub cluster_name: Option<String>,
     /// Peers that are dialled elsewhere.
     pub peers: BTreeMap<NodeId, String>,
     /// Whether every message is recorded.
@@ -151,9 +157,7 @@ impl Settings {
         let Some(own) = cluster.get(&id) else { return Err(not_in_the_cluster(id, &cluster, &listen_address)) };
         if let Some(setting) = self.get("advertise") {
             let advertise = setting.one_address()?;
-            if is_unroutable(&advertise) {
-                return Err(unroutable(id, &advertise, &listen_address));
-            }
+            check_routable(id, &advertise, &listen_address)?;
             if *own != advertise {
                 let wanted =
                     format!("the address that cluster has for node {id} ({own}), or change it there, on all nodes");
@@ -161,13 +165,13 @@ impl Settings {
             }
         }
         for (member, address) in &cluster {
-            if is_unroutable(address) {
-                return Err(unroutable(*member, address, &listen_address));
-            }
+            check_routable(*member, address, &listen_address)?;
         }
-        let peers = self.get("peer").map(Setting::members).transpose()?.unwrap_or_default();
+        let cluster_name = self.get("cluster_name").map(Setting::name).transpose()?;
+        let peers = self.get("peer").map(|setting| setting.peers_among(&cluster)).transpose()?.unwrap_or_default();
         let recorder = self.get("recorder").map_or(Ok(true), Setting::switch)?;
-        Ok(ServeSettings { id, data, listen: listen_address, cluster, peers, recorder, config: self.node_config()? })
+        let config = self.node_config()?;
+        Ok(ServeSettings { id, data, listen: listen_address, cluster, cluster_name, peers, recorder, config })
     }
 
     /// How many threads the runtime of `serve` gets. A node is one mailbox after another: more threads than it can keep
@@ -203,20 +207,20 @@ impl Settings {
 
     /// The library names its own field; the user wants to know which of the settings that was, and where it came from.
     fn with_its_source(&self, error: NodeError) -> Failure {
-        let NodeError::Config { key, .. } = &error else { return error.into() };
-        let key = match *key {
-            "heartbeat_interval" => "heartbeat_ms",
-            "election_timeout_min" | "election_timeout_max" => "election_timeout_ms",
-            other => other,
+        let NodeError::Config { key, value, fix } = &error else { return error.into() };
+        let (key, part) = match *key {
+            "heartbeat_interval" => ("heartbeat_ms", "it"),
+            "election_timeout_min" => ("election_timeout_ms", "its lower end"),
+            "election_timeout_max" => ("election_timeout_ms", "its upper end"),
+            other => (other, "it"),
         };
-        match self.get(key) {
-            Some(setting) => Failure {
-                what: format!("{key} is {:?}, which will not do", setting.value),
-                why: format!("{error}; it comes from {}", setting.source),
-                ..error.into()
-            },
-            None => error.into(),
-        }
+        let fix = fix.strip_prefix("it ").map_or(fix.clone(), |rest| format!("{part} {rest}"));
+        let fix = fix.replace("heartbeat_interval", "heartbeat_ms").replace("election_timeout_min", "its lower end");
+        let (value, why) = match self.get(key) {
+            Some(setting) => (&setting.value, format!("it comes from {}", setting.source)),
+            None => (value, "nothing sets it, so it has its default".to_owned()),
+        };
+        Failure { what: format!("{key} is {value:?}, which will not do"), why, fix, ..error.into() }
     }
 
     fn required(&self, key: &'static str, wanted: &str) -> Result<&Setting, Failure> {
@@ -235,6 +239,11 @@ impl Setting {
             "off" => Ok(false),
             _ => Err(self.wanted("on or off")),
         }
+    }
+
+    fn name(&self) -> Result<String, Failure> {
+        let name = self.value.trim();
+        if name.is_empty() { Err(self.wanted("a name, the same on every node")) } else { Ok(name.to_owned()) }
     }
 
     fn wanted(&self, wanted: &str) -> Failure {
@@ -272,13 +281,27 @@ impl Setting {
     }
 
     fn addresses(&self) -> Result<Vec<String>, Failure> {
-        let addresses = self.value.split(',').map(address).collect::<Option<Vec<_>>>();
-        addresses.ok_or_else(|| self.wanted("HOST:PORT,… such as 127.0.0.1:7001,127.0.0.1:7002"))
+        let addresses = self.listed().map(address).collect::<Option<Vec<_>>>();
+        let wanted = || self.wanted("HOST:PORT,… such as 127.0.0.1:7001,127.0.0.1:7002");
+        addresses.filter(|addresses| !addresses.is_empty()).ok_or_else(wanted)
+    }
+
+    /// What stands between the commas; one at the end does no harm.
+    fn listed(&self) -> impl Iterator<Item = &str> {
+        self.value.split(',').filter(|one| !one.trim().is_empty())
+    }
+
+    fn peers_among(&self, cluster: &BTreeMap<NodeId, String>) -> Result<BTreeMap<NodeId, String>, Failure> {
+        let peers = self.members()?;
+        match peers.keys().find(|id| !cluster.contains_key(id)) {
+            Some(stranger) => Err(self.wanted(&format!("ids of --cluster only: node {stranger} is not in it"))),
+            None => Ok(peers),
+        }
     }
 
     fn members(&self) -> Result<BTreeMap<NodeId, String>, Failure> {
         let mut members = BTreeMap::new();
-        for member in self.value.split(',').filter(|member| !member.trim().is_empty()) {
+        for member in self.listed() {
             let pair = member.split_once('=').and_then(|(id, at)| Some((id.trim().parse().ok()?, address(at)?)));
             let Some((id @ 1.., at)) = pair else {
                 return Err(self.wanted("ID=HOST:PORT,… with ids from 1 on, such as 1=127.0.0.1:7001,2=127.0.0.1:7002"));
@@ -319,6 +342,7 @@ fn flags(args: &Args) -> impl Iterator<Item = (&'static str, String)> {
         ("listen", serve.listen.clone()),
         ("advertise", serve.advertise.clone()),
         ("cluster", serve.cluster.clone()),
+        ("cluster_name", serve.cluster_name.clone()),
         ("peer", peer),
         ("heartbeat_ms", serve.heartbeat_ms.clone()),
         ("election_timeout_ms", serve.election_timeout_ms.clone()),
@@ -360,22 +384,6 @@ fn text_of(value: toml::Value) -> String {
     }
 }
 
-/// `host:port`, also `http://host:port`; `None` if it is neither.
-fn address(text: &str) -> Option<String> {
-    let text = text.trim().trim_start_matches("http://").trim_end_matches('/');
-    let (host, port) = text.rsplit_once(':')?;
-    port.parse::<u16>().ok()?;
-    let plain = !host.is_empty() && !host.contains(['/', '=', ' ', ',']);
-    (plain && (!host.contains(':') || host.starts_with('['))).then(|| text.to_owned())
-}
-
-/// Whether nobody could dial it: no host, or no port.
-fn is_unroutable(address: &str) -> bool {
-    let (host, port) = address.rsplit_once(':').expect("address() let through only host:port");
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    port == "0" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_unspecified())
-}
-
 fn nothing_to_bootstrap(id: NodeId, listen: &str) -> Failure {
     Failure::new(
         3,
@@ -394,17 +402,6 @@ fn not_in_the_cluster(id: NodeId, cluster: &BTreeMap<NodeId, String>, listen: &s
         format!("node {id} has nothing to bootstrap or join"),
         format!("--cluster {members} does not name node {id}"),
         format!("give --id one of its members, or add {id}={listen} to --cluster on every node"),
-    )
-}
-
-fn unroutable(member: NodeId, address: &str, listen: &str) -> Failure {
-    let port = listen.rsplit_once(':').map_or("7001", |(_, port)| port);
-    Failure::new(
-        12,
-        exit::USAGE,
-        format!("nobody can reach node {member} at {address}"),
-        format!("{address} says where to listen, not where to dial; the other nodes and clients get it from --cluster"),
-        format!("write the host that the others see: --cluster {member}=HOST:{port},… and keep --listen as it is"),
     )
 }
 

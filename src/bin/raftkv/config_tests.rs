@@ -41,14 +41,22 @@ fn without_settings_there_are_defaults() {
 }
 
 #[test]
+fn a_comma_at_the_end_does_no_harm() {
+    let endpoints = |value: &str| settings("raftkv status", &[("RAFTKV_ENDPOINTS", value)])?.client();
+    assert_eq!(endpoints("a:1,b:2,").map(|client| client.endpoints), Ok(vec!["a:1".to_owned(), "b:2".to_owned()]));
+    assert_eq!(endpoints(",").expect_err("it names none").exit, exit::USAGE);
+    assert_eq!(serve(&format!("{SERVE},"), &[]).map(|serve| serve.cluster.len()), Ok(2));
+}
+
+#[test]
 fn a_whole_server_may_stand_in_the_file() {
     let file = file(
-        "id = 2\ndata = 'd'\nlisten = '0.0.0.0:7002'\nheartbeat_ms = 20\nelection_timeout_ms = '60-120'\n\
+        "id = 2\ndata = 'd'\nlisten = '0.0.0.0:7002'\nheartbeat_ms = 20\ncluster_name = 'bank'\nelection_timeout_ms = '60-120'\n\
          [cluster]\n1 = 'one:7001'\n2 = 'two:7002'\n[peer]\n1 = 'proxy:1'",
     );
     let serve = serve(&format!("raftkv serve --config {}", file.path().display()), &[]).expect("all is right");
     assert_eq!((serve.id, serve.listen.as_str()), (2, "0.0.0.0:7002"));
-    assert_eq!(serve.cluster[&1], "one:7001");
+    assert_eq!((serve.cluster[&1].as_str(), serve.cluster_name.as_deref()), ("one:7001", Some("bank")));
     assert_eq!(serve.peers[&1], "proxy:1");
     assert_eq!(serve.config.heartbeat_interval, Duration::from_millis(20));
     assert_eq!(serve.config.election_timeout_max, Duration::from_millis(120));
@@ -70,13 +78,19 @@ fn a_value_that_will_not_do_is_named_with_its_source() {
             "election_timeout_ms",
             "the flag --election-timeout-ms",
         ),
+        (format!("{SERVE} --heartbeat-ms 200"), vec![], "election_timeout_ms", "default"),
         (format!("{SERVE} --advertise 127.0.0.1:9"), vec![], "advertise", "the flag --advertise"),
+        (format!("{SERVE} --peer 9=127.0.0.1:7009"), vec![], "peer", "the flag --peer"),
+        (SERVE.to_owned(), vec![("RAFTKV_CLUSTER_NAME", "")], "cluster_name", "RAFTKV_CLUSTER_NAME"),
+        (SERVE.to_owned(), vec![("RAFTKV_PEER", "2=a:1,9=b:1")], "peer", "RAFTKV_PEER"),
         ("raftkv serve --data d".to_owned(), vec![], "id", "RAFTKV_ID"),
     ];
     for (line, environment, what, why) in cases {
         let failure = serve(&line, &environment).expect_err(&line);
         assert_eq!((failure.code.map(|code| code.0), failure.exit), (Some(20), exit::USAGE), "{failure}");
         assert!(failure.what.contains(what) && failure.why.contains(why) && !failure.fix.is_empty(), "{failure}");
+        let library_names = ["heartbeat_interval", "election_timeout_min", "election_timeout_max"];
+        assert!(!library_names.iter().any(|name| failure.to_string().contains(name)), "{failure}");
     }
 }
 
@@ -96,6 +110,7 @@ fn an_address_that_nobody_can_dial_is_refused() {
         let failure = serve(&SERVE.replace("1=127.0.0.1:7001", &format!("1={own}")), &[]).expect_err(own);
         assert_eq!(failure.code.map(|code| code.0), Some(12), "{failure}");
         assert!(failure.what.contains(own), "{failure}");
+        assert_eq!(failure.why.contains("port 0"), own.ends_with(":0"), "{failure}");
     }
     let failure = serve(&format!("{SERVE} --advertise 0.0.0.0:7001"), &[]).expect_err("unroutable");
     assert_eq!(failure.code.map(|code| code.0), Some(12), "{failure}");

@@ -4,7 +4,7 @@ use std::fmt::{self, Display, Formatter};
 
 use ractor_raft::{
     error::{Code, NodeError},
-    rpc::error::Told,
+    rpc::{error::Told, reason},
     storage::StorageError,
 };
 
@@ -64,9 +64,16 @@ impl Failure {
             tonic::Code::Unavailable => exit::UNAVAILABLE,
             _ => exit::OTHER,
         };
-        let code = told.code().and_then(|code| code.strip_prefix('R')?.parse().ok()).map(Code);
-        let (what, fix) = (status.message().to_owned(), told.fix().unwrap_or_default().to_owned());
-        Failure { code, what, why: format!("{endpoint} answered so ({})", told.reason), fix, exit }
+        let mut code = told.code().and_then(|code| code.strip_prefix('R')?.parse().ok()).map(Code);
+        let mut fix = told.fix().unwrap_or_default().to_owned();
+        if told.reason == reason::MALFORMED {
+            code = code.or(Some(Code(20)));
+            if fix.is_empty() {
+                fix = format!("correct {} in the request", told.metadata.get("field").map_or("the field", |it| it));
+            }
+        }
+        let why = format!("the node at {endpoint} refused it with the reason {}", told.reason);
+        Failure { code, what: status.message().to_owned(), why, fix, exit }
     }
 
     /// One object on one line, for `-o json`.
@@ -119,6 +126,7 @@ impl From<NodeError> for Failure {
             NodeError::BudgetSpent { .. } => ("the node failed too often to go on", exit::BUDGET_SPENT),
             NodeError::Config { .. } => ("a setting will not do", exit::USAGE),
             NodeError::Start { .. } => ("the node did not start", exit::OTHER),
+            _ => ("the node stopped", exit::OTHER),
         };
         Failure { code: error.code(), what: what.to_owned(), why: error.to_string(), fix: error.fix(), exit }
     }

@@ -22,10 +22,15 @@ mod output;
 mod serve;
 mod status;
 
-use std::{io::Write, process::ExitCode};
+use std::{
+    io::{IsTerminal, Write},
+    process::ExitCode,
+};
 
 use clap::Parser;
 use tokio::runtime::{Builder, Runtime};
+use tracing::{Level, Metadata};
+use tracing_subscriber::{EnvFilter, Layer, filter::filter_fn, layer::SubscriberExt, util::SubscriberInitExt};
 
 use crate::{
     args::{Args, Command},
@@ -82,6 +87,16 @@ fn runtime(command: &Command, settings: &Settings) -> Result<Runtime, Failure> {
 fn log_to_stderr(command: &Command) {
     // A directive holds for all names that begin with it: "ractor" would silence this library, too.
     let default = if matches!(command, Command::Serve(_)) { "info,ractor=off,ractor_raft=info" } else { "off" };
-    let filter = std::env::var("RAFTKV_LOG").unwrap_or_else(|_| default.to_owned());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let filter = EnvFilter::new(std::env::var("RAFTKV_LOG").unwrap_or_else(|_| default.to_owned()));
+    let uncoloured = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let coloured = std::io::stderr().is_terminal() && !uncoloured;
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(coloured);
+    let told_once = matches!(command, Command::Serve(_));
+    let lines = lines.with_filter(filter_fn(move |line| !(told_once && is_told_at_the_end(line))));
+    tracing_subscriber::registry().with(filter).with(lines).init();
+}
+
+/// Why a node ends by itself is what `serve` fails with, and `main` tells that with its fix.
+fn is_told_at_the_end(line: &Metadata<'_>) -> bool {
+    *line.level() == Level::ERROR && line.target().starts_with("ractor_raft::node")
 }

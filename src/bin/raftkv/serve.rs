@@ -1,6 +1,9 @@
 //! `serve`: one node in this process, until SIGTERM, Ctrl-C, or a failure that it cannot heal.
 
-use std::{future::Future, time::Duration};
+use std::{
+    future::Future,
+    time::{Duration, Instant},
+};
 
 use ractor_raft::{
     kv::{self, Kv},
@@ -29,6 +32,9 @@ const HEALTH_INTERVAL: Duration = Duration::from_millis(50);
 
 /// A ready node stays ready while it has no more than this to apply: under load there is always something.
 const MAX_BACKLOG: u64 = 1000;
+
+/// Whoever asks again within this has asked once: GNU timeout and some terminals signal the process and its group.
+const ONE_REQUEST: Duration = Duration::from_secs(1);
 
 /// Runs it; returns the exit code.
 pub async fn run(settings: &Settings) -> Result<u8, Failure> {
@@ -60,6 +66,9 @@ async fn start(settings: &ServeSettings, transport: Grpc) -> Result<Node<Kv>, Fa
         .listen(settings.listen.clone())
         .transport(transport)
         .config(settings.config.clone());
+    if let Some(name) = &settings.cluster_name {
+        builder = builder.cluster_name(name);
+    }
     for (peer, address) in &settings.peers {
         builder = builder.peer_address(*peer, address.clone());
     }
@@ -117,9 +126,20 @@ async fn unless_asked_again<T>(work: impl Future<Output = T>) -> Result<T, Failu
     tokio::select! {
         biased;
         done = work => Ok(done),
-        signal = asked_to_stop() => {
+        signal = asked_again() => {
             let why = format!("{signal} came a second time; what was acknowledged is on disk");
             Err(Failure::other("stopped without a graceful end", why))
+        }
+    }
+}
+
+/// As [`asked_to_stop`], but for what comes too soon to be meant as a second request.
+async fn asked_again() -> &'static str {
+    let asked_first = Instant::now();
+    loop {
+        let signal = asked_to_stop().await;
+        if asked_first.elapsed() >= ONE_REQUEST {
+            return signal;
         }
     }
 }

@@ -31,6 +31,7 @@ async fn health_follows_the_node_and_reflection_names_the_services() {
             data: data.path().to_owned(),
             listen: address.clone(),
             cluster: [(1, address.clone())].into(),
+            cluster_name: None,
             peers: Default::default(),
             recorder: true,
             config: Default::default(),
