@@ -75,7 +75,8 @@ pub enum Heard {
         /// The answer.
         reply: Reply,
     },
-    /// The connection broke, or this request failed: it and everything unanswered before it may be lost.
+    /// The connection broke, or a request was refused: it and everything unanswered before it may be lost. That a request
+    /// got no answer in time is not reported.
     Broken {
         /// Why, in words.
         cause: String,
