@@ -75,7 +75,7 @@ pub(super) fn serve(
     let (close, closing) = signal();
     let config = node.config();
     let (client_message, peer_message) = (limits::client_message(config), limits::peer_message(config));
-    let handlers = Handlers { node, closing: closing.clone() };
+    let handlers = Handlers::new(node, closing.clone());
     let raft = pb::raft_server::RaftServer::new(handlers.clone()).max_decoding_message_size(peer_message);
     let cluster = pb::cluster_server::ClusterServer::new(handlers).max_decoding_message_size(client_message);
     let server = tokio::spawn(run(listener, routes.add_service(raft).add_service(cluster), closing));
