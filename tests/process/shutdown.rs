@@ -75,8 +75,8 @@ async fn a_server_that_is_asked_to_stop_answers_its_calls_and_exits_with_0() {
     witness.finds_nothing_wrong();
 }
 
-/// Fails when: the process ends before the server has given its answers (they are then lost after they were applied), or
-/// a stopping follower gives up what it has forwarded.
+/// Fails when: nothing waits for what was forwarded: neither is it among the calls that a stopping node counts, nor does
+/// the process wait for the end of its server. (That it does also for what no node counts is shown in `tests/cluster.rs`.)
 #[tokio::test(flavor = "multi_thread")]
 async fn a_follower_that_is_asked_to_stop_passes_on_the_answers_to_what_it_has_forwarded() {
     let mut cluster = Cluster::start(&["--election-timeout-ms", "1500-3000"]).await;
