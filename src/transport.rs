@@ -34,12 +34,22 @@ pub trait Transport: Send + Sync + 'static {
     fn propose(&self, to: &Link, command: Bytes, trace: TraceId) -> BoxFuture<'static, Result<Applied, ProposeError>>;
 }
 
-/// Keeps a node reachable; dropping it closes the port and ends every task behind it.
+/// Keeps a node reachable. Dropping it closes the port at once, and lets what is behind it end by itself.
 pub struct Listening {
     /// Where the node can be reached, with the port that was really taken.
     pub address: String,
     /// Dropped with it.
     pub guard: Box<dyn Send>,
+    /// Ends within bounded time of the guard's drop: once the calls under way are answered and their tasks have ended.
+    pub closed: BoxFuture<'static, ()>,
+}
+
+impl Listening {
+    /// Closes the port, and waits until nothing is left behind it.
+    pub async fn close(self) {
+        drop(self.guard);
+        self.closed.await;
+    }
 }
 
 /// One direction between two nodes.
@@ -65,7 +75,8 @@ pub enum Heard {
         /// The answer.
         reply: Reply,
     },
-    /// The connection broke, or this request failed: it and everything unanswered before it may be lost.
+    /// The connection broke, or a request was refused: it and everything unanswered before it may be lost. That a request
+    /// got no answer in time is not reported.
     Broken {
         /// Why, in words.
         cause: String,

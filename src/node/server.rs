@@ -13,8 +13,8 @@ use crate::{
 };
 
 pub(crate) struct Server {
-    /// Dropped with the actor: closes the port and ends every task behind it.
-    _listening: Listening,
+    /// Dropped with the actor: closes the port. `None` once it was asked to stop.
+    listening: Option<Listening>,
 }
 
 impl Actor for Server {
@@ -24,7 +24,7 @@ impl Actor for Server {
     async fn start(node: NodeRef, _: &mut Context<ServerMessage>) -> Result<Self, ActorProcessingErr> {
         let listening = node.shared().transport.listen(node.clone()).await?;
         node.shared().listening_on(&listening.address);
-        Ok(Server { _listening: listening })
+        Ok(Server { listening: Some(listening) })
     }
 
     async fn handle(
@@ -34,6 +34,13 @@ impl Actor for Server {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             ServerMessage::Crash => panic!("the server was told to crash"),
+        }
+    }
+
+    /// What follows may end the process: until then every answer must be on its way.
+    async fn stop(&mut self, _: &mut Context<ServerMessage>) {
+        if let Some(listening) = self.listening.take() {
+            listening.close().await;
         }
     }
 }

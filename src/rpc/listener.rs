@@ -8,7 +8,11 @@ mod socket;
 
 use std::{net::SocketAddr, time::Duration};
 
-use futures_util::{FutureExt, Stream, StreamExt, future::Shared, stream};
+use futures_util::{
+    FutureExt, Stream, StreamExt,
+    future::{BoxFuture, Shared},
+    stream,
+};
 use tokio::{net::TcpListener, sync::oneshot};
 use tonic::{
     service::Routes,
@@ -29,6 +33,9 @@ pub(super) type Signal = Shared<oneshot::Receiver<()>>;
 
 /// How long calls under way have to be answered once the server closes.
 const GRACE: Duration = Duration::from_secs(1);
+
+/// How long the connections are waited for that are cut after that: their tasks end as soon as they are run again.
+const CUT: Duration = Duration::from_secs(1);
 
 /// A client on which nothing was heard for so long is asked whether it is alive, and has as long to answer.
 const KEEPALIVE: Duration = Duration::from_secs(10);
@@ -59,16 +66,21 @@ pub(super) async fn bind(address: &str) -> Result<TcpListener, NodeError> {
     }
 }
 
-/// Serves `node` and `routes` on `listener` until the returned sender is dropped.
-pub(super) fn serve(listener: TcpListener, node: NodeRef, routes: Routes) -> oneshot::Sender<()> {
+/// Serves `node` and `routes` on `listener` until the returned sender is dropped. The future ends once it has ended.
+pub(super) fn serve(
+    listener: TcpListener,
+    node: NodeRef,
+    routes: Routes,
+) -> (oneshot::Sender<()>, BoxFuture<'static, ()>) {
     let (close, closing) = signal();
     let config = node.config();
     let (client_message, peer_message) = (limits::client_message(config), limits::peer_message(config));
-    let handlers = Handlers { node, closing: closing.clone() };
+    let handlers = Handlers::new(node, closing.clone());
     let raft = pb::raft_server::RaftServer::new(handlers.clone()).max_decoding_message_size(peer_message);
     let cluster = pb::cluster_server::ClusterServer::new(handlers).max_decoding_message_size(client_message);
-    tokio::spawn(run(listener, routes.add_service(raft).add_service(cluster), closing));
-    close
+    let server = tokio::spawn(run(listener, routes.add_service(raft).add_service(cluster), closing));
+    // One that panicked has ended as well.
+    (close, server.map(drop).boxed())
 }
 
 async fn run(listener: TcpListener, routes: Routes, closing: Signal) {
@@ -93,7 +105,7 @@ async fn run(listener: TcpListener, routes: Routes, closing: Signal) {
         () = grace => drop(cut),
     }
     // Each connection now reads an error and ends.
-    let _ = serving.await;
+    let _ = tokio::time::timeout(CUT, serving).await;
 }
 
 /// Connections as they are accepted.

@@ -145,8 +145,8 @@ impl Transport for Grpc {
             let listener = shared.bind(&node).await?;
             let address = listener::local_address(&listener)?.to_string();
             let routes = shared.services.as_ref().map_or_else(Routes::default, |services| services(node.clone()));
-            let close = listener::serve(listener, node, routes);
-            Ok(Listening { address, guard: Box::new(Guard { _close: close, shared }) })
+            let (close, closed) = listener::serve(listener, node, routes);
+            Ok(Listening { address, guard: Box::new(Guard { _close: close, shared }), closed })
         })
     }
 

@@ -1,6 +1,9 @@
 //! The handlers of `raft.v1.Raft` and `raft.v1.Cluster`: each checks, translates, and forwards to the node in a line.
 
 mod append_entries;
+mod strangers;
+
+use std::{net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream::BoxStream};
@@ -13,13 +16,15 @@ use super::{
     pb, trace,
 };
 use crate::{error::ProposeError, flow::TraceId, node::NodeRef, raft};
+use strangers::Strangers;
 
 /// One node, as both services see it.
 #[derive(Clone)]
 pub(super) struct Handlers {
-    pub node: NodeRef,
+    node: NodeRef,
     /// Fires when the server begins to close, so that streams end.
-    pub closing: Signal,
+    closing: Signal,
+    strangers: Arc<Strangers>,
 }
 
 /// Whether a client lets its command be forwarded; it does unless it says otherwise.
@@ -37,10 +42,18 @@ impl From<Refused> for Status {
 }
 
 impl Handlers {
-    /// Checks a request's header, and gives the reply's.
-    fn check(&self, header: Option<pb::Header>) -> Result<pb::Header, Refused> {
+    pub fn new(node: NodeRef, closing: Signal) -> Self {
+        Handlers { node, closing, strangers: Arc::default() }
+    }
+
+    /// Checks the header of a request from `address`, and gives the reply's.
+    fn check(&self, header: Option<pb::Header>, address: Option<SocketAddr>) -> Result<pb::Header, Refused> {
         let own = self.node.identity();
-        let header = identity::check_request(own, header)?;
+        let header = identity::check_request(own, header).inspect_err(|refused| {
+            if let Refused::WrongPeer(wrong) = refused {
+                self.strangers.refused(wrong, address);
+            }
+        })?;
         Ok(identity::header(own, header.from, header.session))
     }
 
@@ -71,8 +84,9 @@ fn misfit(reply: &raft::Reply) -> Status {
 macro_rules! unary {
     ($handlers:expr, $request:expr, $kind:ident, $from_pb:expr, $to_pb:expr) => {{
         let trace = trace::read($request.metadata());
+        let address = $request.remote_addr();
         let message = $request.into_inner();
-        let header = $handlers.check(message.header)?;
+        let header = $handlers.check(message.header, address)?;
         let request = raft::Request::$kind($from_pb(header.to, message)?);
         match $handlers.ask(header.to, request, trace).await? {
             raft::Reply::$kind(reply) => Ok(Response::new($to_pb(header, &reply))),
@@ -89,7 +103,7 @@ impl pb::raft_server::Raft for Handlers {
         &self,
         request: Request<Streaming<pb::AppendEntriesRequest>>,
     ) -> Result<Response<Self::AppendEntriesStream>, Status> {
-        Ok(Response::new(append_entries::answers(self.clone(), request.into_inner()).boxed()))
+        Ok(Response::new(append_entries::answers(self.clone(), request).boxed()))
     }
 
     async fn request_vote(

@@ -5,7 +5,7 @@
 
 use std::{
     collections::BTreeMap,
-    future::{Future, pending},
+    future::{Future, pending, ready},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -113,7 +113,8 @@ impl Transport for InProcess {
             nodes.insert(address.clone(), node);
             drop(nodes);
             let guard = Box::new(Door { network, address: address.clone() });
-            Ok(Listening { address, guard })
+            // Whoever waits for an answer waits in a task of its own.
+            Ok(Listening { address, guard, closed: Box::pin(ready(())) })
         })
     }
 

@@ -11,7 +11,7 @@ use crate::{
     witness::Witness,
 };
 
-/// Fails when: the receiver does not compare the cluster, or its votes are counted all the same.
+/// Fails when: the receiver does not compare the cluster, or says nothing of it, or its votes are counted all the same.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_of_another_cluster_gets_no_votes_and_is_told_why() {
     let mut cluster = Cluster::start(&[]).await;
@@ -27,6 +27,9 @@ async fn a_node_of_another_cluster_gets_no_votes_and_is_told_why() {
     let stranger = cluster.servers.remove(&4).expect("it was just put there");
     assert!(stranger.says("R004").await, "it is told");
     assert!(stranger.says("belongs to cluster").await, "it is told");
+    for id in [1, 2] {
+        assert!(cluster.servers[&id].says("a request was refused: node").await, "and node {id} tells its own operator");
+    }
     let status = client::status(&address).await.expect("it is up");
     assert_eq!((status.leader, status.commit), (0, 0), "nobody votes for it, and nobody sends it a log");
     let now = cluster.leader().await;
@@ -34,7 +37,7 @@ async fn a_node_of_another_cluster_gets_no_votes_and_is_told_why() {
     witness.finds_nothing_wrong();
 }
 
-/// Fails when: neither end compares who was meant with who is there.
+/// Fails when: neither end compares who was meant with who is there, or one of them says nothing of it.
 #[tokio::test(flavor = "multi_thread")]
 async fn nodes_whose_addresses_are_swapped_say_so_and_elect_nobody() {
     let mut cluster = Cluster::new(&[]);
@@ -49,6 +52,8 @@ async fn nodes_whose_addresses_are_swapped_say_so_and_elect_nobody() {
     cluster.are_ready().await;
     for (id, server) in &cluster.servers {
         assert!(server.says("R005").await, "node {id} is told");
+        assert!(server.says("another node answers").await, "node {id} has asked");
+        assert!(server.says("a request was refused").await, "node {id} has refused");
         let status = client::status(&cluster.addresses[id]).await.expect("it is up");
         assert_eq!((status.term, status.leader, status.commit), (0, 0, 0), "no vote counts");
     }

@@ -18,4 +18,5 @@ mod requests;
 mod server;
 mod shim;
 mod shutdown;
+mod valve;
 mod witness;

@@ -1,9 +1,12 @@
 //! Servers that are asked to stop, and started again.
 
+use std::time::Duration;
+
 use ractor_raft::rpc::{error::Told, reason};
 use tokio::{
+    net::TcpStream,
     task::JoinSet,
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 
 use crate::{
@@ -11,11 +14,15 @@ use crate::{
     cluster::{Cluster, LOOK_AGAIN},
     load::{Load, assert_kept},
     server::PATIENCE,
+    valve::Valve,
     witness::Witness,
 };
 
-/// The calls that are under way when the leader is asked to stop.
+/// The calls that are under way when a server is asked to stop.
 const CALLS: usize = 50;
+
+/// Less than a server that stops waits for anything.
+const BELOW_ANY_GRACE: Duration = Duration::from_millis(300);
 
 /// Fails when: the server closes before the calls under way are answered, or the process ends as if it had failed.
 #[tokio::test(flavor = "multi_thread")]
@@ -67,6 +74,61 @@ async fn a_server_that_is_asked_to_stop_answers_its_calls_and_exits_with_0() {
         }
     }
     assert!(acknowledged > 0, "calls under way are waited for");
+    witness.finds_nothing_wrong();
+}
+
+/// Fails when: nothing waits for what was forwarded: neither is it among the calls that a stopping node counts, nor does
+/// the process wait for the end of its server. (That it does also for what no node counts is shown in `tests/cluster.rs`.)
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follower_that_is_asked_to_stop_passes_on_the_answers_to_what_it_has_forwarded() {
+    let mut cluster = Cluster::start(&["--election-timeout-ms", "1500-3000"]).await;
+    let witness = Witness::of(&cluster.addresses);
+    let leader = cluster.leader().await;
+    let follower = leader.id % 3 + 1;
+    // It reaches its leader by way of the valve, and follows it still.
+    let valve = Valve::towards(&leader.address).await;
+    cluster.kill(follower).await;
+    let mut command = cluster.serve(follower);
+    command.args(["--peer", &format!("{}={}", leader.id, valve.address)]);
+    cluster.spawn(follower, command);
+    cluster.are_ready().await;
+    let address = cluster.addresses[&follower].clone();
+    client::put_somewhere([&address].into_iter(), "the first write", "through the valve").await;
+
+    valve.close();
+    let before = client::status(&leader.address).await.expect("it runs");
+    assert_eq!((before.id, before.term), (leader.id, leader.term), "it leads still");
+    let calls: JoinSet<_> = (0..CALLS)
+        .map(|call| {
+            let address = address.clone();
+            async move { (call, client::put(&address, format!("call {call}"), "value").await) }
+        })
+        .collect();
+    let deadline = Instant::now() + PATIENCE;
+    while client::status(&leader.address).await.expect("it runs").applied < before.last + CALLS as u64 {
+        assert!(Instant::now() < deadline, "the calls do not arrive");
+        sleep(LOOK_AGAIN).await;
+    }
+    let mut server = cluster.servers.remove(&follower).expect("it runs");
+    server.signal("TERM").await;
+    assert!(server.says("SIGTERM").await);
+    // Either it closes its port at once, or it waits for what it has forwarded.
+    let closed = async {
+        while TcpStream::connect(&address).await.is_ok() {
+            sleep(LOOK_AGAIN).await
+        }
+    };
+    let _ = timeout(BELOW_ANY_GRACE, closed).await;
+    valve.open();
+    server.ends_with(0, &["stopped"]).await;
+
+    cluster.restart(follower).await;
+    let state = cluster.agree().await;
+    for (call, answer) in calls.join_all().await {
+        let revision = answer.unwrap_or_else(|status| panic!("call {call} was applied, and is told {status:?}"));
+        let found = state.get(format!("call {call}").as_bytes()).map(|(_, revision)| *revision);
+        assert_eq!(found, Some(revision), "call {call} was acknowledged");
+    }
     witness.finds_nothing_wrong();
 }
 

@@ -1,12 +1,14 @@
 //! The calls to one peer that must not wait behind data: votes, transfers, read indexes. Each has a deadline.
 //!
-//! One task sends them in order and waits for all their answers at once.
+//! One task sends them in order and waits for all their answers at once. A deadline that passes is a lost request and no
+//! more: nothing is reported, so that the stream of AppendEntries beside it stays as it is. Who asked asks again when its
+//! own alarm goes off (a candidate after its timeout, a follower with reads as well).
 
 use std::{sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio::sync::mpsc;
-use tonic::{Status, transport::Channel};
+use tonic::{Code, Status, TimeoutExpired, transport::Channel};
 
 use super::{Task, broken, refused};
 use crate::{
@@ -66,11 +68,11 @@ impl Calls {
 
 async fn run(link: Arc<Link>, channel: Channel, mut queue: mpsc::UnboundedReceiver<Call>) {
     let client = pb::raft_client::RaftClient::new(channel);
-    let mut waiting = FuturesUnordered::<BoxFuture<'static, Heard>>::new();
+    let mut waiting = FuturesUnordered::<BoxFuture<'static, Option<Heard>>>::new();
     loop {
         tokio::select! {
             biased;
-            Some(heard) = waiting.next() => (link.heard)(heard),
+            Some(answered) = waiting.next() => answered.into_iter().for_each(|heard| (link.heard)(heard)),
             call = queue.recv() => match call {
                 Some(call) => waiting.push(Box::pin(make(link.clone(), client.clone(), call))),
                 None => return,
@@ -95,7 +97,8 @@ macro_rules! ask {
     }};
 }
 
-async fn make(link: Arc<Link>, mut client: pb::raft_client::RaftClient<Channel>, call: Call) -> Heard {
+/// `None`: there was no answer in time.
+async fn make(link: Arc<Link>, mut client: pb::raft_client::RaftClient<Channel>, call: Call) -> Option<Heard> {
     use convert::{
         pre_vote_reply_from_pb, pre_vote_to_pb, read_index_reply_from_pb, read_index_to_pb, request_vote_reply_from_pb,
         request_vote_to_pb, timeout_now_reply_from_pb, timeout_now_to_pb,
@@ -116,8 +119,19 @@ async fn make(link: Arc<Link>, mut client: pb::raft_client::RaftClient<Channel>,
         Request::AppendEntries(_) => unreachable!("AppendEntries travels on its stream"),
     };
     match answer {
-        Ok(Ok(heard)) => heard,
-        Ok(Err(why)) => refused(why),
-        Err(status) => broken(&status),
+        Ok(Ok(heard)) => Some(heard),
+        Ok(Err(why)) => Some(refused(why)),
+        Err(status) if is_late(&status) => None,
+        Err(status) => Some(broken(&status)),
+    }
+}
+
+/// Whether the deadline passed: for us, or first for tonic, which has it from the request's header, at either end.
+fn is_late(status: &Status) -> bool {
+    match status.code() {
+        Code::DeadlineExceeded => true,
+        // A connection that breaks may cancel calls, too.
+        Code::Cancelled => status.message() == TimeoutExpired(()).to_string(),
+        _ => false,
     }
 }

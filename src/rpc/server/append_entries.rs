@@ -4,13 +4,14 @@
 //! consensus falls, since what it has not answered is lost, and when the server closes.
 
 use std::{
+    net::SocketAddr,
     pin::Pin,
     task::{Context, Poll},
 };
 
 use futures_util::{Stream, StreamExt, stream, stream::FuturesUnordered};
 use tokio::sync::oneshot;
-use tonic::{Status, Streaming};
+use tonic::{Request, Status, Streaming};
 
 use super::{Handlers, gone, misfit, pb, raft};
 use crate::rpc::convert;
@@ -22,10 +23,12 @@ const PER_IN_FLIGHT_BATCH: usize = 4;
 /// The stream of replies to a stream of requests.
 pub(super) fn answers(
     handlers: Handlers,
-    requests: Streaming<pb::AppendEntriesRequest>,
+    requests: Request<Streaming<pb::AppendEntriesRequest>>,
 ) -> impl Stream<Item = Result<pb::AppendEntriesReply, Status>> {
     let most = handlers.node.config().max_in_flight_batches.saturating_mul(PER_IN_FLIGHT_BATCH);
-    let conversation = Conversation { handlers, requests, reading: true, waiting: FuturesUnordered::new(), most };
+    let (address, requests) = (requests.remote_addr(), requests.into_inner());
+    let waiting = FuturesUnordered::new();
+    let conversation = Conversation { handlers, address, requests, reading: true, waiting, most };
     stream::unfold(Some(conversation), |conversation| async {
         let mut conversation = conversation?;
         match conversation.next().await? {
@@ -37,6 +40,8 @@ pub(super) fn answers(
 
 struct Conversation {
     handlers: Handlers,
+    /// Whose it is.
+    address: Option<SocketAddr>,
     requests: Streaming<pb::AppendEntriesRequest>,
     /// Whether more requests may come.
     reading: bool,
@@ -69,7 +74,7 @@ impl Conversation {
     }
 
     fn deliver(&self, request: pb::AppendEntriesRequest) -> Result<(), Status> {
-        let header = self.handlers.check(request.header)?;
+        let header = self.handlers.check(request.header, self.address)?;
         let (request, traces) = convert::append_entries_from_pb(header.to, request)?;
         let reply = self.handlers.node.deliver(header.to, raft::Request::AppendEntries(request), traces);
         self.waiting.push(Answer { header, reply });
