@@ -221,7 +221,9 @@ impl From<WrongPeer> for Status {
 impl From<Malformed> for Status {
     fn from(malformed: Malformed) -> Status {
         let report = Report::new(Code::InvalidArgument, reason::MALFORMED, malformed.to_string());
-        report.with("field", &malformed.field).field(&malformed.field, &malformed.problem).into_status()
+        let (code, fix) = (crate::error::Code(20), format!("correct {}", malformed.field));
+        let report = report.with("field", &malformed.field).with("code", code).with("fix", fix);
+        report.field(&malformed.field, &malformed.problem).into_status()
     }
 }
 
