@@ -45,6 +45,7 @@ mod types;
 
 pub use events::*;
 pub use message::*;
+pub use quorum::majority;
 pub use recovered::Recovered;
 pub use types::*;
 
@@ -309,7 +310,7 @@ impl Raft {
     }
 
     fn is_alone(&self) -> bool {
-        self.membership().is_voter(self.settings.id) && self.membership().voters.len() == 1
+        quorum::reached(self.membership(), |id| id == self.settings.id)
     }
 }
 

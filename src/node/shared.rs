@@ -28,7 +28,7 @@ use crate::{
         admission::{Admission, Intake},
         messages::{ApplierMessage, ConsensusMessage, NodeMessage},
     },
-    raft::{Address, Membership, NodeId, Role, Term},
+    raft::{Address, Membership, NodeId, Role, Term, majority},
     storage::{Identity, StorageError},
     transport::{Link, Transport},
 };
@@ -292,6 +292,6 @@ impl Shared {
         let standing = self.standing.borrow();
         let voters = standing.membership.voters.len();
         let unreachable = standing.unreachable.keys().copied().filter(|id| standing.membership.is_voter(*id));
-        (unreachable.collect(), voters / 2 + 1, voters)
+        (unreachable.collect(), majority(&standing.membership), voters)
     }
 }

@@ -126,19 +126,16 @@ impl Raft {
                 peer == id || progress.get(&peer).is_some_and(|peer| peer.read_round >= round)
             })
         };
-        if reads.in_round.is_some() && confirmed(reads.round) {
-            let (read_index, readers) = reads.in_round.take().unwrap_or_default();
-            effects.extend(readers.into_iter().map(|reader| reader.answer(term, read_index)));
-        }
-        if reads.in_round.is_none() && !reads.waiting.is_empty() && self.commit_index >= *first_index {
-            let readers = std::mem::take(&mut reads.waiting);
-            if membership.voters.len() == 1 && membership.is_voter(id) {
-                let read_index = self.commit_index;
+        loop {
+            if let Some((read_index, readers)) = reads.in_round.take_if(|_| confirmed(reads.round)) {
                 effects.extend(readers.into_iter().map(|reader| reader.answer(term, read_index)));
+            }
+            if reads.in_round.is_some() || reads.waiting.is_empty() || self.commit_index < *first_index {
                 return;
             }
+            // A leader without peers has confirmed it already.
             reads.round += 1;
-            reads.in_round = Some((self.commit_index, readers));
+            reads.in_round = Some((self.commit_index, std::mem::take(&mut reads.waiting)));
         }
     }
 

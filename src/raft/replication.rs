@@ -253,6 +253,8 @@ impl Raft {
         _effects: &mut Vec<Effect>,
     ) {
         let RoleState::Leader(leadership) = &mut self.role else { return };
+        // A round that was not begun cannot be confirmed.
+        let read_round = reply.read_round.min(leadership.reads.round());
         let Some(peer) = leadership.progress.get_mut(&from) else { return };
         // An answer to an earlier leadership, or over an earlier connection (L06).
         if peer.session != session || reply.term != self.hard_state.current_term {
@@ -260,7 +262,7 @@ impl Raft {
         }
         peer.last_heard = now;
         peer.reachable = true;
-        peer.read_round = peer.read_round.max(reply.read_round);
+        peer.read_round = peer.read_round.max(read_round);
         match reply.outcome {
             AppendOutcome::Matched { match_index } => {
                 peer.matched(match_index);
