@@ -4,8 +4,7 @@
 //! cargo build --release && cargo run --release --example bench -- --rounds 3 --seconds 5
 //! ```
 //! Both systems get the same unary Put calls from the same load generator, in turns, each on an empty data directory
-//! on the same disk; the figures are medians over the rounds. Nothing is tuned but etcd's heartbeat and election
-//! timeouts, which stay at their defaults.
+//! on the same disk; the figures are medians over the rounds. Both run with their default settings.
 
 use std::{
     env, fs,
