@@ -165,7 +165,7 @@ impl Raft {
             Input::Timeout { epoch } => self.timeout(now, epoch, effects),
             Input::Propose { call, command } => self.propose(call, command, effects),
             Input::Read { call } => self.read(call, effects),
-            Input::Request { call, from, request } => self.request(now, call, from, request, effects),
+            Input::Request { call, request, .. } => self.request(now, call, request, effects),
             Input::Response { from, session, reply } => self.response(now, from, session, reply, effects),
             Input::Undelivered { peer } => self.undelivered(peer, false, effects),
             Input::Persisted { seq } => self.persisted(now, seq, effects),
@@ -176,13 +176,13 @@ impl Raft {
         self.finish(now, before, effects);
     }
 
-    fn request(&mut self, now: Duration, call: CallId, from: NodeId, request: Request, effects: &mut Vec<Effect>) {
+    fn request(&mut self, now: Duration, call: CallId, request: Request, effects: &mut Vec<Effect>) {
         match request {
             Request::AppendEntries(request) => self.append_entries(now, call, request, effects),
             Request::RequestVote(request) => self.request_vote(now, call, request, effects),
             Request::PreVote(request) => self.pre_vote(now, call, request, effects),
             Request::TimeoutNow(request) => self.timeout_now(now, call, request, effects),
-            Request::ReadIndex(request) => self.read_index(now, call, from, request, effects),
+            Request::ReadIndex(request) => self.read_index(now, call, request, effects),
         }
     }
 
@@ -193,7 +193,7 @@ impl Raft {
             return;
         }
         match reply {
-            Reply::AppendEntries(reply) => self.append_entries_reply(now, from, session, reply, effects),
+            Reply::AppendEntries(reply) => self.append_entries_reply(now, from, session, reply),
             Reply::RequestVote(reply) => self.request_vote_reply(now, from, session, reply, effects),
             Reply::PreVote(reply) => self.pre_vote_reply(now, from, session, reply, effects),
             Reply::ReadIndex(reply) => self.read_index_reply(session, reply, effects),

@@ -12,17 +12,19 @@ use crate::{
 };
 
 /// Answers a proposal. `Unknown` if it is dropped after consensus took the command, `Unavailable` if before.
-pub struct ProposePort(Port<Result<Applied, ProposeError>>);
+pub type ProposePort = Port<Result<Applied, ProposeError>>;
 
-/// Answers a read with the index that it must see.
-pub struct ReadPort(Port<Result<LogIndex, ReadError>>);
+/// Answers a read with the index that it must see. `Unavailable` if it is dropped.
+pub type ReadPort = Port<Result<LogIndex, ReadError>>;
 
 /// An answer that can be given by a port that nobody answered through.
-trait Answer: Send + 'static {
+pub trait Answer: Send + 'static {
+    /// What `node` answers to a call that was `taken` by consensus, or was not.
     fn lost(node: NodeId, taken: bool) -> Self;
 }
 
-struct Port<A: Answer> {
+/// Where the answer to one call goes.
+pub struct Port<A: Answer> {
     reply: Option<RpcReplyPort<A>>,
     /// Given back when the call is answered. A read's is shared with its caller, who then waits for the applier.
     permit: Option<Arc<Permit>>,
@@ -32,109 +34,57 @@ struct Port<A: Answer> {
     taken: bool,
 }
 
-impl ProposePort {
-    pub(crate) fn new(permit: Permit, node: NodeId) -> (Self, oneshot::Receiver<Result<Applied, ProposeError>>) {
-        let (port, receiver) = Port::new(permit.into(), node);
-        (ProposePort(port), receiver)
-    }
-
-    /// Gives the answer and the permit back.
-    pub(crate) fn answer(self, answer: Result<Applied, ProposeError>) {
-        self.0.answer(answer);
-    }
-
-    /// Whether it still needs a permit, because it came past the admission.
-    pub(crate) fn needs_permit(&self) -> bool {
-        self.0.permit.is_none()
-    }
-
-    /// Whether nobody waits for the answer any more.
-    pub(crate) fn abandoned(&self) -> bool {
-        self.0.abandoned()
-    }
-
-    pub(crate) fn permit(&mut self, permit: Permit) {
-        self.0.permit = Some(permit.into());
-    }
-
-    pub(crate) fn take(&mut self, node: NodeId) {
-        self.0.take(node);
-    }
-}
-
-impl ReadPort {
-    pub(crate) fn new(permit: Arc<Permit>, node: NodeId) -> (Self, oneshot::Receiver<Result<LogIndex, ReadError>>) {
-        let (port, receiver) = Port::new(permit, node);
-        (ReadPort(port), receiver)
-    }
-
-    /// Gives the answer and the permit back.
-    pub(crate) fn answer(self, answer: Result<LogIndex, ReadError>) {
-        self.0.answer(answer);
-    }
-
-    pub(crate) fn needs_permit(&self) -> bool {
-        self.0.permit.is_none()
-    }
-
-    /// Whether nobody waits for the answer any more.
-    pub(crate) fn abandoned(&self) -> bool {
-        self.0.abandoned()
-    }
-
-    pub(crate) fn permit(&mut self, permit: Permit) {
-        self.0.permit = Some(permit.into());
-    }
-
-    pub(crate) fn take(&mut self, node: NodeId) {
-        self.0.take(node);
-    }
-}
-
 /// A user's actor that casts to [`NodeRef::actor`](crate::node::NodeRef::actor) itself makes its port of ractor's.
-impl From<RpcReplyPort<Result<Applied, ProposeError>>> for ProposePort {
-    fn from(reply: RpcReplyPort<Result<Applied, ProposeError>>) -> Self {
-        ProposePort(Port { reply: Some(reply), permit: None, node: 0, taken: false })
-    }
-}
-
-impl From<RpcReplyPort<Result<LogIndex, ReadError>>> for ReadPort {
-    fn from(reply: RpcReplyPort<Result<LogIndex, ReadError>>) -> Self {
-        ReadPort(Port { reply: Some(reply), permit: None, node: 0, taken: false })
+impl<A: Answer> From<RpcReplyPort<A>> for Port<A> {
+    fn from(reply: RpcReplyPort<A>) -> Self {
+        Port { reply: Some(reply), permit: None, node: 0, taken: false }
     }
 }
 
 impl<A: Answer> Port<A> {
-    fn new(permit: Arc<Permit>, node: NodeId) -> (Self, oneshot::Receiver<A>) {
+    pub(crate) fn new(permit: impl Into<Arc<Permit>>, node: NodeId) -> (Self, oneshot::Receiver<A>) {
         let (sender, receiver) = oneshot::channel();
-        (Port { reply: Some(sender.into()), permit: Some(permit), node, taken: false }, receiver)
+        (Port { reply: Some(sender.into()), permit: Some(permit.into()), node, taken: false }, receiver)
     }
 
-    fn abandoned(&self) -> bool {
+    /// Whether it still needs a permit, because it came past the admission.
+    pub(crate) fn needs_permit(&self) -> bool {
+        self.permit.is_none()
+    }
+
+    pub(crate) fn permit(&mut self, permit: Permit) {
+        self.permit = Some(permit.into());
+    }
+
+    /// Whether nobody waits for the answer any more.
+    pub(crate) fn abandoned(&self) -> bool {
         self.reply.as_ref().is_none_or(RpcReplyPort::is_closed)
     }
 
-    fn take(&mut self, node: NodeId) {
+    /// Consensus of `node` gives the call to the core.
+    pub(crate) fn take(&mut self, node: NodeId) {
         self.node = node;
         self.taken = true;
     }
 
-    fn answer(mut self, answer: A) {
+    /// Gives the answer and the permit back.
+    pub(crate) fn answer(mut self, answer: A) {
+        self.settle(|_, _| answer);
+    }
+
+    fn settle(&mut self, answer: impl FnOnce(NodeId, bool) -> A) {
         // The permit first: whoever hears the answer may ask again at once.
         self.permit = None;
         if let Some(reply) = self.reply.take() {
             // A caller that has stopped waiting is no failure.
-            let _ = reply.send(answer);
+            let _ = reply.send(answer(self.node, self.taken));
         }
     }
 }
 
 impl<A: Answer> Drop for Port<A> {
     fn drop(&mut self) {
-        self.permit = None;
-        if let Some(reply) = self.reply.take() {
-            let _ = reply.send(A::lost(self.node, self.taken));
-        }
+        self.settle(A::lost);
     }
 }
 

@@ -20,7 +20,7 @@ use super::{
     message::{ReadIndexReply, ReadIndexRequest, Reply, Request},
     quorum,
     replication::Leadership,
-    types::{CallId, LogIndex, NodeId, Term},
+    types::{CallId, LogIndex, Term},
 };
 
 /// The reads of a leader.
@@ -102,7 +102,6 @@ impl Raft {
         &mut self,
         now: Duration,
         call: CallId,
-        _from: NodeId,
         request: ReadIndexRequest,
         effects: &mut Vec<Effect>,
     ) {

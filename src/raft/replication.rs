@@ -250,7 +250,6 @@ impl Raft {
         from: NodeId,
         session: u64,
         reply: AppendEntriesReply,
-        _effects: &mut Vec<Effect>,
     ) {
         let RoleState::Leader(leadership) = &mut self.role else { return };
         // A round that was not begun cannot be confirmed.
