@@ -7,7 +7,10 @@ use ractor_raft::{
     storage::{Bootstrap, Opened, Storage, StorageError, Store},
 };
 
-use super::*;
+use super::{
+    verdicts::{Heard, application},
+    *,
+};
 
 /// A disk whose writes do not return while it hangs.
 #[derive(Clone, Default)]
