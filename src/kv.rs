@@ -39,7 +39,7 @@ pub use state::{Kv, Value};
 
 /// The generated code of `proto/raftkv/v1`.
 #[cfg(feature = "grpc")]
-#[allow(missing_docs)]
+#[allow(missing_docs, reason = "generated")]
 pub mod pb {
     tonic::include_proto!("raftkv.v1");
 }

@@ -26,7 +26,7 @@ pub use peer::Grpc;
 pub use server::wants_forwarding;
 
 /// The generated code of `proto/raft/v1`.
-#[allow(missing_docs)]
+#[allow(missing_docs, reason = "generated")]
 pub mod pb {
     tonic::include_proto!("raft.v1");
 }
