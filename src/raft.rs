@@ -73,6 +73,14 @@ pub struct Settings {
     pub max_in_flight_batches: usize,
     /// The most payload bytes to one peer that are not answered.
     pub max_in_flight_bytes: usize,
+    /// A snapshot is due after so many entries…
+    pub snapshot_threshold: u64,
+    /// …or so many bytes of them; neither before the log since the last one is half as large as that one.
+    pub snapshot_threshold_bytes: u64,
+    /// So many entries stay in the log behind a snapshot.
+    pub snapshot_trailing: u64,
+    /// A leader whose write has been in flight for so long steps down (D06).
+    pub disk_timeout: Duration,
 }
 
 /// How far the order to apply may run ahead of [`Input::Applied`], in entries: bounds what waits at the state machine
@@ -126,7 +134,7 @@ impl Raft {
     /// A server as its disk remembers it. The first effects set its alarm and tell who it is; a cluster of one starts
     /// its election at once.
     pub fn new(settings: Settings, recovered: Recovered, now: Duration, effects: &mut Vec<Effect>) -> Self {
-        let Recovered { hard_state, base, membership, entries } = recovered;
+        let Recovered { hard_state, base, membership, entries, snapshot: _, receiving: _ } = recovered;
         let memberships = MembershipHistory::new(membership, &entries);
         let log = Log::new(base, entries);
         let mut raft = Raft {
@@ -163,8 +171,8 @@ impl Raft {
         let before = self.standing();
         match input {
             Input::Timeout { epoch } => self.timeout(now, epoch, effects),
-            Input::Propose { call, command } => self.propose(call, command, effects),
-            Input::Read { call } => self.read(call, effects),
+            Input::Propose { call, payload } => self.propose(call, payload, effects),
+            Input::Read { call, .. } => self.read(call, effects),
             Input::Request { call, request, .. } => self.request(now, call, request, effects),
             Input::Response { from, session, reply } => self.response(now, from, session, reply, effects),
             Input::Undelivered { peer } => self.undelivered(peer, false, effects),
@@ -172,6 +180,7 @@ impl Raft {
             Input::Applied { index } => self.applied(index),
             Input::Lost(Courier::ElectionTimer) => self.reset_timer(now, effects),
             Input::Lost(Courier::Replicator(peer)) => self.undelivered(peer, true, effects),
+            _ => {}
         }
         self.finish(now, before, effects);
     }
@@ -183,6 +192,7 @@ impl Raft {
             Request::PreVote(request) => self.pre_vote(now, call, request, effects),
             Request::TimeoutNow(request) => self.timeout_now(now, call, request, effects),
             Request::ReadIndex(request) => self.read_index(now, call, request, effects),
+            Request::InstallSnapshot(_) => {}
         }
     }
 
@@ -197,7 +207,7 @@ impl Raft {
             Reply::RequestVote(reply) => self.request_vote_reply(now, from, session, reply, effects),
             Reply::PreVote(reply) => self.pre_vote_reply(now, from, session, reply, effects),
             Reply::ReadIndex(reply) => self.read_index_reply(session, reply, effects),
-            Reply::TimeoutNow(_) => {}
+            Reply::TimeoutNow(_) | Reply::InstallSnapshot(_) => {}
         }
     }
 

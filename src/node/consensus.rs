@@ -37,7 +37,7 @@ use crate::{
         shared::{PeerGauge, Shared},
         traces::Traces,
     },
-    raft::{CallId, Courier, Effect, Input, LogIndex, NodeId, Raft, Recovered, Reply, Request, Settings},
+    raft::{CallId, Courier, Effect, Input, LogIndex, NodeId, Payload, Raft, Recovered, Reply, Request, Settings},
 };
 
 /// So many calls are taken at once; then it is the others' turn.
@@ -163,6 +163,7 @@ impl Actor for Consensus {
                 }
                 path
             }
+            Courier::Snapshotter => return Ok(()),
         };
         let _ = context.send(&self.root, NodeMessage::CourierRestarted { path, cause });
         self.step(Input::Lost(courier), context);
@@ -252,7 +253,7 @@ impl Consensus {
         let trace = context.trace();
         let last_index = self.raft.last_index();
         let mut effects = std::mem::take(&mut self.effects);
-        self.raft.step(self.shared.clock.now(), Input::Propose { call, command }, &mut effects);
+        self.raft.step(self.shared.clock.now(), Input::Propose { call, payload: Payload::Command(command) }, &mut effects);
         if self.raft.last_index() > last_index {
             self.traces.set(self.raft.last_index(), trace);
         }
@@ -274,7 +275,7 @@ impl Consensus {
         }
         port.take(node);
         let call = self.wait(Call::Read(port));
-        self.step(Input::Read { call }, context);
+        self.step(Input::Read { call, lease: false }, context);
     }
 
     fn request(
@@ -348,5 +349,9 @@ fn settings(shared: &Shared) -> Settings {
         max_batch_bytes: config.max_batch_bytes,
         max_in_flight_batches: config.max_in_flight_batches,
         max_in_flight_bytes: config.max_in_flight_bytes,
+        snapshot_threshold: config.snapshot_threshold,
+        snapshot_threshold_bytes: config.snapshot_threshold_bytes,
+        snapshot_trailing: config.snapshot_trailing,
+        disk_timeout: config.disk_timeout,
     }
 }

@@ -57,7 +57,7 @@ impl LeaderReads {
 impl Reader {
     fn answer(self, term: Term, read_index: LogIndex) -> Effect {
         match self {
-            Reader::Client(call) => Effect::AnswerRead { call, read_index },
+            Reader::Client(call) => Effect::AnswerRead { call, read_index, lease_until: None },
             Reader::Follower(call) => {
                 let reply = ReadIndexReply { term, read_index: Some(read_index) };
                 Effect::Reply { call, reply: Reply::ReadIndex(reply) }
@@ -141,7 +141,7 @@ impl Raft {
     pub(super) fn read_index_reply(&mut self, session: u64, reply: ReadIndexReply, effects: &mut Vec<Effect>) {
         let Some((_, calls)) = self.forwarded_reads.asked.take_if(|(asked, _)| *asked == session) else { return };
         effects.extend(calls.into_iter().map(|call| match reply.read_index {
-            Some(read_index) => Effect::AnswerRead { call, read_index },
+            Some(read_index) => Effect::AnswerRead { call, read_index, lease_until: None },
             None => Effect::Refuse { call, refusal: Refusal::NotLeader { leader: None } },
         }));
         self.ask_leader(effects);

@@ -15,8 +15,6 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use bytes::Bytes;
-
 use super::{
     Raft, RoleState,
     events::{Alarm, Effect, Refusal},
@@ -59,14 +57,14 @@ impl Raft {
     }
 
     /// "If command received from client: append entry to local log" (Figure 2); answered when it is applied.
-    pub(super) fn propose(&mut self, call: CallId, command: Bytes, effects: &mut Vec<Effect>) {
+    pub(super) fn propose(&mut self, call: CallId, payload: Payload, effects: &mut Vec<Effect>) {
         if !matches!(self.role, RoleState::Leader(_)) {
             effects.push(Effect::Refuse { call, refusal: Refusal::NotLeader { leader: self.leader } });
             return;
         }
         let index = self.log.last().index + 1;
         self.proposals.push_back((index, call));
-        self.append(Entry { index, term: self.current_term(), payload: Payload::Command(command) }, effects);
+        self.append(Entry { index, term: self.current_term(), payload }, effects);
     }
 
     /// A leader's alarm rang: for its heartbeat, or to tell what is committed.
@@ -334,6 +332,7 @@ impl Sender<'_> {
             entries,
             leader_commit: self.commit_index,
             read_round: self.read_round,
+            acknowledged: peer.match_index,
         };
         self.effects.push(Effect::Send { to, session: peer.session, request: Request::AppendEntries(request) });
     }

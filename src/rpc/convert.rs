@@ -110,6 +110,7 @@ pub fn append_entries_from_pb(
         entries,
         leader_commit,
         read_round: request.read_round,
+        acknowledged: number("acknowledged", request.acknowledged)?,
     };
     Ok((request, traces))
 }
@@ -129,6 +130,7 @@ pub fn append_entries_to_pb(
         entries: request.entries.into_iter().map(entry::entry_to_pb).collect(),
         leader_commit: request.leader_commit,
         read_round: request.read_round,
+        acknowledged: request.acknowledged,
         traces: traces.into_iter().map(|(index, trace_id)| pb::Trace { index, trace_id }).collect(),
     }
 }

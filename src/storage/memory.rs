@@ -9,8 +9,8 @@ use std::{
     sync::{Arc, Mutex, MutexGuard},
 };
 
-use super::{Bootstrap, Identity, Opened, Storage, StorageError, Store, assert_continues};
-use crate::raft::{Recovered, Write};
+use super::{Bootstrap, Identity, Opened, Snapshots, Storage, StorageError, Store, assert_continues};
+use crate::raft::{LogIndex, Recovered, Write};
 
 /// A disk in memory. Its clones are the same disk.
 #[derive(Clone, Debug, Default)]
@@ -83,6 +83,10 @@ impl Storage for MemoryStorage {
         Ok((Box::new(MemoryStore { storage: self.clone(), poison: None }), opened))
     }
 
+    fn snapshots(&self) -> Arc<dyn Snapshots> {
+        todo!("the storage branch brings them")
+    }
+
     fn blocks(&self) -> bool {
         false
     }
@@ -112,6 +116,10 @@ impl Store for MemoryStore {
         let contents = disk.contents.as_mut().expect("an open store has contents");
         apply(&mut contents.opened.recovered, write);
         Ok(())
+    }
+
+    fn condemn(&mut self, _acknowledged: LogIndex, _last: LogIndex) -> Result<(), StorageError> {
+        todo!("the storage branch brings it")
     }
 
     fn tidy(&mut self) -> Result<bool, StorageError> {

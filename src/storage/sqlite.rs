@@ -19,7 +19,7 @@ use std::{
 
 use rusqlite::{Connection, Result as SqliteResult, params};
 
-use super::{Bootstrap, Opened, Storage, StorageError, Store, assert_continues};
+use super::{Bootstrap, Opened, Snapshots, Storage, StorageError, Store, assert_continues};
 use crate::raft::{LogIndex, LogPosition, Write};
 use failure::{classify, corrupt};
 use files::{Directory, Files, Lock, Note};
@@ -123,6 +123,10 @@ impl Storage for SqliteStorage {
         Ok((Box::new(store), opened))
     }
 
+    fn snapshots(&self) -> Arc<dyn Snapshots> {
+        todo!("the storage branch brings them")
+    }
+
     fn blocks(&self) -> bool {
         self.files.vfs().is_none()
     }
@@ -189,6 +193,10 @@ impl Store for SqliteStore {
         self.log_pages += 3 + bytes / schema::PAGE_SIZE;
         self.acknowledge();
         Ok(())
+    }
+
+    fn condemn(&mut self, _acknowledged: LogIndex, _last: LogIndex) -> Result<(), StorageError> {
+        todo!("the storage branch brings it")
     }
 
     fn tidy(&mut self) -> Result<bool, StorageError> {

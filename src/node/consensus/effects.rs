@@ -27,7 +27,7 @@ impl Consensus {
                     let _ = self.log_store.send(origin, LogStoreMessage::Persist { seq, write });
                 }
                 Effect::Apply { entries, calls } => self.apply(entries, calls, origin),
-                Effect::AnswerRead { call, read_index } => {
+                Effect::AnswerRead { call, read_index, lease_until: _ } => {
                     if let Some(Call::Read(port)) = self.calls.remove(&call) {
                         port.answer(Ok(read_index));
                     }
@@ -41,6 +41,7 @@ impl Consensus {
                 Effect::Refuse { call, refusal } => self.refuse(call, refusal),
                 Effect::RoleChanged { role, term, leader } => self.role_changed(role, term, leader, origin),
                 Effect::MembershipChanged(membership) => self.membership_changed(membership, origin),
+                _ => {}
             }
         }
     }
@@ -77,10 +78,11 @@ impl Consensus {
                     let reason = format!("node {node} stopped leading before the command was committed");
                     ProposeError::Unknown { reason }
                 }
+                _ => ProposeError::Unavailable { node },
             })),
             Some(Call::Read(port)) => port.answer(Err(match refusal {
                 Refusal::NotLeader { .. } => self.shared.read_no_leader(),
-                Refusal::Unknown => ReadError::TimedOut { node, waited: std::time::Duration::ZERO },
+                _ => ReadError::TimedOut { node, waited: std::time::Duration::ZERO },
             })),
             Some(Call::Request(_)) | None => {}
         }
