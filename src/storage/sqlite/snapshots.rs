@@ -357,21 +357,9 @@ fn position(name: &str) -> Option<LogPosition> {
 /// What an error of the file system means.
 fn failed(path: &Path, call: &'static str, error: &io::Error) -> StorageError {
     match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            StorageError::Full { path: path.to_owned(), call }
-        }
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StorageError::Full { path: path.to_owned(), call },
         _ => StorageError::Failed { path: path.to_owned(), call, cause: error.to_string() },
     }
-}
-
-/// For those who read and write.
-fn to_io(error: StorageError) -> io::Error {
-    let kind = match error {
-        StorageError::Corrupt { .. } => io::ErrorKind::InvalidData,
-        StorageError::Full { .. } => io::ErrorKind::StorageFull,
-        _ => io::ErrorKind::Other,
-    };
-    io::Error::new(kind, error)
 }
 
 /// A panic elsewhere leaves what is locked here as it was between two steps.

@@ -2,10 +2,10 @@
 
 use std::io::{self, Write};
 
-use super::{Shelf, WRITING, appending::Appending, to_io};
+use super::{Shelf, WRITING, appending::Appending};
 use crate::{
     raft::{LogPosition, Membership, SnapshotMetadata},
-    storage::{SnapshotWriter, StorageError},
+    storage::{SnapshotWriter, StorageError, to_io},
 };
 
 const CALL: &str = "snapshot";
