@@ -19,7 +19,7 @@ use std::{
 
 use bytes::Bytes;
 
-use crate::raft::{Incarnation, LogIndex, LogPosition, Membership, NodeId, Recovered, SnapshotMetadata, Write};
+use crate::raft::{Entry, Incarnation, LogIndex, LogPosition, Membership, NodeId, Recovered, SnapshotMetadata, Write};
 
 pub mod memory;
 #[cfg(feature = "sqlite")]
@@ -174,18 +174,19 @@ pub struct Received {
     pub complete: bool,
 }
 
-/// Panics unless `write` leaves a log without gaps, given one that ends at `last` and stands on `base`.
-fn assert_continues(base: LogIndex, last: LogIndex, write: &Write) {
-    let mut end = last;
+/// Panics unless truncation and base of `write` are for a log that stands on `base`.
+fn assert_stands(base: LogIndex, write: &Write) {
     if let Some(from) = write.truncate_from {
         assert!(from > base, "the log is to be truncated from {from}, but it stands on {base}");
-        end = end.min(from - 1);
     }
     if let Some(new) = &write.base {
         assert!(new.position.index > base, "the log is to stand on {}, and stands on {base}", new.position);
-        end = end.max(new.position.index);
     }
-    for entry in &write.entries {
+}
+
+/// Panics if `entries` would leave a gap behind a log that ends at `end`.
+fn assert_continues(mut end: LogIndex, entries: &[Entry]) {
+    for entry in entries {
         assert!(entry.index == end + 1, "entry {} is to be appended behind entry {end}", entry.index);
         end = entry.index;
     }

@@ -19,7 +19,7 @@ use std::{
 
 use rusqlite::{Connection, Result as SqliteResult, params};
 
-use super::{Bootstrap, Opened, Snapshots, Storage, StorageError, Store, assert_continues};
+use super::{Bootstrap, Opened, Snapshots, Storage, StorageError, Store, assert_continues, assert_stands};
 use crate::raft::{LogIndex, LogPosition, Recovered, Write};
 use compaction::Deleted;
 use failure::{classify, corrupt};
@@ -207,7 +207,7 @@ struct SqliteStore {
 impl Store for SqliteStore {
     fn persist(&mut self, write: &Write) -> Result<(), StorageError> {
         self.expect_sound()?;
-        assert_continues(self.base.position.index, self.state.last_index, write);
+        assert_stands(self.base.position.index, write);
         if self.log_pages >= BUSY_CHECKPOINT_PAGES {
             match self.checkpoint("PASSIVE") {
                 // The log may still have room for this write.
@@ -247,16 +247,20 @@ impl Store for SqliteStore {
         self.expect_sound()?;
         if self.log_pages >= IDLE_CHECKPOINT_PAGES {
             let left = self.checkpoint("PASSIVE")?;
-            return Ok(self.has_remains || left >= IDLE_CHECKPOINT_PAGES);
+            let has_pages = self.has_pages_to_give_back().map_err(|error| self.fail("compaction", &error))?;
+            return Ok(self.has_remains || has_pages || left >= IDLE_CHECKPOINT_PAGES);
         }
         if self.has_remains {
             let deleted = self.delete_remains(compaction::ROWS).map_err(|error| self.fail("compaction", &error))?;
             self.count(deleted);
             return Ok(true);
         }
-        let pages = self.give_back_pages().map_err(|error| self.fail("compaction", &error))?;
-        self.log_pages += pages;
-        Ok(pages > 0)
+        let has_pages = self.has_pages_to_give_back().map_err(|error| self.fail("compaction", &error))?;
+        if has_pages {
+            self.give_back_pages().map_err(|error| self.fail("compaction", &error))?;
+            self.log_pages += compaction::PAGES;
+        }
+        Ok(has_pages)
     }
 }
 
@@ -279,6 +283,7 @@ impl SqliteStore {
             state.chain = self.chain_at(from - 1)?;
         }
         let base = write.base.as_ref().map(|base| self.move_base(base, &mut state)).transpose()?;
+        assert_continues(state.last_index, &write.entries);
         let mut insert = self.connection.prepare_cached("INSERT INTO entries VALUES (?1, ?2, ?3, ?4)")?;
         let mut stored = Vec::new();
         for entry in &write.entries {

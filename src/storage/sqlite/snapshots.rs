@@ -188,8 +188,12 @@ impl Shelf {
         let finished = self.look(&new_name, snapshot.last_included).map_err(|error| self.poison(error))?;
         self.state().finished = Some(finished);
         match before {
-            Some((_, old_name)) if old_name != new_name => {
-                let removed = self.files.remove(&old_name);
+            Some((position, old_name)) if old_name != new_name => {
+                let mut removed = self.files.remove(&old_name);
+                if position.index == snapshot.last_included.index {
+                    // One of a lower index may come back after a power cut, and does not count; this one would.
+                    removed = removed.and_then(|()| self.files.sync_directory());
+                }
                 removed.map_err(|error| self.end(&old_name, "removal of a snapshot", &error))
             }
             _ => Ok(()),
