@@ -9,7 +9,10 @@ use std::{
     sync::{Arc, Mutex, MutexGuard},
 };
 
-use super::{Bootstrap, Identity, Opened, Snapshots, Storage, StorageError, Store, assert_continues, assert_stands, expect_snapshot};
+use super::{
+    Bootstrap, Identity, Opened, Snapshots, Storage, StorageError, Store, assert_continues, assert_stands,
+    expect_snapshot,
+};
 use crate::raft::{Base, LogIndex, Recovered, Write};
 use snapshots::{MemorySnapshots, Shelf};
 

@@ -1,4 +1,18 @@
-//! The store of a real node: one SQLite database, `raft.db`, in the node's directory.
+//! The store of a real node: a SQLite database, and the snapshots beside it, in the node's directory.
+//!
+//! ```text
+//! LOCK                                 who has the store, and how many writes it acknowledged (`files.rs`)
+//! raft.db                              the tables `identity`, `base`, `state`, `entries`, `condemned` (`schema.rs`)
+//! raft.db-wal                          SQLite's write-ahead log
+//! snapshot-<index>-<term>-<checksum>   the finished snapshot (`snapshots.rs`)
+//! snapshot.writing                     one that this node is taking
+//! snapshot.receiving                   one that a leader is sending
+//! ```
+//!
+//! `identity` and `base` say whose the log is and what it stands on, `state` has term, vote, and where the log ends;
+//! `entries` has a row for each entry, by index. Rows up to the base are no part of the log any more, and are deleted bit
+//! by bit (`compaction.rs`). A row in `condemned` says that the store lost entries: it is never opened again. Bytes of
+//! snapshots are not in the database; `snapshots.rs` says why.
 //!
 //! One write is one transaction, and one fsync of SQLite's write-ahead log. What is more than SQLite does by itself:
 //! - Its log is examined before SQLite reads it (`sqlite/wal.rs`), all rows carry checksums (`record.rs`, `rows.rs`), and
@@ -57,7 +71,8 @@ const BUSY_CHECKPOINT_PAGES: usize = 4_000;
 /// ever has to wait for a file that grows.
 const LOG_BYTES: u64 = 17 << 20;
 
-/// A directory with a SQLite database. Its clones are the same directory.
+/// A directory with a SQLite database and snapshots. Its clones are the same directory; only they have the snapshots of
+/// the store that one of them opened.
 ///
 /// On Linux a commit syncs faster with `fdatasync`, which SQLite uses only when it was built with `HAVE_FDATASYNC`; without
 /// it, it uses `fsync`: as safe, and slower. Cargo takes such flags from the workspace that is built, not from its

@@ -106,9 +106,8 @@ impl SqliteStore {
 
     /// Whether far more of the database is free than a log of its size needs.
     pub(super) fn has_pages_to_give_back(&self) -> Result<bool> {
-        let number = |pragma: &str| {
-            self.connection.query_row(&format!("PRAGMA {pragma}"), [], |row| row.get::<_, i64>(0))
-        };
+        let number =
+            |pragma: &str| self.connection.query_row(&format!("PRAGMA {pragma}"), [], |row| row.get::<_, i64>(0));
         let (free, all) = (number("freelist_count")?, number("page_count")?);
         Ok(free >= FREE_PAGES && free * 2 > all)
     }
