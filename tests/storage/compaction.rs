@@ -152,6 +152,25 @@ fn d05_a_full_disk_refuses_a_base_and_takes_it_later(disk: &Disk) {
     assert_eq!((recovered.base, recovered.entries), (position(5, 2), commands(6, 10, 2)));
 }
 
+/// SAFETY D05, for the rows that wait to be deleted. Fails when: a deletion without room ends the store.
+fn d05_a_full_disk_puts_the_deletion_off(disk: &Disk) {
+    let Some(set_full) = &disk.set_full else { return };
+    let (mut store, _) = open(&*disk.storage);
+    store.persist(&append(commands(1, 3_000, 1))).unwrap();
+    with_snapshot(disk, 2_990, 1);
+    store.persist(&stand_on(2_990, 1)).unwrap();
+    set_full(true);
+    for _ in 0..3 {
+        let outcome = store.tidy();
+        assert!(matches!(outcome, Ok(false) | Err(StorageError::Full { .. })), "{outcome:?}");
+    }
+    set_full(false);
+    while store.tidy().unwrap() {}
+    store.persist(&append(commands(3_001, 3_002, 1))).unwrap();
+    drop(store);
+    assert_eq!(recover(&*disk.storage).entries, commands(2_991, 3_002, 1));
+}
+
 /// R017. Fails when: an opening does not look whether a snapshot stands in for the entries that the log has no more.
 fn a_base_without_a_snapshot_is_refused(disk: &Disk) {
     let (mut store, _) = open(&*disk.storage);
@@ -243,6 +262,7 @@ for_every_store! {
     a_base_that_goes_back_is_a_bug_of_the_caller
     ten_thousand_entries_are_deleted_step_by_step_also_after_a_restart
     d05_a_full_disk_refuses_a_base_and_takes_it_later
+    d05_a_full_disk_puts_the_deletion_off
     a_base_without_a_snapshot_is_refused
     l08_a_condemned_store_is_never_opened_again
 }

@@ -10,7 +10,7 @@ use ractor_raft::{
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 
 use crate::given::{
-    append, bytes, commands, membership_at, metadata, open, position, read_snapshot, recover, seeds, stand_on,
+    append, bytes, command, commands, membership_at, metadata, open, position, read_snapshot, recover, seeds, stand_on,
     take_snapshot, try_open,
 };
 
@@ -144,6 +144,44 @@ fn d02_a_crash_at_any_operation_leaves_a_snapshot_that_fits_the_log() {
         if whole {
             break;
         }
+    }
+}
+
+/// SAFETY D02, D03, while thousands of rows are deleted step by step, and the database gets shorter.
+/// Fails when: a deletion goes beyond the base, or the opening goes by the rows that are left of what was deleted.
+#[test]
+fn d02_a_crash_while_a_long_log_is_compacted_harms_nothing_behind_the_base() {
+    for seed in seeds(6) {
+        let rng = &mut SmallRng::seed_from_u64(seed);
+        let disk = SimulatedDisk::new();
+        let storage = disk.storage();
+        let (mut store, _) = open(&storage);
+        // In every third run the database is mostly free afterwards, so that pages are given back.
+        let (size, last) = if seed % 3 == 0 { (8_000, 2_600) } else { (40, 6_000) };
+        let log: Vec<Entry> = (1..=last).map(|index| command(index, 1, vec![index as u8; size])).collect();
+        log.chunks(500).for_each(|entries| store.persist(&append(entries.to_vec())).unwrap());
+        drop(store);
+        let (mut store, _) = open(&storage);
+        let base = last - 10;
+        take_snapshot(&*storage.snapshots(), base, 1, &bytes(base, 100));
+        store.persist(&stand_on(base, 1)).unwrap();
+        for life in 0..4 {
+            if life < 3 {
+                disk.crash_at(rng.random_range(1..if size == 40 { 300 } else { 3_000 }));
+            }
+            while let Ok(true) = store.tidy() {}
+            assert!(life < 3 || !disk.has_crashed());
+            drop(store);
+            disk.power_loss(rng);
+            let (reopened, opened) = open(&storage);
+            assert_eq!(opened.recovered.base, position(base, 1), "seed {seed}");
+            assert!(opened.recovered.entries == log[base as usize..], "seed {seed}, life {life}");
+            store = reopened;
+        }
+        assert_eq!(store.tidy(), Ok(false), "seed {seed}");
+        drop(store);
+        let left = disk.image()["raft.db"].len();
+        assert!(size == 40 || left < 18 << 20, "seed {seed}: {left} bytes");
     }
 }
 
