@@ -12,6 +12,7 @@ mod data_directory;
 mod disk_failure;
 mod identity;
 mod kills;
+mod leases;
 mod load;
 mod overload;
 mod requests;
