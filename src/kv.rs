@@ -25,6 +25,7 @@
 
 mod command;
 mod hash;
+mod history;
 mod scan;
 #[cfg(feature = "grpc")]
 mod service;
@@ -32,6 +33,7 @@ mod snapshot;
 mod state;
 
 pub use command::*;
+pub use history::{CHANGE_BYTES, Change, Changes, Compacted, MAX_HISTORY_BYTES, MAX_HISTORY_CHANGES};
 pub use scan::{KeyRange, Page};
 #[cfg(feature = "grpc")]
 pub use service::{KvService, MAX_PAGE_PAIRS, service};
