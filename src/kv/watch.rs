@@ -183,3 +183,7 @@ impl Watch {
         Watched { changes, applied_index }
     }
 }
+
+#[cfg(all(test, feature = "grpc"))]
+#[path = "watch_tests.rs"]
+mod tests;
