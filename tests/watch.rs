@@ -69,13 +69,11 @@ impl Nodes {
     async fn put(&self, key: &str, value: &str) -> LogIndex {
         loop {
             for node in &self.nodes {
-                match node.propose(Command::put(key.to_owned(), value.to_owned())).await {
-                    Ok(output) => match output.outcome {
-                        Some(Outcome::Put(put)) => return put.revision,
-                        other => panic!("a put was proposed, {other:?} came back"),
-                    },
-                    // It may have been applied all the same; then it is seen, too.
-                    Err(_) => {}
+                // One that failed may have been applied all the same; then it is seen, too.
+                let Ok(output) = node.propose(Command::put(key.to_owned(), value.to_owned())).await else { continue };
+                match output.outcome {
+                    Some(Outcome::Put(put)) => return put.revision,
+                    other => panic!("a put was proposed, {other:?} came back"),
                 }
             }
             sleep(Duration::from_millis(10)).await;

@@ -96,13 +96,14 @@ impl History {
 
     /// Notes a change that is later than all others. It is remembered in any case; the oldest make room for it.
     pub(super) fn note(&mut self, change: Change) {
-        self.bytes += change.remembered_bytes();
-        self.changes.push_back(change);
-        while self.changes.len() > self.max_changes.max(1) || (self.bytes > self.max_bytes && self.changes.len() > 1) {
-            let forgotten = self.changes.pop_front().expect("it has more than one");
+        let bytes = change.remembered_bytes();
+        while self.changes.len() >= self.max_changes || self.bytes.saturating_add(bytes) > self.max_bytes {
+            let Some(forgotten) = self.changes.pop_front() else { break };
             self.bytes -= forgotten.remembered_bytes();
             self.oldest = forgotten.revision + 1;
         }
+        self.bytes += bytes;
+        self.changes.push_back(change);
     }
 
     pub(super) fn page(

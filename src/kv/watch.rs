@@ -152,7 +152,10 @@ impl Watch {
         loop {
             let range = self.range.clone();
             let query = move |store: &Kv| store.changes(&range, from, MAX_PAGE_CHANGES, MAX_PAGE_BYTES);
-            match self.node.read_at(Consistency::Stale, query).await {
+            let turn = self.node.turn().await;
+            let answer = self.node.read_at(Consistency::Stale, query).await;
+            drop(turn);
+            match answer {
                 Ok((Ok(Changes { changes, next, complete }), at)) => {
                     // What is applied and was no command of the store is behind us, too.
                     self.next = if complete { next.max(at + 1) } else { next };

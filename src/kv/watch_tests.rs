@@ -13,6 +13,7 @@ use tonic::{
 
 use super::*;
 use crate::{
+    config::Config,
     kv::{
         Command, Outcome,
         pb::{self, kv_client::KvClient},
@@ -308,6 +309,49 @@ async fn much_comes_in_pages_without_a_gap_between_them() {
         (seen, pages) = (seen + page.len(), pages + 1);
     }
     assert_eq!((seen, pages), (outputs.len(), 3));
+}
+
+// Fails when: all watchers ask at once: their questions then take the place of the clients' calls.
+#[tokio::test(start_paused = true)]
+async fn a_crowd_of_watchers_leaves_room_for_calls() {
+    let mut config = Config::default();
+    config.max_pending = 100;
+    let cluster = Cluster::builder(Kv::default).nodes(3).config(config).seed(7).start().await;
+    let leader = cluster.leader().await;
+    let node = cluster.node(leader).expect("it runs");
+    let mut crowd = Vec::new();
+    for _ in 0..300 {
+        let mut stream = watch(&node, "", 1);
+        crowd.push(tokio::spawn(async move {
+            let mut seen = 0;
+            while seen < 20 {
+                seen += item(&mut stream).await.expect("it goes on").changes.len();
+            }
+        }));
+    }
+    // Woken with the crowd: it sees how many ask before they are answered.
+    let witness = tokio::spawn({
+        let node = node.clone();
+        async move {
+            let (mut applied, mut most) = (0, 0);
+            while let Ok(now) = node.applied_past(applied).await {
+                applied = now;
+                most = most.max(node.shared().admission.pending());
+                tokio::task::yield_now().await;
+                most = most.max(node.shared().admission.pending());
+            }
+            most
+        }
+    });
+    for _ in 0..20 {
+        cluster.propose(Command::put("a", "1")).await.expect("there is room");
+    }
+    for watcher in crowd {
+        watcher.await.expect("it saw all of it");
+    }
+    cluster.stop(leader).await.expect("it stops by order");
+    let most = witness.await.expect("no panic");
+    assert!((10..100).contains(&most), "{most} calls waited");
 }
 
 // Fails when: a node that knows no leader for a moment ends its watches.

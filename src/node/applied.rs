@@ -6,22 +6,37 @@ use std::sync::atomic::{
     fence,
 };
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 
 use super::NodeRef;
 use crate::{error::ReadError, raft::LogIndex};
 
+/// So many of those who were woken ask the applier at a time. They take the permits of calls, and there may be more of
+/// them than permits: clients would be refused for the sake of watchers.
+const TURNS: usize = 64;
+
 /// Those who wait for the applier. `Notify` wakes them in the order in which they came, which a simulation relies on.
-#[derive(Default)]
 pub(crate) struct AppliedWaiters {
     count: AtomicUsize,
     news: Notify,
+    turns: Semaphore,
     /// Nothing more will be served.
     ended: AtomicBool,
 }
 
 /// One of them, counted until it is dropped.
 struct Waiting<'a>(&'a AppliedWaiters);
+
+impl Default for AppliedWaiters {
+    fn default() -> Self {
+        AppliedWaiters {
+            count: AtomicUsize::new(0),
+            news: Notify::new(),
+            turns: Semaphore::new(TURNS),
+            ended: AtomicBool::new(false),
+        }
+    }
+}
 
 impl AppliedWaiters {
     /// More has been applied, or the state was replaced. Once a batch, after the index was stored.
@@ -83,6 +98,11 @@ impl NodeRef {
         }
     }
 
+    /// One's turn to ask what was applied, in the order of asking; kept until the answer is there.
+    pub(crate) async fn turn(&self) -> SemaphorePermit<'_> {
+        self.shared().applied_waiters.turns.acquire().await.expect("it is never closed")
+    }
+
     /// Why linearizable reads would not be served now, if no leader is known.
     pub(crate) fn without_leader(&self) -> Option<ReadError> {
         let led = self.shared().standing.borrow().leader.is_some();
@@ -96,40 +116,5 @@ impl NodeRef {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use crate::{
-        error::ReadError,
-        kv::{Command, Kv},
-        node::Node,
-        storage::MemoryStorage,
-        transport::InProcess,
-    };
-
-    const DEADLINE: Duration = Duration::from_secs(20);
-
-    // Fails when: the applier does not tell, or `end` does not.
-    #[tokio::test(start_paused = true)]
-    async fn who_waits_is_woken_by_what_is_applied_and_by_the_end() {
-        let story = async {
-            let builder = Node::builder(1, Kv::default).cluster([(1, "applied waiters")]);
-            let node = builder.storage(MemoryStorage::new()).transport(InProcess::new()).spawn().await.expect("starts");
-            let before = node.applied_past(0).await.expect("an election leaves an entry");
-            let wait_for = |index| {
-                let node = node.clone();
-                tokio::spawn(async move { node.applied_past(index).await })
-            };
-            let (next, later) = (wait_for(before), wait_for(before + 1));
-            tokio::task::yield_now().await;
-            assert_eq!(node.shared().applied_waiters.count(), 2);
-            node.propose(Command::put("a", "1")).await.expect("applied");
-            assert_eq!(next.await.expect("no panic"), Ok(before + 1));
-            assert!(!later.is_finished());
-            node.shutdown().await.expect("it stops by order");
-            assert_eq!(later.await.expect("no panic"), Err(ReadError::Unavailable { node: 1 }));
-            assert_eq!(node.shared().applied_waiters.count(), 0);
-        };
-        tokio::time::timeout(DEADLINE, story).await.expect("it does not hang");
-    }
-}
+#[path = "applied_tests.rs"]
+mod tests;

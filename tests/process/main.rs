@@ -19,4 +19,5 @@ mod server;
 mod shim;
 mod shutdown;
 mod valve;
+mod watching;
 mod witness;

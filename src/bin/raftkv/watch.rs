@@ -10,6 +10,7 @@ use serde::Serialize;
 use tonic::{Code, Status};
 
 use crate::{
+    client::root_cause,
     config::ClientSettings,
     error::{Failure, exit},
     output::{Output, printable, talk, text_of},
@@ -81,7 +82,9 @@ fn failure(watch: &WatchClient, status: &Status, settings: &ClientSettings) -> F
     if let Some(told) = Told::of(status) {
         return Failure::told(endpoint, status, &told);
     }
-    let why = format!("the last one said {:?}: {}", status.code(), status.message());
+    // The cause of a broken connection is its source, that of an answer its message.
+    let cause = std::error::Error::source(status).map_or(status.message().to_owned(), root_cause);
+    let why = format!("{endpoint}: {cause}");
     match status.code() {
         Code::InvalidArgument | Code::Unimplemented | Code::Unauthenticated | Code::PermissionDenied => {
             Failure::other(format!("{endpoint} cannot be watched"), why)
