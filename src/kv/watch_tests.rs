@@ -314,8 +314,7 @@ async fn much_comes_in_pages_without_a_gap_between_them() {
 // Fails when: all watchers ask at once: their questions then take the place of the clients' calls.
 #[tokio::test(start_paused = true)]
 async fn a_crowd_of_watchers_leaves_room_for_calls() {
-    let mut config = Config::default();
-    config.max_pending = 100;
+    let config = Config { max_pending: 100, ..Config::default() };
     let cluster = Cluster::builder(Kv::default).nodes(3).config(config).seed(7).start().await;
     let leader = cluster.leader().await;
     let node = cluster.node(leader).expect("it runs");
