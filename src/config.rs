@@ -36,6 +36,21 @@ pub struct Config {
     pub max_pending: usize,
     /// The most command bytes that wait at this node. 64 MiB.
     pub max_pending_bytes: usize,
+    /// A snapshot is taken after so many entries. 10,000.
+    pub snapshot_threshold: u64,
+    /// …or after entries of so many bytes. 64 MiB. Neither counts before the log since the last snapshot is half as large
+    /// as that snapshot: a large state is not written again and again (thesis §5.1.3).
+    pub snapshot_threshold_bytes: u64,
+    /// So many entries are kept behind a snapshot, so that a slow follower need not be sent all of it. 5,000.
+    pub snapshot_trailing: u64,
+    /// Bytes of a snapshot in one message, and in memory. 256 KiB.
+    pub snapshot_chunk_bytes: usize,
+    /// How fast a snapshot is sent to a peer at most, in bytes a second. 64 MiB.
+    pub snapshot_bytes_per_second: u64,
+    /// A snapshot on its way that makes no progress for so long is sent anew, from where it stopped. 10 s.
+    pub snapshot_timeout: Duration,
+    /// A leader whose disk has not finished a write for so long steps down. 1 s.
+    pub disk_timeout: Duration,
     /// How long a proposal or read is waited for before its outcome is called unknown. 5 s.
     pub request_timeout: Duration,
 }
@@ -53,6 +68,13 @@ impl Default for Config {
             max_entry_bytes: 1 << 20,
             max_pending: 4096,
             max_pending_bytes: 64 << 20,
+            snapshot_threshold: 10_000,
+            snapshot_threshold_bytes: 64 << 20,
+            snapshot_trailing: 5_000,
+            snapshot_chunk_bytes: 256 << 10,
+            snapshot_bytes_per_second: 64 << 20,
+            snapshot_timeout: Duration::from_secs(10),
+            disk_timeout: Duration::from_secs(1),
             request_timeout: Duration::from_secs(5),
         }
     }
@@ -85,6 +107,12 @@ impl Config {
             ("max_entry_bytes", self.max_entry_bytes),
             ("max_pending", self.max_pending),
             ("max_pending_bytes", self.max_pending_bytes),
+            ("snapshot_threshold", self.snapshot_threshold.min(1) as usize),
+            ("snapshot_threshold_bytes", self.snapshot_threshold_bytes.min(1) as usize),
+            ("snapshot_chunk_bytes", self.snapshot_chunk_bytes),
+            ("snapshot_bytes_per_second", self.snapshot_bytes_per_second.min(1) as usize),
+            ("snapshot_timeout", self.snapshot_timeout.as_nanos().min(1) as usize),
+            ("disk_timeout", self.disk_timeout.as_nanos().min(1) as usize),
         ] {
             if value == 0 {
                 return refuse(key, "0".to_owned(), "it must be at least 1".to_owned());

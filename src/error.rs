@@ -325,6 +325,7 @@ impl StorageError {
     pub fn code(&self) -> Code {
         Code(match self {
             StorageError::Foreign { .. } => 6,
+            StorageError::LostEntries { .. } => 7,
             StorageError::InUse { .. } => 13,
             StorageError::Failed { .. } | StorageError::Full { .. } => 16,
             StorageError::Corrupt { .. } | StorageError::Format { .. } => 17,
@@ -359,6 +360,11 @@ impl StorageError {
             StorageError::Corrupt { path, .. } => format!(
                 "keep {} aside for inspection and replace this node by a new one with an empty directory; do not \
                  delete single files",
+                path.display()
+            ),
+            StorageError::LostEntries { path, .. } => format!(
+                "move {} away and replace this node: `raftkv member replace ID ADDR`, then start it with an empty directory \
+                 and --join",
                 path.display()
             ),
             StorageError::Format { found, .. } => {

@@ -62,14 +62,32 @@ pub(crate) trait Machine: Any + Send {
     /// Applies an encoded command. `Err`: it does not decode, on this and on every node.
     fn apply(&mut self, at: LogIndex, command: Bytes) -> Result<Bytes, prost::DecodeError>;
 
+    /// A handle on the state as of now, which writes it when it is called.
+    fn snapshot(&self) -> WriteState;
+
+    /// Replaces the state by one that a [`snapshot`](Machine::snapshot) wrote.
+    fn restore(&mut self, bytes: &mut dyn Read) -> Result<(), RestoreError>;
+
     /// For queries, which know the type.
     fn as_any(&self) -> &dyn Any;
 }
+
+/// Writes a state that was taken earlier.
+pub(crate) type WriteState = Box<dyn FnOnce(&mut dyn Write) -> io::Result<()> + Send>;
 
 impl<M: StateMachine> Machine for M {
     fn apply(&mut self, at: LogIndex, command: Bytes) -> Result<Bytes, prost::DecodeError> {
         let output = StateMachine::apply(self, at, M::Command::decode(command)?);
         Ok(output.encode_to_vec().into())
+    }
+
+    fn snapshot(&self) -> WriteState {
+        let snapshot = StateMachine::snapshot(self);
+        Box::new(move |to| snapshot.write(to))
+    }
+
+    fn restore(&mut self, bytes: &mut dyn Read) -> Result<(), RestoreError> {
+        StateMachine::restore(self, bytes)
     }
 
     fn as_any(&self) -> &dyn Any {

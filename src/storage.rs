@@ -11,9 +11,15 @@
 //!
 //! *Architecture invariant: nothing here knows of actors, and nothing here retries.*
 
-use std::path::{Path, PathBuf};
+use std::{
+    io::{self, Read},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
-use crate::raft::{LogIndex, Membership, NodeId, Recovered, Write};
+use bytes::Bytes;
+
+use crate::raft::{Incarnation, LogIndex, LogPosition, Membership, NodeId, Recovered, SnapshotMetadata, Write};
 
 pub mod memory;
 #[cfg(feature = "sqlite")]
@@ -54,7 +60,7 @@ pub struct Bootstrap {
     /// Whose store it becomes; an existing one must have the same.
     pub identity: Identity,
     /// Drawn anew for each opening, kept only by a creation: tells a wiped disk from the one before.
-    pub incarnation: u64,
+    pub incarnation: Incarnation,
     /// The cluster's first members, the same on each of them.
     pub membership: Membership,
 }
@@ -63,7 +69,7 @@ pub struct Bootstrap {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Opened {
     /// Drawn when the store was created.
-    pub incarnation: u64,
+    pub incarnation: Incarnation,
     /// Term, vote, log and membership.
     pub recovered: Recovered,
 }
@@ -76,6 +82,9 @@ pub trait Storage: Send + Sync + 'static {
     /// Another process or node has it, it is damaged, or the disk fails.
     fn open(&self, bootstrap: &Bootstrap) -> Result<(Box<dyn Store>, Opened), StorageError>;
 
+    /// The snapshots beside the log. To be used only while a store of this disk is open.
+    fn snapshots(&self) -> Arc<dyn Snapshots>;
+
     /// Whether its calls block for a disk, so that the log store needs a thread of its own. Simulated disks do not.
     fn blocks(&self) -> bool {
         true
@@ -84,7 +93,8 @@ pub trait Storage: Send + Sync + 'static {
 
 /// One opening of a [`Storage`]. Dropping it releases the disk for the next opening.
 pub trait Store: Send {
-    /// Makes `write` durable: the hard state, then the truncation, then the entries, as one transaction.
+    /// Makes `write` durable: the hard state, then the truncation, then the base, then the entries, as one transaction.
+    /// What a new base replaces need not be deleted at once: a few rows a call, the rest when it is [tidied](Store::tidy).
     ///
     /// # Errors
     /// [`StorageError::Full`] leaves the store as it was and usable; any other error is final.
@@ -93,11 +103,75 @@ pub trait Store: Send {
     /// If the entries would leave a gap, or the truncation would reach below the log's base: that is a bug in the caller.
     fn persist(&mut self, write: &Write) -> Result<(), StorageError>;
 
-    /// Housekeeping in a bounded step (a checkpoint), for when nothing waits. Returns whether there is more to do.
+    /// Marks the disk as one that lost entries: it had `acknowledged` so many and has `last`. From then on nobody opens it.
+    ///
+    /// # Errors
+    /// As for [`persist`](Store::persist).
+    fn condemn(&mut self, acknowledged: LogIndex, last: LogIndex) -> Result<(), StorageError>;
+
+    /// Housekeeping in a bounded step (a checkpoint, a few rows that a new base left), for when nothing waits. Returns whether there is more to do.
     ///
     /// # Errors
     /// As for [`persist`](Store::persist).
     fn tidy(&mut self) -> Result<bool, StorageError>;
+}
+
+/// The snapshots of one node: at most one that is finished, one that the node is writing, and one that it is receiving.
+/// The finished one is replaced by the next in one step; it is never absent, and never half of one.
+///
+/// Bytes are guarded by checksums: what does not fit is found when it is read, never passed on.
+pub trait Snapshots: Send + Sync + 'static {
+    /// Begins a snapshot of the node's own state. An earlier one that was not finished goes.
+    ///
+    /// # Errors
+    /// As for [`Store::persist`].
+    fn create(&self) -> Result<Box<dyn SnapshotWriter>, StorageError>;
+
+    /// The bytes of the finished snapshot, from the first on. Reading verifies them: damage is an
+    /// [`io::ErrorKind::InvalidData`].
+    ///
+    /// # Errors
+    /// `snapshot` is not the finished one (any more), it is damaged, or the disk fails.
+    fn read(&self, snapshot: &SnapshotMetadata) -> Result<Box<dyn Read + Send>, StorageError>;
+
+    /// At most `length` bytes of the finished snapshot from `offset` on, verified; none at its end. `None`: `snapshot` is
+    /// not the finished one (any more).
+    ///
+    /// # Errors
+    /// It is damaged, or the disk fails.
+    fn chunk(&self, snapshot: &SnapshotMetadata, offset: u64, length: usize) -> Result<Option<Bytes>, StorageError>;
+
+    /// Makes a chunk of a snapshot from elsewhere durable. It must begin where the last one of the same snapshot ended, or
+    /// at 0; another snapshot than before, or one from 0 on, replaces what was being received. With the last byte the whole
+    /// is verified and becomes the finished snapshot.
+    ///
+    /// # Errors
+    /// As for [`Store::persist`].
+    fn store(&self, snapshot: &SnapshotMetadata, offset: u64, data: &[u8]) -> Result<Received, StorageError>;
+}
+
+/// A snapshot on its way to the disk. Dropped unfinished, it is as if it had never been.
+///
+/// A failed write is an [`io::Error`] whose inner error is the [`StorageError`], where the disk is at fault.
+pub trait SnapshotWriter: io::Write + Send {
+    /// Makes it durable, and the finished one.
+    ///
+    /// # Errors
+    /// As for [`Store::persist`].
+    fn finish(
+        self: Box<Self>,
+        last_included: LogPosition,
+        membership: Arc<Membership>,
+    ) -> Result<SnapshotMetadata, StorageError>;
+}
+
+/// What [`Snapshots::store`] has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Received {
+    /// Bytes that are there, from the first on. 0 where the whole did not fit its checksum, and is gone.
+    pub stored: u64,
+    /// It is finished.
+    pub complete: bool,
 }
 
 /// Panics unless `write` leaves a log without gaps, given one that ends at `last` and stands on `base`.
@@ -107,10 +181,25 @@ fn assert_continues(base: LogIndex, last: LogIndex, write: &Write) {
         assert!(from > base, "the log is to be truncated from {from}, but it stands on {base}");
         end = end.min(from - 1);
     }
+    if let Some(new) = &write.base {
+        assert!(new.position.index > base, "the log is to stand on {}, and stands on {base}", new.position);
+        end = end.max(new.position.index);
+    }
     for entry in &write.entries {
         assert!(entry.index == end + 1, "entry {} is to be appended behind entry {end}", entry.index);
         end = entry.index;
     }
+}
+
+/// Nothing but a snapshot stands in for the entries up to the base.
+fn expect_snapshot(base: LogPosition, snapshot: Option<&SnapshotMetadata>, path: &Path) -> Result<(), StorageError> {
+    if base.index == 0 || snapshot.is_some_and(|snapshot| snapshot.last_included.index >= base.index) {
+        return Ok(());
+    }
+    let found =
+        snapshot.map_or("there is none".to_owned(), |snapshot| format!("it ends at {}", snapshot.last_included));
+    let cause = format!("the log begins behind entry {base}, which takes a snapshot up to there, and {found}");
+    Err(StorageError::Corrupt { path: path.to_owned(), place: "the snapshot".to_owned(), cause })
 }
 
 /// What can be wrong with a disk. Codes as in the crate's error list.
@@ -167,6 +256,16 @@ pub enum StorageError {
         place: String,
         /// What did not fit.
         cause: String,
+    },
+    /// R007: the node had acknowledged more than its disk has. It must not vote with what is left.
+    #[error("{path} lost entries: it had acknowledged {acknowledged}, and had {last}")]
+    LostEntries {
+        /// The file.
+        path: PathBuf,
+        /// The last entry that it had acknowledged.
+        acknowledged: LogIndex,
+        /// The last entry that it had.
+        last: LogIndex,
     },
     /// R017: written by a version of this program that this one does not know.
     #[error("{path} has format {found}, this program knows up to {known}")]

@@ -11,7 +11,7 @@ use crate::{
     error::{NodeError, ProposeError},
     flow::TraceId,
     node::{Applied, NodeRef},
-    raft::{LogIndex, NodeId, Reply, Request},
+    raft::{InstallSnapshotRequest, LogIndex, NodeId, Reply, Request},
     storage::Identity,
 };
 
@@ -90,4 +90,13 @@ pub trait Connection: Send {
     /// Sends a request; the same kind of request arrives in the order sent. Never waits: the core bounds what is in
     /// flight. `traces` tells which entries of an AppendEntries belong to which trace.
     fn send(&mut self, session: u64, request: Request, traces: Vec<(LogIndex, TraceId)>);
+
+    /// Streams a snapshot beside the requests. `request` is its first message, which carries no bytes and asks how much is
+    /// there; then it goes on from there with `chunks`. Ends with one [`Heard::Answer`], or with [`Heard::Broken`]: when no
+    /// progress was made for [`Config::snapshot_timeout`](crate::config::Config::snapshot_timeout), too. Another one of the same
+    /// connection ends the one before.
+    fn send_snapshot(&mut self, session: u64, request: InstallSnapshotRequest, chunks: Chunks);
 }
+
+/// Gives the chunk of a snapshot that begins at an offset; `None`: the snapshot is not there any more.
+pub type Chunks = Box<dyn FnMut(u64) -> BoxFuture<'static, Option<Bytes>> + Send>;

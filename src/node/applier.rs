@@ -134,7 +134,9 @@ impl Applier {
                 self.applying.store(0, Release);
                 result
             }
-            Payload::Noop | Payload::Membership(_) => Ok(bytes::Bytes::new()),
+            Payload::Noop | Payload::Membership(_) | Payload::OpenSession | Payload::SessionCommand(_) => {
+                Ok(bytes::Bytes::new())
+            }
         };
         self.applied = index;
         self.shared.progress.applied_index.store(index, Release);

@@ -43,6 +43,8 @@ pub enum ConsensusMessage {
     },
     /// A client wants to know which index it must see for a linearizable read.
     Read {
+        /// Whether the leader's lease will do.
+        lease: bool,
         /// Always answered.
         port: ReadPort,
     },
@@ -232,20 +234,22 @@ fn of_request(request: &Request) -> Mark {
         Request::AppendEntries(request) => request.prev_log_index + request.entries.len() as u64,
         Request::RequestVote(request) => request.last_log.index,
         Request::PreVote(request) => request.last_log.index,
+        Request::InstallSnapshot(request) => request.snapshot.last_included.index,
         Request::TimeoutNow(_) | Request::ReadIndex(_) => 0,
     };
     mark(request.term(), index)
 }
 
 fn of_reply(reply: &Reply) -> Mark {
-    use crate::raft::AppendOutcome::Matched;
+    use crate::raft::{AppendOutcome::Matched, InstallOutcome::Installed, InstallSnapshotReply};
     let index = match reply {
         Reply::AppendEntries(reply) => match reply.outcome {
             Matched { match_index } => match_index,
             _ => 0,
         },
         Reply::ReadIndex(reply) => reply.read_index.unwrap_or(0),
-        Reply::RequestVote(_) | Reply::PreVote(_) | Reply::TimeoutNow(_) => 0,
+        Reply::InstallSnapshot(InstallSnapshotReply { outcome: Installed { match_index }, .. }) => *match_index,
+        Reply::InstallSnapshot(_) | Reply::RequestVote(_) | Reply::PreVote(_) | Reply::TimeoutNow(_) => 0,
     };
     mark(reply.term(), index)
 }

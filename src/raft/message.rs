@@ -1,9 +1,9 @@
-//! What servers say to each other: the RPCs of Figure 2, the pre-vote (thesis §9.6), the leader's request to take over
-//! (thesis §3.10) and the read index (thesis §6.4).
-//!
-//! Room is left for InstallSnapshot (Figure 13), which travels as a stream of its own.
+//! What servers say to each other: the RPCs of Figures 2 and 13, the pre-vote (thesis §9.6), the leader's request to take
+//! over (thesis §3.10) and the read index (thesis §6.4).
 
-use super::types::{Entry, LogIndex, LogPosition, NodeId, Term};
+use bytes::Bytes;
+
+use super::types::{Entry, LogIndex, LogPosition, NodeId, SnapshotMetadata, Term};
 
 /// Replicates entries; without entries it is a heartbeat (§5.2, §5.3).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -22,6 +22,9 @@ pub struct AppendEntriesRequest {
     pub leader_commit: LogIndex,
     /// The leader's read round, repeated in the reply (thesis §6.4). 0: none yet.
     pub read_round: u64,
+    /// Up to here the follower has acknowledged this leader's log. One whose log is shorter has lost part of its disk,
+    /// and learns it by this (L08). 0: nothing yet.
+    pub acknowledged: LogIndex,
 }
 
 /// The answer to [`AppendEntriesRequest`].
@@ -52,6 +55,11 @@ pub enum AppendOutcome {
     },
     /// The request came from a deposed leader (`term` says why).
     Stale,
+    /// The follower's disk lost entries that it had acknowledged; it has these, and gives up (L08).
+    Lost {
+        /// Its last entry.
+        last_index: LogIndex,
+    },
 }
 
 /// Asks for a vote (§5.2).
@@ -128,6 +136,54 @@ pub struct ReadIndexReply {
     pub read_index: Option<LogIndex>,
 }
 
+/// One chunk of a snapshot, in order (Figure 13).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct InstallSnapshotRequest {
+    /// The leader's term.
+    pub term: Term,
+    /// So that a follower can redirect clients.
+    pub leader_id: NodeId,
+    /// Which snapshot.
+    pub snapshot: SnapshotMetadata,
+    /// Where in it `data` begins.
+    pub offset: u64,
+    /// Bytes of it. None at `offset` 0: asks how much is there already, so that the rest alone need be sent.
+    pub data: Bytes,
+}
+
+impl InstallSnapshotRequest {
+    /// Whether it brings the last bytes.
+    pub fn is_last(&self) -> bool {
+        self.offset + self.data.len() as u64 == self.snapshot.size
+    }
+}
+
+/// The answer to [`InstallSnapshotRequest`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct InstallSnapshotReply {
+    /// The follower's term, for the leader to update itself.
+    pub term: Term,
+    /// What it has now.
+    pub outcome: InstallOutcome,
+}
+
+/// What became of an [`InstallSnapshotRequest`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum InstallOutcome {
+    /// The follower has the snapshot's bytes before `offset` on its disk: send those from there on.
+    Stored {
+        /// Falls back to 0 where what had come did not fit its checksum.
+        offset: u64,
+    },
+    /// The snapshot is installed, or was not needed: the follower's log agrees with the leader's up to here, on disk.
+    Installed {
+        /// May be beyond the snapshot (N06).
+        match_index: LogIndex,
+    },
+    /// The request came from a deposed leader (`term` says why).
+    Stale,
+}
+
 /// Any request between servers.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Request {
@@ -141,6 +197,8 @@ pub enum Request {
     TimeoutNow(TimeoutNowRequest),
     #[expect(missing_docs, reason = "named after its only field")]
     ReadIndex(ReadIndexRequest),
+    #[expect(missing_docs, reason = "named after its only field")]
+    InstallSnapshot(InstallSnapshotRequest),
 }
 
 /// Any answer between servers.
@@ -156,6 +214,8 @@ pub enum Reply {
     TimeoutNow(TimeoutNowReply),
     #[expect(missing_docs, reason = "named after its only field")]
     ReadIndex(ReadIndexReply),
+    #[expect(missing_docs, reason = "named after its only field")]
+    InstallSnapshot(InstallSnapshotReply),
 }
 
 impl Request {
@@ -167,6 +227,7 @@ impl Request {
             Request::PreVote(request) => request.term,
             Request::TimeoutNow(request) => request.term,
             Request::ReadIndex(request) => request.term,
+            Request::InstallSnapshot(request) => request.term,
         }
     }
 
@@ -178,6 +239,7 @@ impl Request {
             Request::PreVote(_) => "PreVote",
             Request::TimeoutNow(_) => "TimeoutNow",
             Request::ReadIndex(_) => "ReadIndex",
+            Request::InstallSnapshot(_) => "InstallSnapshot",
         }
     }
 }
@@ -191,6 +253,7 @@ impl Reply {
             Reply::PreVote(reply) => reply.term,
             Reply::TimeoutNow(reply) => reply.term,
             Reply::ReadIndex(reply) => reply.term,
+            Reply::InstallSnapshot(reply) => reply.term,
         }
     }
 }

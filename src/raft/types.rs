@@ -1,8 +1,9 @@
 //! The words that everything else is said in: terms, indexes, entries, who belongs to the cluster.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt::{self, Display, Formatter},
+    sync::Arc,
 };
 
 use bytes::Bytes;
@@ -70,6 +71,8 @@ impl Entry {
         match &self.payload {
             Payload::Noop => 0,
             Payload::Command(command) => command.len(),
+            Payload::OpenSession => 0,
+            Payload::SessionCommand(call) => call.command.len(),
             Payload::Membership(membership) => membership.addresses().map(|(_, address)| 8 + address.len()).sum(),
         }
     }
@@ -82,31 +85,65 @@ pub enum Payload {
     Noop,
     /// A command of the state machine. Opaque here; shared, never copied.
     Command(Bytes),
+    /// Opens a client's session, whose id is this entry's index (thesis §6.3).
+    OpenSession,
+    /// A command that is applied once, however often it is in the log (thesis §6.3).
+    SessionCommand(SessionCommand),
     /// Who belongs to the cluster from this entry on, committed or not (§6).
-    Membership(Membership),
+    Membership(Arc<Membership>),
 }
+
+/// A command under a client's session.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct SessionCommand {
+    /// The index of the entry that opened the session.
+    pub session: u64,
+    /// The client's own number for this command; from 1 on, each once. Several may be in flight.
+    pub sequence: u64,
+    /// The client has the answers of all its commands below this one, so that nobody need keep them.
+    pub first_unanswered: u64,
+    /// Opaque; shared, never copied.
+    pub command: Bytes,
+}
+
+/// A disk's number, drawn when it is created: tells a node's disk from the empty one that took its place. 0 is none.
+pub type Incarnation = u64;
 
 /// The servers of a cluster: who votes and counts for quorums, and who only receives the log.
 ///
-/// Only the module `quorum` may count voters, so that a joint configuration (§6) has one place to go.
+/// Only the module `quorum` counts voters: while `outgoing` is not empty the configuration is joint, and what takes a
+/// majority takes one of `voters` and one of `outgoing` (§6).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Membership {
-    /// Servers that vote, with the addresses the others reach them at.
+    /// Servers that vote, with the addresses the others reach them at. In a joint configuration those of C_new.
     pub voters: BTreeMap<NodeId, Address>,
-    /// Servers that receive the log and do not count (thesis §4.2.1).
+    /// In a joint configuration the voters of C_old; else empty.
+    pub outgoing: BTreeMap<NodeId, Address>,
+    /// Servers that receive the log and do not count (thesis §4.2.1). None of them is in `voters`.
     pub learners: BTreeMap<NodeId, Address>,
+    /// Learners that are to vote as soon as they have caught up (thesis §4.2.1).
+    pub staged: BTreeSet<NodeId>,
+    /// Servers that were removed. Their ids are never used again.
+    pub removed: BTreeSet<NodeId>,
+    /// The disks of the servers, as far as they are known: another disk under a known id is refused.
+    pub incarnations: BTreeMap<NodeId, Incarnation>,
 }
 
 impl Membership {
     /// A cluster of these voters, without learners.
     pub fn of_voters(voters: impl IntoIterator<Item = (NodeId, impl Into<Address>)>) -> Self {
         let voters = voters.into_iter().map(|(id, address)| (id, address.into())).collect();
-        Membership { voters, learners: BTreeMap::new() }
+        Membership { voters, ..Membership::default() }
     }
 
-    /// Whether `id` votes.
+    /// Whether `id` votes, in either half of a joint configuration.
     pub fn is_voter(&self, id: NodeId) -> bool {
-        self.voters.contains_key(&id)
+        self.voters.contains_key(&id) || self.outgoing.contains_key(&id)
+    }
+
+    /// Whether a change is half done: C_old,new (§6).
+    pub fn is_joint(&self) -> bool {
+        !self.outgoing.is_empty()
     }
 
     /// Whether `id` is a voter or a learner.
@@ -114,20 +151,68 @@ impl Membership {
         self.is_voter(id) || self.learners.contains_key(&id)
     }
 
-    /// Every server once, with its address, by rising id within voters and then learners.
+    /// Every server once, with its address, by rising id within voters, then learners, then those that only
+    /// belong to C_old.
     pub fn addresses(&self) -> impl Iterator<Item = (NodeId, &Address)> {
-        self.voters.iter().chain(&self.learners).map(|(id, address)| (*id, address))
+        let leaving = |id: &NodeId| !self.voters.contains_key(id) && !self.learners.contains_key(id);
+        let leaving = self.outgoing.iter().filter(move |(id, _)| leaving(id));
+        self.voters.iter().chain(&self.learners).chain(leaving).map(|(id, address)| (*id, address))
     }
 
     /// Where the others reach `id`; `None` if it does not belong to the cluster.
     pub fn address(&self, id: NodeId) -> Option<&Address> {
-        self.voters.get(&id).or_else(|| self.learners.get(&id))
+        self.voters.get(&id).or_else(|| self.learners.get(&id)).or_else(|| self.outgoing.get(&id))
     }
 
     /// Everyone but `id`.
     pub fn peers_of(&self, id: NodeId) -> impl Iterator<Item = NodeId> {
         self.addresses().map(|(peer, _)| peer).filter(move |peer| *peer != id)
     }
+}
+
+/// A change of the cluster's servers (§6; thesis §4). Any that touches the voters goes through a joint configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Change {
+    /// Adds a learner. With `promote` it becomes a voter by itself as soon as it has caught up.
+    Add {
+        /// A number that was never used in this cluster.
+        id: NodeId,
+        /// Where the others reach it.
+        address: Address,
+        /// Whether it is to vote.
+        promote: bool,
+    },
+    /// Makes a learner that has caught up a voter.
+    Promote {
+        /// The learner.
+        id: NodeId,
+    },
+    /// Removes a voter or learner, for good.
+    Remove {
+        /// Never used again.
+        id: NodeId,
+    },
+    /// Gives an id to another disk, and perhaps another address: the server leaves the voters and comes back as a learner
+    /// of an unknown incarnation, which is promoted once it has caught up (if it voted before).
+    Replace {
+        /// Whose disk is gone.
+        id: NodeId,
+        /// Where the new one is.
+        address: Address,
+    },
+}
+
+/// What a snapshot is, apart from its bytes. Two that are equal have the same bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct SnapshotMetadata {
+    /// The last entry it replaces (Figure 13, `last_included_index` and `last_included_term`).
+    pub last_included: LogPosition,
+    /// Who belonged to the cluster as of that entry (N04).
+    pub membership: Arc<Membership>,
+    /// Bytes.
+    pub size: u64,
+    /// CRC-32 of the bytes.
+    pub checksum: u32,
 }
 
 /// What a server is at the moment (Figure 4, and thesis §9.6 for the pre-vote).

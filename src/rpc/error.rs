@@ -196,6 +196,7 @@ impl From<NodeError> for Status {
             NodeError::Storage(StorageError::Corrupt { .. } | StorageError::Format { .. }) => {
                 (Code::DataLoss, reason::DATA_CORRUPT)
             }
+            NodeError::Storage(StorageError::LostEntries { .. }) => (Code::DataLoss, reason::ENTRIES_LOST),
             NodeError::PoisonEntry { .. } => (Code::Internal, reason::POISON_ENTRY),
             NodeError::BudgetSpent { .. } => (Code::Internal, reason::BUDGET_SPENT),
             NodeError::Config { .. } => (Code::FailedPrecondition, reason::BAD_CONFIG),

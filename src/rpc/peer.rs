@@ -28,8 +28,8 @@ use crate::{
     error::{NodeError, ProposeError},
     flow::TraceId,
     node::{Applied, NodeRef},
-    raft::{LogIndex, Request},
-    transport::{Connection, Heard, Link, Listening, Transport},
+    raft::{InstallSnapshotRequest, LogIndex, Request},
+    transport::{Chunks, Connection, Heard, Link, Listening, Transport},
 };
 use stream::AppendStream;
 use unary::Calls;
@@ -185,12 +185,17 @@ impl Connection for Peer {
         let Deadlines { vote, request: patient } = self.shared.deadlines();
         match request {
             Request::AppendEntries(request) => self.entries.send(session, request, traces),
+            Request::InstallSnapshot(_) => unreachable!("snapshots are sent by send_snapshot"),
             // The leader needs a round of heartbeats for it.
             Request::ReadIndex(_) => self.calls.send(session, request, &traces, patient),
             Request::RequestVote(_) | Request::PreVote(_) | Request::TimeoutNow(_) => {
                 self.calls.send(session, request, &traces, vote);
             }
         }
+    }
+
+    fn send_snapshot(&mut self, _session: u64, _request: InstallSnapshotRequest, _chunks: Chunks) {
+        todo!("the rpc branch brings it")
     }
 }
 

@@ -14,6 +14,8 @@ pub const WRONG_CLUSTER: &str = "WRONG_CLUSTER";
 pub const WRONG_NODE: &str = "WRONG_NODE";
 /// R006.
 pub const FOREIGN_DATA: &str = "FOREIGN_DATA";
+/// R007.
+pub const ENTRIES_LOST: &str = "ENTRIES_LOST";
 /// R013.
 pub const DATA_IN_USE: &str = "DATA_IN_USE";
 /// R014. `ABORTED`. May have been applied.

@@ -16,7 +16,7 @@ use crate::{
     node::RestartPolicy,
     raft::{Address, NodeId},
     state_machine::StateMachine,
-    storage::{Bootstrap, MemoryStorage, Opened, Storage, StorageError, Store},
+    storage::{Bootstrap, MemoryStorage, Opened, Snapshots, Storage, StorageError, Store},
 };
 
 /// Settings of a cluster to be.
@@ -50,6 +50,10 @@ pub(super) struct OwnDisk(Arc<dyn Storage>);
 impl Storage for OwnDisk {
     fn open(&self, bootstrap: &Bootstrap) -> Result<(Box<dyn Store>, Opened), StorageError> {
         self.0.open(bootstrap)
+    }
+
+    fn snapshots(&self) -> Arc<dyn Snapshots> {
+        self.0.snapshots()
     }
 
     fn blocks(&self) -> bool {

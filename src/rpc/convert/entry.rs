@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use super::{Malformed, counted, pb};
-use crate::raft::{Address, Entry, LogPosition, Membership, NodeId, Payload, Term};
+use super::{Malformed, counted, number, pb};
+use crate::raft::{Address, Entry, LogPosition, Membership, NodeId, Payload, SessionCommand, Term};
 
 /// Entries behind `prev`, without gaps, of rising terms up to the leader's.
 pub(super) fn entries_from_pb(
@@ -40,8 +40,20 @@ fn entry_from_pb(last: LogPosition, leader_term: Term, entry: pb::Entry) -> Resu
         Some(pb::entry::Payload::Noop(true)) => Payload::Noop,
         Some(pb::entry::Payload::Noop(false)) => return Err(Malformed::new("noop", "is false")),
         Some(pb::entry::Payload::Command(command)) => Payload::Command(Bytes::copy_from_slice(&command)),
+        Some(pb::entry::Payload::OpenSession(true)) => Payload::OpenSession,
+        Some(pb::entry::Payload::OpenSession(false)) => return Err(Malformed::new("open_session", "is false")),
+        Some(pb::entry::Payload::SessionCommand(call)) => {
+            let within = |error: Malformed| error.within("session_command");
+            Payload::SessionCommand(SessionCommand {
+                session: counted("session", call.session).map_err(within)?,
+                sequence: counted("sequence", call.sequence).map_err(within)?,
+                first_unanswered: number("first_unanswered", call.first_unanswered).map_err(within)?,
+                command: Bytes::copy_from_slice(&call.command),
+            })
+        }
         Some(pb::entry::Payload::Membership(membership)) => {
-            Payload::Membership(membership_from_pb(membership).map_err(|error| error.within("membership"))?)
+            let membership = membership_from_pb(membership).map_err(|error| error.within("membership"))?;
+            Payload::Membership(membership.into())
         }
         None => return Err(Malformed::new("payload", "is missing")),
     };
@@ -52,6 +64,13 @@ pub(super) fn entry_to_pb(entry: Entry) -> pb::Entry {
     let payload = match entry.payload {
         Payload::Noop => pb::entry::Payload::Noop(true),
         Payload::Command(command) => pb::entry::Payload::Command(command),
+        Payload::OpenSession => pb::entry::Payload::OpenSession(true),
+        Payload::SessionCommand(call) => pb::entry::Payload::SessionCommand(pb::SessionCommand {
+            session: call.session,
+            sequence: call.sequence,
+            first_unanswered: call.first_unanswered,
+            command: call.command,
+        }),
         Payload::Membership(membership) => pb::entry::Payload::Membership(membership_to_pb(&membership)),
     };
     pb::Entry { index: entry.index, term: entry.term, payload: Some(payload) }
@@ -66,7 +85,7 @@ fn membership_from_pb(membership: pb::Membership) -> Result<Membership, Malforme
     if let Some(id) = learners.keys().find(|id| voters.contains_key(id)) {
         return Err(Malformed::new("learners", format!("has node {id}, which is also a voter")));
     }
-    Ok(Membership { voters, learners })
+    Ok(Membership { voters, learners, ..Membership::default() })
 }
 
 fn membership_to_pb(membership: &Membership) -> pb::Membership {

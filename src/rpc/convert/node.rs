@@ -58,6 +58,7 @@ pub fn status_from_pb(status: pb::StatusReply) -> Result<Status, Malformed> {
         membership: Membership {
             voters: members_from_pb("voters", status.voters)?,
             learners: members_from_pb("learners", status.learners)?,
+            ..Membership::default()
         },
         restarts: status.restarts,
         log_writes: status.log_writes,

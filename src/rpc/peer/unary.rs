@@ -116,7 +116,9 @@ async fn make(link: Arc<Link>, mut client: pb::raft_client::RaftClient<Channel>,
         Request::ReadIndex(request) => {
             ask!(link, call, request, client.read_index, ReadIndex, read_index_to_pb, read_index_reply_from_pb)
         }
-        Request::AppendEntries(_) => unreachable!("AppendEntries travels on its stream"),
+        Request::AppendEntries(_) | Request::InstallSnapshot(_) => {
+            unreachable!("{} travels on a stream of its own", call.request.name())
+        }
     };
     match answer {
         Ok(Ok(heard)) => Some(heard),

@@ -9,11 +9,11 @@
 use bytes::Bytes;
 use prost::Message;
 
-use crate::raft::{LogPosition, Membership, NodeId, Payload};
+use crate::raft::{LogPosition, Membership, NodeId, Payload, SessionCommand};
 
 #[derive(Clone, PartialEq, Message)]
 struct StoredPayload {
-    #[prost(oneof = "Kind", tags = "1, 2, 3")]
+    #[prost(oneof = "Kind", tags = "1, 2, 3, 4, 5")]
     kind: Option<Kind>,
 }
 
@@ -25,17 +25,53 @@ enum Kind {
     Command(Bytes),
     #[prost(message, tag = "3")]
     Membership(StoredMembership),
+    #[prost(message, tag = "4")]
+    OpenSession(StoredOpenSession),
+    #[prost(message, tag = "5")]
+    SessionCommand(StoredSessionCommand),
 }
+
+#[derive(Clone, PartialEq, Message)]
+struct StoredOpenSession {}
 
 #[derive(Clone, PartialEq, Message)]
 struct StoredNoop {}
 
+/// A membership as it is written down, here and in snapshots.
 #[derive(Clone, PartialEq, Message)]
-struct StoredMembership {
+pub(super) struct StoredMembership {
     #[prost(message, repeated, tag = "1")]
     voters: Vec<StoredServer>,
     #[prost(message, repeated, tag = "2")]
     learners: Vec<StoredServer>,
+    #[prost(message, repeated, tag = "3")]
+    outgoing: Vec<StoredServer>,
+    #[prost(uint64, repeated, tag = "4")]
+    staged: Vec<NodeId>,
+    #[prost(uint64, repeated, tag = "5")]
+    removed: Vec<NodeId>,
+    #[prost(message, repeated, tag = "6")]
+    incarnations: Vec<StoredIncarnation>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct StoredIncarnation {
+    #[prost(uint64, tag = "1")]
+    id: NodeId,
+    #[prost(fixed64, tag = "2")]
+    incarnation: u64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct StoredSessionCommand {
+    #[prost(uint64, tag = "1")]
+    session: u64,
+    #[prost(uint64, tag = "2")]
+    sequence: u64,
+    #[prost(uint64, tag = "3")]
+    first_unanswered: u64,
+    #[prost(bytes = "bytes", tag = "4")]
+    command: Bytes,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -51,7 +87,14 @@ pub(super) fn encode_payload(payload: &Payload, out: &mut Vec<u8>) {
     let kind = match payload {
         Payload::Noop => Kind::Noop(StoredNoop {}),
         Payload::Command(command) => Kind::Command(command.clone()),
-        Payload::Membership(membership) => Kind::Membership(membership.into()),
+        Payload::OpenSession => Kind::OpenSession(StoredOpenSession {}),
+        Payload::SessionCommand(call) => Kind::SessionCommand(StoredSessionCommand {
+            session: call.session,
+            sequence: call.sequence,
+            first_unanswered: call.first_unanswered,
+            command: call.command.clone(),
+        }),
+        Payload::Membership(membership) => Kind::Membership((&**membership).into()),
     };
     out.clear();
     StoredPayload { kind: Some(kind) }.encode(out).expect("a Vec grows as needed");
@@ -63,7 +106,14 @@ pub(super) fn decode_payload(stored: &[u8]) -> Result<Payload, String> {
     match payload.kind {
         Some(Kind::Noop(StoredNoop {})) => Ok(Payload::Noop),
         Some(Kind::Command(command)) => Ok(Payload::Command(command)),
-        Some(Kind::Membership(membership)) => Ok(Payload::Membership(membership.into())),
+        Some(Kind::Membership(membership)) => Ok(Payload::Membership(Membership::from(membership).into())),
+        Some(Kind::OpenSession(StoredOpenSession {})) => Ok(Payload::OpenSession),
+        Some(Kind::SessionCommand(call)) => Ok(Payload::SessionCommand(SessionCommand {
+            session: call.session,
+            sequence: call.sequence,
+            first_unanswered: call.first_unanswered,
+            command: call.command,
+        })),
         None => Err("its payload is of no kind that is known here".to_owned()),
     }
 }
@@ -83,15 +133,31 @@ impl From<&Membership> for StoredMembership {
         let servers = |servers: &std::collections::BTreeMap<NodeId, String>| {
             servers.iter().map(|(id, address)| StoredServer { id: *id, address: address.clone() }).collect()
         };
-        StoredMembership { voters: servers(&membership.voters), learners: servers(&membership.learners) }
+        let known = |(id, incarnation): (&NodeId, &u64)| StoredIncarnation { id: *id, incarnation: *incarnation };
+        StoredMembership {
+            voters: servers(&membership.voters),
+            learners: servers(&membership.learners),
+            outgoing: servers(&membership.outgoing),
+            staged: membership.staged.iter().copied().collect(),
+            removed: membership.removed.iter().copied().collect(),
+            incarnations: membership.incarnations.iter().map(known).collect(),
+        }
     }
 }
 
 impl From<StoredMembership> for Membership {
     fn from(stored: StoredMembership) -> Self {
-        let servers =
-            |servers: Vec<StoredServer>| servers.into_iter().map(|server| (server.id, server.address)).collect();
-        Membership { voters: servers(stored.voters), learners: servers(stored.learners) }
+        let members = |servers: Vec<StoredServer>| {
+            servers.into_iter().map(|server| (server.id, server.address)).collect::<std::collections::BTreeMap<_, _>>()
+        };
+        Membership {
+            incarnations: stored.incarnations.into_iter().map(|known| (known.id, known.incarnation)).collect(),
+            voters: members(stored.voters),
+            outgoing: members(stored.outgoing),
+            learners: members(stored.learners),
+            staged: stored.staged.into_iter().collect(),
+            removed: stored.removed.into_iter().collect(),
+        }
     }
 }
 
@@ -129,8 +195,8 @@ mod tests {
             Payload::Noop,
             Payload::Command(Bytes::new()),
             Payload::Command(Bytes::from_static(b"put")),
-            Payload::Membership(membership),
-            Payload::Membership(Membership::default()),
+            Payload::Membership(membership.into()),
+            Payload::Membership(Membership::default().into()),
         ];
         let mut stored = Vec::new();
         for payload in payloads {
@@ -147,7 +213,7 @@ mod tests {
         assert_eq!(stored, b"\x12\x03put");
         encode_payload(&Payload::Noop, &mut stored);
         assert_eq!(stored, b"\x0a\x00");
-        encode_payload(&Payload::Membership(Membership::of_voters([(1, "a:1")])), &mut stored);
+        encode_payload(&Payload::Membership(Membership::of_voters([(1, "a:1")]).into()), &mut stored);
         assert_eq!(stored, b"\x1a\x09\x0a\x07\x08\x01\x12\x03a:1");
         assert_eq!(chain(7, LogPosition { term: 2, index: 3 }, b"put"), 3_628_813_290);
         assert_eq!(row_checksum("state", &[Some(7), None], b"put"), 1_836_451_584);
@@ -155,7 +221,7 @@ mod tests {
 
     #[test]
     fn a_payload_of_an_unknown_kind_is_refused() {
-        assert!(decode_payload(b"\x22\x03put").is_err());
+        assert!(decode_payload(b"\x32\x03put").is_err());
         assert!(decode_payload(b"\x12\x04put").is_err());
     }
 }
