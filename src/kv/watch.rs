@@ -187,6 +187,10 @@ impl Watch {
     }
 }
 
-#[cfg(all(test, feature = "grpc"))]
+#[cfg(test)]
 #[path = "watch_tests.rs"]
 mod tests;
+
+#[cfg(all(test, feature = "grpc"))]
+#[path = "watch_service_tests.rs"]
+mod service_tests;

@@ -35,7 +35,8 @@ pub async fn run(prefix: OsString, from: u64, settings: &ClientSettings, output:
             watched = watch.next() => watched.map_err(|status| failure(&watch, &status, settings))?,
         };
         if told.is_none() {
-            talk(&format!("watching {} from revision {} on", watch.endpoint(), watched.applied_index + 1));
+            let begin = if from == 0 { watched.applied_index + 1 } else { from };
+            talk(&format!("watching {} from revision {begin} on", watch.endpoint()));
         }
         for change in &watched.changes {
             print(&output, change)?;
