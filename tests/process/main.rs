@@ -20,4 +20,5 @@ mod server;
 mod shim;
 mod shutdown;
 mod valve;
+mod watching;
 mod witness;
