@@ -14,12 +14,12 @@ use bytes::Bytes;
 use super::scan::KeyRange;
 use crate::raft::LogIndex;
 
-/// The most changes that a store remembers, unless it was told otherwise: some seconds of the fastest writing, so that a
+/// The most changes that a store remembers, unless it was told otherwise: at the fastest writing still longer than an election, so that a
 /// watcher can go on at another node after an election.
-pub const MAX_HISTORY_CHANGES: usize = 1 << 18;
+pub const MAX_HISTORY_CHANGES: usize = 1 << 16;
 
 /// The most bytes that a store remembers, unless it was told otherwise: keys and values, and [`CHANGE_BYTES`] for each.
-pub const MAX_HISTORY_BYTES: usize = 64 << 20;
+pub const MAX_HISTORY_BYTES: usize = 16 << 20;
 
 /// What a change takes besides its key and its value: its place here, and the entry's allocation.
 pub const CHANGE_BYTES: usize = 128;
