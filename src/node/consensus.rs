@@ -184,7 +184,7 @@ impl Consensus {
     fn hear(&mut self, message: ConsensusMessage, context: &mut Context<ConsensusMessage>) {
         match message {
             ConsensusMessage::Propose { command, port } => self.propose(command, port, context),
-            ConsensusMessage::Read { port } => self.read(port, context),
+            ConsensusMessage::Read { lease, port } => self.read(lease, port, context),
             ConsensusMessage::Request { from, request, traces, port } => {
                 self.request(from, request, traces, port, context);
             }
@@ -253,7 +253,11 @@ impl Consensus {
         let trace = context.trace();
         let last_index = self.raft.last_index();
         let mut effects = std::mem::take(&mut self.effects);
-        self.raft.step(self.shared.clock.now(), Input::Propose { call, payload: Payload::Command(command) }, &mut effects);
+        self.raft.step(
+            self.shared.clock.now(),
+            Input::Propose { call, payload: Payload::Command(command) },
+            &mut effects,
+        );
         if self.raft.last_index() > last_index {
             self.traces.set(self.raft.last_index(), trace);
         }
@@ -261,7 +265,7 @@ impl Consensus {
         self.effects = effects;
     }
 
-    fn read(&mut self, mut port: ReadPort, context: &mut Context<ConsensusMessage>) {
+    fn read(&mut self, lease: bool, mut port: ReadPort, context: &mut Context<ConsensusMessage>) {
         if port.abandoned() {
             return;
         }
@@ -275,7 +279,7 @@ impl Consensus {
         }
         port.take(node);
         let call = self.wait(Call::Read(port));
-        self.step(Input::Read { call, lease: false }, context);
+        self.step(Input::Read { call, lease }, context);
     }
 
     fn request(
@@ -305,6 +309,8 @@ impl Consensus {
     fn step(&mut self, input: Input, context: &mut Context<ConsensusMessage>) {
         let mut effects = std::mem::take(&mut self.effects);
         self.raft.step(self.shared.clock.now(), input, &mut effects);
+        // A lease that was dropped is known to be before the one who may take over is told.
+        self.shared.progress.set_lease(self.raft.lease_until());
         self.carry_out(effects.drain(..), context);
         self.effects = effects;
     }
@@ -342,6 +348,7 @@ fn settings(shared: &Shared) -> Settings {
     let config = &shared.config;
     Settings {
         id: shared.id(),
+        incarnation: 0,
         heartbeat_interval: config.heartbeat_interval,
         election_timeout_min: config.election_timeout_min,
         election_timeout_max: config.election_timeout_max,

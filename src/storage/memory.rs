@@ -13,7 +13,7 @@ use super::{
     Bootstrap, Identity, Opened, Snapshots, Storage, StorageError, Store, assert_continues, assert_stands,
     expect_snapshot,
 };
-use crate::raft::{Base, LogIndex, Recovered, Write};
+use crate::raft::{Base, LogIndex, Membership, Recovered, Write};
 use snapshots::{MemorySnapshots, Shelf};
 
 mod snapshots;
@@ -190,7 +190,7 @@ fn apply(recovered: &mut Recovered, write: &Write) {
             None => recovered.entries.clear(),
         }
         recovered.base = new.position;
-        recovered.membership = new.membership.clone();
+        recovered.membership = Membership::clone(&new.membership);
     }
     recovered.entries.extend_from_slice(&write.entries);
 }

@@ -26,7 +26,7 @@ fn the_log_goes_on_behind_a_base_that_it_has(disk: &Disk) {
     drop(store);
     let (mut store, opened) = open(&*disk.storage);
     assert_eq!(opened.recovered.base, position(6, 1));
-    assert_eq!(opened.recovered.membership, membership_at(6));
+    assert_eq!(opened.recovered.membership, *membership_at(6));
     assert_eq!(opened.recovered.snapshot.unwrap().last_included, position(6, 1));
     assert_eq!(opened.recovered.entries, [commands(7, 10, 1), commands(11, 12, 2)].concat());
     // And to its end, and on from there.

@@ -84,7 +84,7 @@ fn found(storage: &SqliteStorage, recovered: &Recovered) -> Done {
     let bytes_there = read_snapshot(&*storage.snapshots(), snapshot);
     assert!(bytes_there == bytes(snapshot.last_included.index, SIZE), "{snapshot} has other bytes");
     let log: (LogIndex, &[Entry]) = (recovered.base.index, &recovered.entries);
-    assert_eq!(recovered.membership, membership_at(recovered.base.index));
+    assert_eq!(recovered.membership, *membership_at(recovered.base.index));
     let receiving = recovered.receiving.as_ref().map_or(0, |(snapshot, stored)| {
         assert_eq!(*snapshot, snapshot_at(40, 2));
         *stored as usize
