@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use ractor_raft::{
-    raft::{Base, HardState, Membership, Payload, Recovered, Write},
+    raft::{Base, HardState, Payload, Recovered, Write},
     storage::{MemoryStorage, Storage, Store},
     testing::disk::SimulatedDisk,
 };
@@ -84,7 +84,7 @@ fn apply(model: &mut Recovered, write: Write) {
         let fits = term_at(model, position.index) == Some(position.term);
         model.entries.retain(|entry| fits && entry.index > position.index);
         model.base = position;
-        model.membership = Membership::clone(&membership);
+        model.membership = (*membership).clone();
     }
     model.entries.extend(write.entries);
 }
