@@ -1,8 +1,10 @@
 //! The transport over gRPC: [`Grpc`] listens for a node and connects it to its peers.
 //!
-//! A connection to a peer is two: one carries the stream of AppendEntries, the other all that must not wait behind
-//! data (votes, read indexes). Each opens with the first request, and again with the first after it broke.
+//! A connection to a peer is three: one carries the stream of AppendEntries, one all that must not wait behind data
+//! (votes, read indexes), and while a snapshot is sent, one carries that. Each opens with the first request, and again
+//! with the first after it broke.
 
+mod snapshot;
 mod stream;
 mod unary;
 
@@ -31,6 +33,7 @@ use crate::{
     raft::{InstallSnapshotRequest, LogIndex, Request},
     transport::{Chunks, Connection, Heard, Link, Listening, Transport},
 };
+use snapshot::SnapshotStream;
 use stream::AppendStream;
 use unary::Calls;
 
@@ -61,12 +64,18 @@ enum Port {
 struct Deadlines {
     vote: Duration,
     request: Duration,
+    /// A snapshot's, without progress.
+    snapshot: Duration,
 }
 
 impl Deadlines {
     fn of(config: &Config) -> Self {
         // A vote that comes after the candidate's next timeout is of no use.
-        Deadlines { vote: config.election_timeout_max, request: config.request_timeout }
+        Deadlines {
+            vote: config.election_timeout_max,
+            request: config.request_timeout,
+            snapshot: config.snapshot_timeout,
+        }
     }
 }
 
@@ -152,7 +161,12 @@ impl Transport for Grpc {
 
     fn connect(&self, link: Link) -> Box<dyn Connection> {
         let link = Arc::new(link);
-        Box::new(Peer { entries: AppendStream::new(link.clone()), calls: Calls::new(link), shared: self.0.clone() })
+        Box::new(Peer {
+            entries: AppendStream::new(link.clone()),
+            snapshot: SnapshotStream::new(link.clone()),
+            calls: Calls::new(link),
+            shared: self.0.clone(),
+        })
     }
 
     fn propose(&self, to: &Link, command: Bytes, trace: TraceId) -> BoxFuture<'static, Result<Applied, ProposeError>> {
@@ -176,13 +190,14 @@ impl Drop for Guard {
 /// A connection to one peer.
 struct Peer {
     entries: AppendStream,
+    snapshot: SnapshotStream,
     calls: Calls,
     shared: Arc<Shared>,
 }
 
 impl Connection for Peer {
     fn send(&mut self, session: u64, request: Request, traces: Vec<(LogIndex, TraceId)>) {
-        let Deadlines { vote, request: patient } = self.shared.deadlines();
+        let Deadlines { vote, request: patient, .. } = self.shared.deadlines();
         match request {
             Request::AppendEntries(request) => self.entries.send(session, request, traces),
             Request::InstallSnapshot(_) => unreachable!("snapshots are sent by send_snapshot"),
@@ -194,8 +209,8 @@ impl Connection for Peer {
         }
     }
 
-    fn send_snapshot(&mut self, _session: u64, _request: InstallSnapshotRequest, _chunks: Chunks) {
-        todo!("the rpc branch brings it")
+    fn send_snapshot(&mut self, session: u64, request: InstallSnapshotRequest, chunks: Chunks) {
+        self.snapshot.send(session, request, chunks, self.shared.deadlines().snapshot);
     }
 }
 

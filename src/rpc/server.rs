@@ -1,6 +1,7 @@
 //! The handlers of `raft.v1.Raft` and `raft.v1.Cluster`: each checks, translates, and forwards to the node in a line.
 
 mod append_entries;
+pub(super) mod install_snapshot;
 mod strangers;
 
 use std::{net::SocketAddr, sync::Arc};
@@ -128,6 +129,13 @@ impl pb::raft_server::Raft for Handlers {
         let from_pb = |_from, message| convert::read_index_from_pb(message);
         unary!(self, request, ReadIndex, from_pb, convert::read_index_reply_to_pb)
     }
+
+    async fn install_snapshot(
+        &self,
+        request: Request<Streaming<pb::InstallSnapshotRequest>>,
+    ) -> Result<Response<pb::InstallSnapshotReply>, Status> {
+        install_snapshot::answer(self, request).await.map(Response::new)
+    }
 }
 
 #[tonic::async_trait]
@@ -146,6 +154,22 @@ impl pb::cluster_server::Cluster for Handlers {
 
     async fn status(&self, _: Request<pb::StatusRequest>) -> Result<Response<pb::StatusReply>, Status> {
         Ok(Response::new(convert::status_to_pb(&self.node.status())))
+    }
+
+    async fn take_snapshot(
+        &self,
+        _: Request<pb::TakeSnapshotRequest>,
+    ) -> Result<Response<pb::TakeSnapshotReply>, Status> {
+        Err(Status::unimplemented("WIP"))
+    }
+
+    type SaveSnapshotStream = BoxStream<'static, Result<pb::SaveSnapshotReply, Status>>;
+
+    async fn save_snapshot(
+        &self,
+        _: Request<pb::SaveSnapshotRequest>,
+    ) -> Result<Response<Self::SaveSnapshotStream>, Status> {
+        Err(Status::unimplemented("WIP"))
     }
 }
 

@@ -16,6 +16,7 @@ use crate::{
 const OWN: Identity = Identity { cluster_id: 7, node_id: 1 };
 const PEER: Identity = Identity { cluster_id: 7, node_id: 2 };
 const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENT: Deadlines = Deadlines { vote: PATIENCE, request: PATIENCE, snapshot: PATIENCE };
 
 /// How the peer behaves.
 #[derive(Clone)]
@@ -109,6 +110,13 @@ impl pb::raft_server::Raft for FakePeer {
     ) -> Result<Response<pb::ReadIndexReply>, Status> {
         Err(Status::unimplemented(""))
     }
+
+    async fn install_snapshot(
+        &self,
+        _: tonic::Request<Streaming<pb::InstallSnapshotRequest>>,
+    ) -> Result<Response<pb::InstallSnapshotReply>, Status> {
+        Err(Status::unimplemented(""))
+    }
 }
 
 #[tonic::async_trait]
@@ -123,6 +131,22 @@ impl pb::cluster_server::Cluster for FakePeer {
     }
 
     async fn status(&self, _: tonic::Request<pb::StatusRequest>) -> Result<Response<pb::StatusReply>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn take_snapshot(
+        &self,
+        _: tonic::Request<pb::TakeSnapshotRequest>,
+    ) -> Result<Response<pb::TakeSnapshotReply>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    type SaveSnapshotStream = BoxStream<'static, Result<pb::SaveSnapshotReply, Status>>;
+
+    async fn save_snapshot(
+        &self,
+        _: tonic::Request<pb::SaveSnapshotRequest>,
+    ) -> Result<Response<Self::SaveSnapshotStream>, Status> {
         Err(Status::unimplemented(""))
     }
 }
@@ -194,6 +218,7 @@ impl Conversation {
             entries: vec![],
             leader_commit: 0,
             read_round: 0,
+            acknowledged: 0,
         };
         self.connection.send(session, Request::AppendEntries(request), vec![]);
     }
@@ -340,7 +365,7 @@ async fn a_peer_that_comes_back_is_found_again() {
 async fn a_vote_without_an_answer_in_time_is_lost_and_breaks_nothing() {
     let peer = start(Behaviour { mute: true, ..GOOD }).await;
     let transport = Grpc::new();
-    *transport.0.deadlines.lock().expect("no panic") = Deadlines { vote: Duration::from_millis(50), request: PATIENCE };
+    *transport.0.deadlines.lock().expect("no panic") = Deadlines { vote: Duration::from_millis(50), ..PATIENT };
     let mut conversation = Conversation::over(&transport, &peer.address);
     for round in 1..=5 {
         conversation.vote(1);
@@ -358,7 +383,7 @@ async fn a_vote_without_an_answer_in_time_is_lost_and_breaks_nothing() {
 async fn a_vote_whose_connection_breaks_is_a_break() {
     let peer = start(Behaviour { mute: true, ..GOOD }).await;
     let transport = Grpc::new();
-    *transport.0.deadlines.lock().expect("no panic") = Deadlines { vote: PATIENCE, request: PATIENCE };
+    *transport.0.deadlines.lock().expect("no panic") = PATIENT;
     let mut conversation = Conversation::over(&transport, &peer.address);
     conversation.vote(1);
     tokio::time::timeout(PATIENCE, peer.peer.unanswered.notified()).await.expect("it arrives");
@@ -433,7 +458,7 @@ async fn a_forwarded_command_is_not_applied_if_it_was_never_sent_and_unknown_aft
 async fn a_forwarded_command_without_an_answer_is_unknown() {
     let peer = start(Behaviour { mute: true, ..GOOD }).await;
     let transport = Grpc::new();
-    *transport.0.deadlines.lock().expect("no panic") = Deadlines { vote: PATIENCE, request: Duration::from_millis(50) };
+    *transport.0.deadlines.lock().expect("no panic") = Deadlines { request: Duration::from_millis(50), ..PATIENT };
     let late = transport.propose(&link(&peer.address, |_| {}), Bytes::from_static(b"x"), 1).await;
     assert!(matches!(late, Err(ProposeError::Unknown { .. })), "{late:?}");
 }
