@@ -44,12 +44,15 @@
 //! | [`transport`] | How nodes reach each other: a trait, and the network inside one process. |
 //! | `rpc` | The network between processes: gRPC with `raft.v1` (feature `grpc`). |
 //! | [`flow`] | The envelope around every message, the flight recorder and the meters. |
+//! | `backup` | A snapshot as one file, and a new cluster out of it (feature `grpc`). |
 //! | [`config`] | The settings of a node, their defaults and their bounds. |
 //! | [`error`] | What can go wrong, each with its number, what, why and the fix. |
 //! | `testing` | In-process clusters with simulated time, network and disks (feature `testing`). |
 #![forbid(unsafe_op_in_unsafe_fn)]
 #![warn(missing_docs)]
 
+#[cfg(feature = "grpc")]
+pub mod backup;
 pub mod config;
 pub mod error;
 pub mod flow;

@@ -62,6 +62,8 @@ pub use self::{
     messages::ConsensusMessage,
     ports::{ProposePort, ReadPort},
 };
+#[cfg(all(feature = "grpc", feature = "sqlite"))]
+pub(crate) use builder::{cluster_id, fnv};
 
 /// A command's result, and where in the log it was applied.
 #[derive(Clone, Debug, PartialEq, Eq)]

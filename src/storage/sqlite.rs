@@ -19,7 +19,7 @@ use std::{
 
 use rusqlite::{Connection, Result as SqliteResult, params};
 
-use super::{Bootstrap, Opened, Snapshots, Storage, StorageError, Store, assert_continues};
+use super::{Bootstrap, Opened, RESTORED, Restoration, Snapshots, Storage, StorageError, Store, assert_continues};
 use crate::raft::{LogIndex, LogPosition, Write};
 use failure::{classify, corrupt};
 use files::{Directory, Files, Lock, Note};
@@ -121,6 +121,15 @@ impl Storage for SqliteStorage {
         self.files.sync_directory().map_err(|error| unreadable(&store.path, &error))?;
         store.acknowledge();
         Ok((Box::new(store), opened))
+    }
+
+    fn restoration(&self) -> Result<Option<Restoration>, StorageError> {
+        let path = self.files.database().with_file_name(RESTORED);
+        let line = self.files.read(RESTORED, 4 << 10).map_err(|error| unreadable(&path, &error))?;
+        let read = |line: Vec<u8>| {
+            Restoration::of_line(&line).ok_or_else(|| corrupt(&path, "its line", "it does not fit its checksum"))
+        };
+        line.map(read).transpose()
     }
 
     fn snapshots(&self) -> Arc<dyn Snapshots> {

@@ -7,7 +7,10 @@ use super::{
     entry::{membership_from_pb, membership_to_pb},
     number, pb, position, sender,
 };
-use crate::raft::{InstallOutcome, InstallSnapshotReply, InstallSnapshotRequest, NodeId, SnapshotMetadata};
+use crate::{
+    backup::Head,
+    raft::{InstallOutcome, InstallSnapshotReply, InstallSnapshotRequest, NodeId, SnapshotMetadata},
+};
 
 /// What a snapshot is.
 ///
@@ -34,6 +37,25 @@ pub fn snapshot_to_pb(snapshot: &SnapshotMetadata) -> pb::SnapshotMetadata {
         size: snapshot.size,
         checksum: snapshot.checksum,
     }
+}
+
+/// What a backup is of.
+///
+/// # Errors
+/// [`Malformed`] names the first field that does not fit.
+pub fn backup_head_from_pb(head: pb::BackupHead) -> Result<Head, Malformed> {
+    let snapshot = head.snapshot.ok_or_else(|| Malformed::new("snapshot", "is missing"))?;
+    Ok(Head {
+        cluster_id: head.cluster_id,
+        node_id: counted("node_id", head.node_id)?,
+        snapshot: snapshot_from_pb(snapshot).map_err(|error| error.within("snapshot"))?,
+    })
+}
+
+/// What a backup is of, on its way out.
+pub fn backup_head_to_pb(head: &Head) -> pb::BackupHead {
+    let Head { cluster_id, node_id, snapshot } = head;
+    pb::BackupHead { cluster_id: *cluster_id, node_id: *node_id, snapshot: Some(snapshot_to_pb(snapshot)) }
 }
 
 /// An InstallSnapshot as it came from node `from`. `stream` is the snapshot that its stream's first message named, and
@@ -176,7 +198,7 @@ mod tests {
         fn no_bytes_panic(bytes in vec(any::<u8>(), 0..200), from: u64) {
             let _ = pb::InstallSnapshotRequest::decode(&bytes[..]).map(|it| install_snapshot_from_pb(from, None, it));
             let _ = pb::InstallSnapshotReply::decode(&bytes[..]).map(|it| install_reply_from_pb(&it));
-            let _ = pb::BackupHead::decode(&bytes[..]).map(|it| it.snapshot.map(snapshot_from_pb));
+            let _ = pb::BackupHead::decode(&bytes[..]).map(backup_head_from_pb);
         }
 
         // Random bytes seldom parse; what parses and means nothing is the more interesting half.
