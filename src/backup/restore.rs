@@ -208,7 +208,7 @@ mod tests {
     #[test]
     fn the_new_clusters_id_tells_it_from_all_others() {
         let restored = restored_cluster_id(&head(8), None, &members(800));
-        assert_eq!(format!("{restored:016x}"), "");
+        assert_eq!(format!("{restored:016x}"), "a5c1d19821001069");
         let others = [
             head(8).cluster_id,
             cluster_id(None, &members(800)),
