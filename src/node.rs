@@ -55,6 +55,7 @@ mod ports;
 mod server;
 mod shared;
 mod snapshot_bytes;
+mod snapshot_calls;
 mod supervision;
 mod traces;
 
@@ -66,6 +67,7 @@ pub use self::{
     handle::{Node, NodeRef},
     messages::ConsensusMessage,
     ports::{ProposePort, ReadPort, SnapshotPort},
+    snapshot_calls::SavedSnapshot,
 };
 
 /// A command's result, and where in the log it was applied.

@@ -302,7 +302,11 @@ impl Consensus {
         let trace = context.trace();
         let last_index = self.raft.last_index();
         let mut effects = std::mem::take(&mut self.effects);
-        self.raft.step(self.shared.clock.now(), Input::Propose { call, payload: Payload::Command(command) }, &mut effects);
+        self.raft.step(
+            self.shared.clock.now(),
+            Input::Propose { call, payload: Payload::Command(command) },
+            &mut effects,
+        );
         if self.raft.last_index() > last_index {
             self.traces.set(self.raft.last_index(), trace);
         }

@@ -122,7 +122,7 @@ impl LogStore {
         let Received { stored, complete } = match self.snapshots.store(&snapshot, offset, data) {
             Ok(received) => received,
             Err(error @ StorageError::Full { .. }) => {
-                // What came before is still there. The sender sees that it does not get on, and tries again later.
+                // The sender sees that it does not get on, and tries again later; what is there shows then.
                 tracing::warn!(%error, offset, "there is no room for a snapshot that is being received");
                 Received { stored: offset, complete: false }
             }

@@ -30,6 +30,7 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use crate::{
+    error::NodeError,
     flow::{self, Mark, Message, TraceId},
     node::{
         applier::Query,
@@ -37,7 +38,6 @@ use crate::{
         ports::{ProposePort, ReadPort, SnapshotPort},
         snapshot_bytes::{Rebuilt, Taken},
     },
-    error::NodeError,
     raft::{
         Alarm, CallId, Entry, InstallSnapshotRequest, LogIndex, LogPosition, Membership, NodeId, Reply, Request, Role,
         SnapshotMetadata, Term, Write,

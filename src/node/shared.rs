@@ -240,10 +240,16 @@ impl Shared {
         }
     }
 
-    /// Another snapshot is the finished one now.
+    /// A snapshot was finished. The disk keeps the newest, and so does this.
     pub(crate) fn finished(&self, snapshot: &SnapshotMetadata) {
-        self.set_snapshot(Some(snapshot.clone()));
+        let mut newest = self.snapshot.write().unwrap_or_else(PoisonError::into_inner);
+        let index = newest.as_ref().map_or(0, |newest| newest.last_included.index);
+        if snapshot.last_included.index >= index {
+            *newest = Some(snapshot.clone());
+        }
     }
+
+    /// What the disk has when it is opened.
 
     pub(crate) fn set_snapshot(&self, snapshot: Option<SnapshotMetadata>) {
         *self.snapshot.write().unwrap_or_else(PoisonError::into_inner) = snapshot;

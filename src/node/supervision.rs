@@ -57,6 +57,9 @@ const DRAIN: Duration = Duration::from_secs(1);
 /// How long the store is waited for when this process itself has it.
 const RELEASE: Duration = Duration::from_secs(1);
 
+/// How long a snapshotter whose consensus fell is waited for: as long as any actor that is to stop.
+const GIVE_UP: Duration = Duration::from_secs(10);
+
 /// The places of the root's children in the tree.
 pub(crate) const LOG_STORE: &str = "log store";
 pub(crate) const APPLIER: &str = "applier";
@@ -289,7 +292,7 @@ impl Root {
         let shared = self.shared().clone();
         let (flow, me) = (shared.flow.clone(), context.cell());
         // One that was killed with its consensus may still be at a block of its own; nobody opens the disk before that.
-        await_namesake(&flow, SNAPSHOTTER, RELEASE).await;
+        await_namesake(&flow, SNAPSHOTTER, GIVE_UP).await;
         let storage = self.blueprint.storage.clone();
         let placement = if storage.blocks() { Placement::OwnThread } else { Placement::Runtime };
         let (opened, opening) = oneshot::channel();

@@ -122,7 +122,8 @@ impl Outbox {
             true => log.slice(self.written_index + 1, last_index, usize::MAX, usize::MAX),
             false => Vec::new(),
         };
-        let write = Write { hard_state: self.hard_state.take(), truncate_from: self.truncate_from.take(), base: None, entries };
+        let write =
+            Write { hard_state: self.hard_state.take(), truncate_from: self.truncate_from.take(), base: None, entries };
         let seq = self.next_seq;
         self.next_seq += 1;
         self.written_index = last_index;

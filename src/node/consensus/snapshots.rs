@@ -19,9 +19,7 @@ use crate::{
         },
         ports::SnapshotPort,
     },
-    raft::{
-        CallId, Input, InstallSnapshotRequest, LogIndex, LogPosition, Membership, NodeId, SnapshotMetadata,
-    },
+    raft::{CallId, Input, InstallSnapshotRequest, LogIndex, LogPosition, Membership, NodeId, SnapshotMetadata},
 };
 
 /// Tells the snapshotter, which may be in the middle of a gigabyte, that the node stops. Said at the latest when
@@ -63,13 +61,7 @@ impl Consensus {
         self.snapshotter.send(origin, SnapshotterMessage::Restore { snapshot });
     }
 
-    pub(super) fn deliver_snapshot(
-        &self,
-        to: NodeId,
-        session: u64,
-        request: InstallSnapshotRequest,
-        origin: Origin,
-    ) {
+    pub(super) fn deliver_snapshot(&self, to: NodeId, session: u64, request: InstallSnapshotRequest, origin: Origin) {
         // As for any request: a peer that has only just been added has no replicator yet.
         if let Some(replicator) = self.replicators.get(&to) {
             replicator.send(origin, ReplicatorMessage::DeliverSnapshot { session, request });

@@ -114,7 +114,13 @@ impl Snapshotter {
         let report = match self.try_write(taken, last_included, membership) {
             Ok(snapshot) => {
                 let took = began.elapsed();
-                tracing::info!(node = self.told.shared.id(), index, bytes = snapshot.size, ?took, "a snapshot was taken");
+                tracing::info!(
+                    node = self.told.shared.id(),
+                    index,
+                    bytes = snapshot.size,
+                    ?took,
+                    "a snapshot was taken"
+                );
                 self.told.shared.finished(&snapshot);
                 ConsensusMessage::SnapshotWritten { snapshot }
             }
@@ -162,7 +168,13 @@ impl Snapshotter {
         match self.try_restore(snapshot) {
             Ok(rebuilt) => {
                 let took = began.elapsed();
-                tracing::info!(node = self.told.shared.id(), index, bytes = snapshot.size, ?took, "a snapshot was read");
+                tracing::info!(
+                    node = self.told.shared.id(),
+                    index,
+                    bytes = snapshot.size,
+                    ?took,
+                    "a snapshot was read"
+                );
                 let install = ApplierMessage::Install { rebuilt, index, snapshotter: context.myself().clone() };
                 let _ = context.send(&self.told.applier, install);
             }
