@@ -214,10 +214,10 @@ impl Actor for Consensus {
     async fn stop(&mut self, context: &mut Context<ConsensusMessage>) {
         let me = context.cell();
         self.stopping.say();
-        self.snapshotter.stop(&me).await;
         for (_, mut replicator) in std::mem::take(&mut self.replicators).into_iter().rev() {
             replicator.stop(&me).await;
         }
+        self.snapshotter.stop(&me).await;
         self.election_timer.stop(&me).await;
     }
 }

@@ -84,7 +84,7 @@ impl Actor for Snapshotter {
             SnapshotterMessage::Write { taken, last_included, membership } => {
                 self.write(taken, last_included, membership, context);
             }
-            SnapshotterMessage::Restore { snapshot } => self.restore(&snapshot, context),
+            SnapshotterMessage::Restore { snapshot } => self.restore(snapshot, context),
             SnapshotterMessage::Discard(rebuilt) => drop(rebuilt),
             SnapshotterMessage::Crash => panic!("the snapshotter was told to crash"),
         }
@@ -160,31 +160,41 @@ impl Snapshotter {
         writer.finish(last_included, membership).map_err(WriteFailure::Disk)
     }
 
-    fn restore(&mut self, snapshot: &SnapshotMetadata, context: &Context<SnapshotterMessage>) {
-        if self.failed {
-            return;
-        }
-        let (began, index) = (Instant::now(), snapshot.last_included.index);
-        match self.try_restore(snapshot) {
-            Ok(rebuilt) => {
-                let took = began.elapsed();
-                tracing::info!(
-                    node = self.told.shared.id(),
-                    index,
-                    bytes = snapshot.size,
-                    ?took,
-                    "a snapshot was read"
-                );
-                let install = ApplierMessage::Install { rebuilt, index, snapshotter: context.myself().clone() };
-                let _ = context.send(&self.told.applier, install);
+    fn restore(&mut self, mut snapshot: SnapshotMetadata, context: &Context<SnapshotterMessage>) {
+        let began = Instant::now();
+        while !self.failed && !self.stopping() {
+            let index = snapshot.last_included.index;
+            match self.try_restore(&snapshot) {
+                Ok(rebuilt) => {
+                    let (took, bytes) = (began.elapsed(), snapshot.size);
+                    tracing::info!(node = self.told.shared.id(), index, bytes, ?took, "a snapshot was read");
+                    let install = ApplierMessage::Install { rebuilt, index, snapshotter: context.myself().clone() };
+                    let _ = context.send(&self.told.applier, install);
+                    return;
+                }
+                Err(_) if self.stopping() => {}
+                Err(error) => match self.replaced(&snapshot) {
+                    Some(later) => snapshot = later,
+                    None => self.fail(error, context),
+                },
             }
-            Err(_) if self.stopping() => {}
-            // A later one has come from the leader meanwhile, and the order to restore that one is on its way.
-            Err(_) if matches!(self.told.snapshots.chunk(snapshot, 0, 1), Ok(None)) => {
-                tracing::info!(index, "the snapshot was replaced while it was read");
-            }
-            Err(error) => self.fail(error, context),
         }
+    }
+
+    /// What took the place of a snapshot while it was read: a later one that came from the leader.
+    fn replaced(&self, snapshot: &SnapshotMetadata) -> Option<SnapshotMetadata> {
+        if !matches!(self.told.snapshots.chunk(snapshot, 0, 1), Ok(None)) {
+            return None;
+        }
+        // The log store may have put it there, and be about to say so.
+        let later = || self.told.shared.finished_snapshot().filter(|finished| finished != snapshot);
+        for _ in 0..if self.told.own_thread { 100 } else { 0 } {
+            if later().is_some() {
+                break;
+            }
+            std::thread::sleep(SHORTEST_REST);
+        }
+        later()
     }
 
     fn try_restore(&self, snapshot: &SnapshotMetadata) -> Result<Rebuilt, NodeError> {
