@@ -15,5 +15,7 @@ mod elections;
 mod log;
 #[path = "simulation/random.rs"]
 mod random;
+#[path = "simulation/snapshots.rs"]
+mod snapshots;
 #[path = "simulation/support.rs"]
 mod support;

@@ -1,9 +1,12 @@
 //! Feeds committed entries to the user's state machine, and answers who waits for them.
 //!
-//! Parent: node. Restart: with the other keepers; the state machine is then built anew and fed the log again.
-//! Hears: ReportTo, Apply; Query from the handles.
-//! Says: Applied to consensus; results to the callers, directly.
+//! Parent: node. Restart: with the other keepers; the state machine is then built anew, and fed the log again.
+//! Hears: ReportTo, Apply, TakeSnapshot; Query from the handles; Install from the snapshotter.
+//! Says: Applied, Restored to consensus; Write, Discard to the snapshotter; results to the callers, directly.
 //! Lost in a crash: the state (the log has it), the ports of the batch (their callers hear `Unknown`).
+//!
+//! Where the disk has a snapshot, there is no state machine before that one is restored, and nobody's question is answered.
+//! Messages come in order: when a snapshot is to be taken, what has been applied is what is to be in it.
 
 use std::{
     any::Any,
@@ -21,11 +24,12 @@ use crate::{
     flow::{self, Actor, Context},
     node::{
         Applied,
-        messages::{ApplierMessage, ConsensusMessage},
+        messages::{ApplierMessage, ConsensusMessage, SnapshotterMessage},
         ports::ProposePort,
         shared::Shared,
+        snapshot_bytes::{Rebuilt, Taken},
     },
-    raft::{Entry, LogIndex, Payload},
+    raft::{Entry, LogIndex, LogPosition, Membership, Payload},
     state_machine::Machine,
 };
 
@@ -48,15 +52,16 @@ pub trait Query: Send {
 pub(crate) struct ApplierArguments {
     pub shared: Arc<Shared>,
     pub factory: Factory,
-    /// The log begins behind this.
-    pub base: LogIndex,
+    /// Whether it begins with a snapshot's state, which comes with Install; else with an empty one.
+    pub from_snapshot: bool,
     /// Tells the root which entry is being applied; 0: none.
     pub applying: Arc<AtomicU64>,
 }
 
 pub(crate) struct Applier {
     shared: Arc<Shared>,
-    machine: Box<dyn Machine>,
+    /// `None` until the snapshot that the disk has is installed.
+    machine: Option<Box<dyn Machine>>,
     applied: LogIndex,
     applying: Arc<AtomicU64>,
     consensus: Option<flow::Address<ConsensusMessage>>,
@@ -72,12 +77,12 @@ impl Actor for Applier {
     type Arguments = ApplierArguments;
 
     async fn start(arguments: ApplierArguments, _: &mut Context<ApplierMessage>) -> Result<Self, ActorProcessingErr> {
-        let ApplierArguments { shared, factory, base, applying } = arguments;
+        let ApplierArguments { shared, factory, from_snapshot, applying } = arguments;
         applying.store(0, Release);
         Ok(Applier {
             shared,
-            machine: factory(),
-            applied: base,
+            machine: (!from_snapshot).then(|| factory()),
+            applied: 0,
             applying,
             consensus: None,
             waiting: BTreeMap::new(),
@@ -95,6 +100,12 @@ impl Actor for Applier {
             ApplierMessage::ReportTo(consensus) => self.consensus = Some(consensus),
             ApplierMessage::Apply { entries, ports } => self.apply(entries, ports, context).await,
             ApplierMessage::Query(query) => self.query(query),
+            ApplierMessage::TakeSnapshot { last_included, membership, snapshotter } => {
+                self.take_snapshot(last_included, membership, &snapshotter, context);
+            }
+            ApplierMessage::Install { rebuilt, index, snapshotter } => {
+                self.install(rebuilt, index, &snapshotter, context);
+            }
             ApplierMessage::Crash => panic!("the applier was told to crash"),
         }
         Ok(())
@@ -129,7 +140,8 @@ impl Applier {
         let result = match entry.payload {
             Payload::Command(command) => {
                 self.applying.store(index, Release);
-                let result = self.machine.apply(index, command);
+                let machine = self.machine.as_mut().expect("nothing is applied before the snapshot is restored");
+                let result = machine.apply(index, command);
                 self.applying.store(0, Release);
                 result
             }
@@ -147,8 +159,10 @@ impl Applier {
     }
 
     fn query(&mut self, query: Box<dyn Query>) {
-        if query.at_least() <= self.applied {
-            return query.run((*self.machine).as_any(), self.applied);
+        if let Some(machine) = &self.machine
+            && query.at_least() <= self.applied
+        {
+            return query.run((**machine).as_any(), self.applied);
         }
         if self.waiting.len() >= self.sweep_at {
             self.waiting.retain(|_, query| !query.abandoned());
@@ -158,12 +172,52 @@ impl Applier {
         self.waiting.insert((query.at_least(), self.arrivals), query);
     }
 
+    /// The handle is cheap; the snapshotter makes bytes of it while this goes on applying.
+    fn take_snapshot(
+        &self,
+        last_included: LogPosition,
+        membership: Membership,
+        snapshotter: &flow::Address<SnapshotterMessage>,
+        context: &Context<ApplierMessage>,
+    ) {
+        assert_eq!(self.applied, last_included.index, "what is in a snapshot is what was ordered before it");
+        let machine = self.machine.as_ref().expect("no snapshot is ordered before the one on disk is restored");
+        let write = SnapshotterMessage::Write { taken: Taken::of(&**machine), last_included, membership };
+        // One that has died is not waited for: its successor gets an order of its own.
+        let _ = context.send(snapshotter, write);
+    }
+
+    /// The state never goes back: what comes late is not taken.
+    fn install(
+        &mut self,
+        rebuilt: Rebuilt,
+        index: LogIndex,
+        snapshotter: &flow::Address<SnapshotterMessage>,
+        context: &Context<ApplierMessage>,
+    ) {
+        let unneeded = if self.machine.is_none() || index > self.applied {
+            self.applied = index;
+            self.shared.progress.applied_index.store(index, Release);
+            self.machine.replace(rebuilt.machine).map(|machine| Rebuilt { machine })
+        } else {
+            Some(rebuilt)
+        };
+        if let Some(unneeded) = unneeded {
+            let _ = context.send(snapshotter, SnapshotterMessage::Discard(unneeded));
+        }
+        if let Some(consensus) = &self.consensus {
+            let _ = context.send(consensus, ConsensusMessage::Restored { index });
+        }
+        self.answer_waiting();
+    }
+
     fn answer_waiting(&mut self) {
+        let Some(machine) = &self.machine else { return };
         while let Some(first) = self.waiting.first_entry() {
             if first.key().0 > self.applied {
                 break;
             }
-            first.remove().run((*self.machine).as_any(), self.applied);
+            first.remove().run((**machine).as_any(), self.applied);
         }
     }
 }

@@ -6,7 +6,7 @@ use ractor::RpcReplyPort;
 use tokio::sync::oneshot;
 
 use crate::{
-    error::{ProposeError, ReadError},
+    error::{ProposeError, ReadError, SnapshotError},
     node::{Applied, admission::Permit},
     raft::{LogIndex, NodeId},
 };
@@ -16,6 +16,9 @@ pub type ProposePort = Port<Result<Applied, ProposeError>>;
 
 /// Answers a read with the index that it must see. `Unavailable` if it is dropped.
 pub type ReadPort = Port<Result<LogIndex, ReadError>>;
+
+/// Answers a call for a snapshot with its last entry. `Unavailable` if it is dropped.
+pub type SnapshotPort = Port<Result<LogIndex, SnapshotError>>;
 
 /// An answer that can be given by a port that nobody answered through.
 pub trait Answer: Send + 'static {
@@ -45,6 +48,12 @@ impl<A: Answer> Port<A> {
     pub(crate) fn new(permit: impl Into<Arc<Permit>>, node: NodeId) -> (Self, oneshot::Receiver<A>) {
         let (sender, receiver) = oneshot::channel();
         (Port { reply: Some(sender.into()), permit: Some(permit.into()), node, taken: false }, receiver)
+    }
+
+    /// For a call that an operator makes: it waits behind no limit.
+    pub(crate) fn without_permit(node: NodeId) -> (Self, oneshot::Receiver<A>) {
+        let (sender, receiver) = oneshot::channel();
+        (Port { reply: Some(sender.into()), permit: None, node, taken: false }, receiver)
     }
 
     /// Whether it still needs a permit, because it came past the admission.
@@ -101,6 +110,12 @@ impl Answer for Result<Applied, ProposeError> {
 impl Answer for Result<LogIndex, ReadError> {
     fn lost(node: NodeId, _: bool) -> Self {
         Err(ReadError::Unavailable { node })
+    }
+}
+
+impl Answer for Result<LogIndex, SnapshotError> {
+    fn lost(node: NodeId, _: bool) -> Self {
+        Err(SnapshotError::Unavailable { node })
     }
 }
 

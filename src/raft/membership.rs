@@ -26,6 +26,22 @@ impl MembershipHistory {
         self.later.last().map_or(&self.base, |(_, membership)| membership)
     }
 
+    /// The configuration that was in force at `index`, which is in the log or its base.
+    pub fn at(&self, index: LogIndex) -> &Membership {
+        self.later.iter().rev().find(|(at, _)| *at <= index).map_or(&self.base, |(_, membership)| membership)
+    }
+
+    /// Where the configuration in force stands in the log. 0: at its base, or before it.
+    pub fn current_index(&self) -> LogIndex {
+        self.later.last().map_or(0, |(index, _)| *index)
+    }
+
+    /// The log stands on `index` now, as of which `membership` was in force, and begins behind it.
+    pub fn stand_on(&mut self, index: LogIndex, membership: Membership) {
+        self.base = membership;
+        self.later.retain(|(at, _)| *at > index);
+    }
+
     /// Takes note of an entry behind all the others.
     pub fn appended(&mut self, entry: &Entry) {
         if let Payload::Membership(membership) = &entry.payload {

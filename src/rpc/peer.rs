@@ -64,18 +64,12 @@ enum Port {
 struct Deadlines {
     vote: Duration,
     request: Duration,
-    /// A snapshot's, without progress.
-    snapshot: Duration,
 }
 
 impl Deadlines {
     fn of(config: &Config) -> Self {
         // A vote that comes after the candidate's next timeout is of no use.
-        Deadlines {
-            vote: config.election_timeout_max,
-            request: config.request_timeout,
-            snapshot: config.snapshot_timeout,
-        }
+        Deadlines { vote: config.election_timeout_max, request: config.request_timeout }
     }
 }
 
@@ -197,7 +191,7 @@ struct Peer {
 
 impl Connection for Peer {
     fn send(&mut self, session: u64, request: Request, traces: Vec<(LogIndex, TraceId)>) {
-        let Deadlines { vote, request: patient, .. } = self.shared.deadlines();
+        let Deadlines { vote, request: patient } = self.shared.deadlines();
         match request {
             Request::AppendEntries(request) => self.entries.send(session, request, traces),
             Request::InstallSnapshot(_) => unreachable!("snapshots are sent by send_snapshot"),
@@ -210,7 +204,7 @@ impl Connection for Peer {
     }
 
     fn send_snapshot(&mut self, session: u64, request: InstallSnapshotRequest, chunks: Chunks) {
-        self.snapshot.send(session, request, chunks, self.shared.deadlines().snapshot);
+        self.snapshot.send(session, request, chunks);
     }
 }
 

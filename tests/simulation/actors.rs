@@ -175,6 +175,7 @@ async fn a_stopped_node_stops_its_children_first_and_leaves_nothing_behind() {
             "server",
             &replicator(one.max(other)),
             &replicator(one.min(other)),
+            "consensus/snapshotter",
             "consensus/election timer",
             "consensus",
             "applier",

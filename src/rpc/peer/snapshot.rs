@@ -12,7 +12,7 @@
 //! The timeout is by progress: it begins anew with each chunk that the connection takes, and stands still while this
 //! side itself makes the peer wait (a disk, the throttle). A link that carries a chunk in that time may take for ever.
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::{Stream, stream};
@@ -45,8 +45,8 @@ impl SnapshotStream {
     }
 
     /// Ends the one before, if it still goes on.
-    pub fn send(&mut self, session: u64, request: InstallSnapshotRequest, chunks: Chunks, patience: Duration) {
-        let transfer = Arc::new(Transfer { link: self.link.clone(), session, request, patience });
+    pub fn send(&mut self, session: u64, request: InstallSnapshotRequest, chunks: Chunks) {
+        let transfer = Arc::new(Transfer { link: self.link.clone(), session, request });
         self.task = Some(Task(tokio::spawn(async move {
             let heard = match transfer.run(chunks).await {
                 Ok(reply) => Heard::Answer { session, reply: Reply::InstallSnapshot(reply) },
@@ -63,8 +63,6 @@ struct Transfer {
     session: u64,
     /// Its first message, which brings no bytes.
     request: InstallSnapshotRequest,
-    /// How long it may be without progress.
-    patience: Duration,
 }
 
 /// Whether the chunks move.
@@ -81,7 +79,7 @@ enum Pace {
 impl Transfer {
     /// Asks, and sends what the peer has not.
     async fn run(self: &Arc<Self>, chunks: Chunks) -> Result<InstallSnapshotReply, Heard> {
-        let channel = channel::lazy_for_bulk(&self.link.address, self.patience);
+        let channel = channel::lazy_for_bulk(&self.link.address, self.link.snapshot_timeout);
         let channel = channel.map_err(|bad| failed(bad.to_string()))?;
         let question = self.message(true, self.request.offset, Bytes::new());
         let there = self.stream(&channel, |_| stream::iter([question])).await?;
@@ -109,7 +107,7 @@ impl Transfer {
         loop {
             let now = paced.borrow_and_update().clone();
             let late = match now {
-                Pace::Moving(since) => Some(since + self.patience),
+                Pace::Moving(since) => Some(since + self.link.snapshot_timeout),
                 Pace::Making => None,
                 Pace::Failed(cause) => return Err(failed(cause)),
             };
@@ -119,7 +117,7 @@ impl Transfer {
                 // Never an error: the sender is held above.
                 Ok(()) = paced.changed() => {}
                 () = sleep_until(late.unwrap_or_else(Instant::now)), if late.is_some() => {
-                    return Err(failed(format!("the snapshot made no progress for {:?}", self.patience)));
+                    return Err(failed(format!("the snapshot made no progress for {:?}", self.link.snapshot_timeout)));
                 }
             }
         }

@@ -165,11 +165,15 @@ struct Pair {
     snapshot: Vec<u8>,
     /// How many of the snapshot's bytes were read so far.
     read: Arc<AtomicUsize>,
-    patience: Duration,
     _stop: oneshot::Sender<()>,
 }
 
 async fn pair(behaviour: Behaviour, size: usize) -> Pair {
+    impatient_pair(behaviour, size, LONG).await
+}
+
+/// The sender gives up after so long without progress.
+async fn impatient_pair(behaviour: Behaviour, size: usize, snapshot_timeout: Duration) -> Pair {
     let receiver = Arc::new(Receiver {
         behaviour,
         stored: Mutex::default(),
@@ -191,10 +195,10 @@ async fn pair(behaviour: Behaviour, size: usize) -> Pair {
 
     let (report, heard) = mpsc::unbounded_channel();
     let heard_by = Arc::new(move |event| drop(report.send(event)));
-    let link = Arc::new(Link { from: OWN, to: PEER.node_id, address, heard: heard_by });
+    let link = Arc::new(Link { from: OWN, to: PEER.node_id, address, snapshot_timeout, heard: heard_by });
     let sender = SnapshotStream::new(link);
     let snapshot = (0..size).map(|place| (place % 251) as u8).collect();
-    Pair { receiver, sender, heard, snapshot, read: Arc::default(), patience: LONG, _stop: stop }
+    Pair { receiver, sender, heard, snapshot, read: Arc::default(), _stop: stop }
 }
 
 impl Pair {
@@ -225,7 +229,7 @@ impl Pair {
     fn send_from(&mut self, session: u64, chunks: Chunks) {
         let snapshot = self.metadata();
         let request = InstallSnapshotRequest { term: 3, leader_id: 1, snapshot, offset: 0, data: Bytes::new() };
-        self.sender.send(session, request, chunks, self.patience);
+        self.sender.send(session, request, chunks);
     }
 
     async fn next(&mut self) -> Heard {
@@ -307,8 +311,7 @@ async fn after_a_break_at_each_chunk_only_the_rest_is_sent() {
 // Fails when: the chunks are queued without regard to what the connection takes: all 64 MiB are read.
 #[tokio::test]
 async fn no_more_than_a_window_is_read_ahead_of_a_slow_peer() {
-    let mut pair = pair(Behaviour { hangs_at: 1, ..GOOD }, 64 << 20).await;
-    pair.patience = Duration::from_secs(1);
+    let mut pair = impatient_pair(Behaviour { hangs_at: 1, ..GOOD }, 64 << 20, Duration::from_secs(1)).await;
     pair.send(4);
     // By then all was read that ever will be.
     pair.break_of().await;
@@ -320,8 +323,7 @@ async fn no_more_than_a_window_is_read_ahead_of_a_slow_peer() {
 // Fails when: there is no timeout, or it does not end the stream.
 #[tokio::test]
 async fn a_peer_that_stores_nothing_any_more_is_given_up() {
-    let mut pair = pair(Behaviour { hangs_at: 3, ..GOOD }, 64 << 20).await;
-    pair.patience = Duration::from_millis(500);
+    let mut pair = impatient_pair(Behaviour { hangs_at: 3, ..GOOD }, 64 << 20, Duration::from_millis(500)).await;
     pair.send(4);
     let cause = pair.break_of().await;
     assert!(cause.contains("no progress for 500ms"), "{cause}");
@@ -332,9 +334,8 @@ async fn a_peer_that_stores_nothing_any_more_is_given_up() {
 #[tokio::test]
 async fn a_slow_peer_that_goes_on_may_take_for_ever() {
     let takes = Duration::from_millis(60);
-    let mut pair = pair(Behaviour { takes, ..GOOD }, 80 * CHUNK).await;
     // Its window opens by half: every four chunks.
-    pair.patience = 25 * takes;
+    let mut pair = impatient_pair(Behaviour { takes, ..GOOD }, 80 * CHUNK, 25 * takes).await;
     pair.send(4);
     pair.is_installed().await;
 }
@@ -342,15 +343,14 @@ async fn a_slow_peer_that_goes_on_may_take_for_ever() {
 // Fails when: `Pace::Making` has a deadline.
 #[tokio::test]
 async fn the_senders_own_slowness_is_no_reason_to_give_up() {
-    let mut pair = pair(GOOD, 3 * CHUNK).await;
-    pair.patience = Duration::from_millis(500);
+    let patience = Duration::from_millis(500);
+    let mut pair = impatient_pair(GOOD, 3 * CHUNK, patience).await;
     let mut chunks = pair.chunks();
-    let pause = 2 * pair.patience;
     let throttled: Chunks = Box::new(move |offset| {
         let chunk = chunks(offset);
         async move {
             if offset == CHUNK as u64 {
-                tokio::time::sleep(pause).await;
+                tokio::time::sleep(2 * patience).await;
             }
             chunk.await
         }

@@ -16,7 +16,7 @@ use crate::{
 const OWN: Identity = Identity { cluster_id: 7, node_id: 1 };
 const PEER: Identity = Identity { cluster_id: 7, node_id: 2 };
 const PATIENCE: Duration = Duration::from_secs(20);
-const PATIENT: Deadlines = Deadlines { vote: PATIENCE, request: PATIENCE, snapshot: PATIENCE };
+const PATIENT: Deadlines = Deadlines { vote: PATIENCE, request: PATIENCE };
 
 /// How the peer behaves.
 #[derive(Clone)]
@@ -257,7 +257,13 @@ impl Conversation {
 }
 
 fn link(address: &str, heard: impl Fn(Heard) + Send + Sync + 'static) -> Link {
-    Link { from: OWN, to: PEER.node_id, address: address.to_owned(), heard: Arc::new(heard) }
+    Link {
+        from: OWN,
+        to: PEER.node_id,
+        address: address.to_owned(),
+        snapshot_timeout: Duration::from_secs(10),
+        heard: Arc::new(heard),
+    }
 }
 
 #[tokio::test]
