@@ -4,6 +4,8 @@
 //! decide by, and metadata with the error's number (`code`), its fix (`fix`) and its values. What a status without one
 //! means for a proposal is decided in [`propose_error`]: unknown, unless it certainly never left.
 
+mod snapshot;
+
 use std::{collections::HashMap, str::FromStr, time::Duration};
 
 use tonic::{Code, Status};

@@ -44,3 +44,9 @@ pub const MALFORMED: &str = "MALFORMED";
 pub const BUDGET_SPENT: &str = "BUDGET_SPENT";
 /// An address or an actor's name could not be had.
 pub const NOT_STARTED: &str = "NOT_STARTED";
+/// R016. `RESOURCE_EXHAUSTED`: there was no room for a snapshot, or nothing to take one of.
+pub const SNAPSHOT_FAILED: &str = "SNAPSHOT_FAILED";
+/// `NOT_FOUND`: the node has no snapshot yet.
+pub const SNAPSHOT_ABSENT: &str = "SNAPSHOT_ABSENT";
+/// `ABORTED`: a later snapshot took the place of the one on its way. Worth another try at once.
+pub const SNAPSHOT_REPLACED: &str = "SNAPSHOT_REPLACED";

@@ -2,6 +2,7 @@
 
 mod append_entries;
 pub(super) mod install_snapshot;
+mod save_snapshot;
 mod strangers;
 
 use std::{net::SocketAddr, sync::Arc};
@@ -160,16 +161,18 @@ impl pb::cluster_server::Cluster for Handlers {
         &self,
         _: Request<pb::TakeSnapshotRequest>,
     ) -> Result<Response<pb::TakeSnapshotReply>, Status> {
-        Err(Status::unimplemented("WIP"))
+        self.node.take_snapshot().await?;
+        let taken = self.node.save_snapshot()?.metadata;
+        Ok(Response::new(pb::TakeSnapshotReply { snapshot: Some(convert::snapshot_to_pb(&taken)) }))
     }
 
     type SaveSnapshotStream = BoxStream<'static, Result<pb::SaveSnapshotReply, Status>>;
 
     async fn save_snapshot(
         &self,
-        _: Request<pb::SaveSnapshotRequest>,
+        request: Request<pb::SaveSnapshotRequest>,
     ) -> Result<Response<Self::SaveSnapshotStream>, Status> {
-        Err(Status::unimplemented("WIP"))
+        Ok(Response::new(save_snapshot::parts(self, request.into_inner().fresh).boxed()))
     }
 }
 
