@@ -6,6 +6,7 @@
 //! | `config` | flags over environment over file, every value with its source |
 //! | `client` | one call over several endpoints: hints followed, retried only what is certainly not applied |
 //! | `commands` | put, get, del, cas, scan |
+//! | `snapshot` | snapshots taken, saved and restored |
 //! | `status` | one line for each node of the cluster |
 //! | `serve` | one node, until a signal or a failure |
 //! | `demo` | a whole cluster in this process, and a tour that checks what it shows |
@@ -20,6 +21,7 @@ mod demo;
 mod error;
 mod output;
 mod serve;
+mod snapshot;
 mod status;
 
 use std::{
@@ -63,6 +65,7 @@ fn run(args: Args) -> Result<u8, Failure> {
             Command::Serve(_) => serve::run(&settings).await,
             Command::Demo(demo) => demo::run(demo).await,
             Command::Status => status::run(&settings.client()?, Output::to_stdout(&settings)?).await,
+            Command::Snapshot(command) => snapshot::run(command, &settings, Output::to_stdout(&settings)?).await,
             command => commands::run(command, &settings.client()?, Output::to_stdout(&settings)?).await,
         }
     })

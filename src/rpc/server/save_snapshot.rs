@@ -25,7 +25,10 @@ pub(super) fn parts(
     parts.map_err(Status::from).take_until(handlers.closing.clone())
 }
 
-fn in_parts(node: &NodeRef, saved: SavedSnapshot) -> impl Stream<Item = Result<pb::SaveSnapshotReply, SnapshotError>> + use<> {
+fn in_parts(
+    node: &NodeRef,
+    saved: SavedSnapshot,
+) -> impl Stream<Item = Result<pb::SaveSnapshotReply, SnapshotError>> + use<> {
     let Identity { cluster_id, node_id } = *node.identity();
     let head = convert::backup_head_to_pb(&Head { cluster_id, node_id, snapshot: saved.metadata });
     let head = stream::once(async move { Ok(Part::Head(head)) });
