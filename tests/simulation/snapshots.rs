@@ -258,19 +258,17 @@ async fn snapshots_that_race_each_other_and_the_log_never_take_the_state_back() 
         for round in 0..12 {
             let victim = 1 + cluster.draw(3);
             let others: Vec<_> = cluster.ids().into_iter().filter(|id| *id != victim).collect();
+            cluster.network().heal();
             match cluster.draw(4) {
                 0 => cluster.network().partition(&[victim], &others),
                 1 => {
-                    cluster.network().heal();
                     let node = cluster.node(victim).expect("it runs");
                     tokio::spawn(async move { node.take_snapshot().await });
                 }
                 2 => {
-                    cluster.network().heal();
                     cluster.node(victim).expect("it runs").crash("consensus/snapshotter", Crash::Kill);
                 }
                 _ => {
-                    cluster.network().heal();
                     cluster.crash(victim).await;
                     cluster.restart(victim).await;
                 }
