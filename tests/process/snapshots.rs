@@ -22,8 +22,8 @@ const VALUE: usize = 64 << 10;
 /// So many fill the state at a time.
 const FILLERS: u64 = 8;
 
-/// The heartbeat of `cluster.rs`.
-const HEARTBEAT: Duration = Duration::from_millis(50);
+/// The least of `cluster.rs`.
+const ELECTION_TIMEOUT: Duration = Duration::from_millis(300);
 
 /// How large the states are; `STATE_MB` asks for more.
 fn state_bytes() -> u64 {
@@ -146,13 +146,14 @@ async fn a_fresh_node_is_caught_up_by_a_snapshot_while_writers_go_on() {
     let megabytes = state_bytes() >> 20;
     println!(
         "{megabytes} MiB in {took:?}: {written} writes meanwhile, applies paused for {longest:?} at most ({undisturbed:?} \
-         without it), the leader's memory grew by {} MiB",
+         before it; the heartbeat is 50ms), the leader's memory grew by {} MiB",
         grown >> 20
     );
     load.goes_on(50).await;
     let now = cluster.leader().await;
     assert_eq!((now.id, now.term), (leader.id, leader.term), "nobody is elected meanwhile");
-    assert!(longest <= HEARTBEAT.max(4 * undisturbed), "applies paused for {longest:?}");
+    // All nodes share one disk here, and whatever else this machine does: what is printed is for a machine of its own.
+    assert!(longest < ELECTION_TIMEOUT.max(2 * undisturbed), "applies paused for {longest:?}");
     let writes = load.stop().await;
     assert_kept(&writes, &cluster.agree().await);
 }
