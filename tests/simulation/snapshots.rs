@@ -92,15 +92,16 @@ async fn a_follower_that_was_cut_off_catches_up_by_a_snapshot() {
     let cluster = cluster(3, 601, config()).await;
     let (follower, lines) = cluster.left_behind().await;
     cluster.network().heal();
-    cluster.until("the snapshot to be installed", |cluster| {
-        let installed = |(id, event): &(NodeId, NodeEvent)| match event {
-            NodeEvent::SnapshotInstalled { index } if *id == follower => Some(*index),
-            _ => None,
-        };
-        let index = cluster.events().iter().find_map(installed)?;
-        (cluster.status(follower)?.snapshot_index >= index).then_some(())
-    })
-    .await;
+    cluster
+        .until("the snapshot to be installed", |cluster| {
+            let installed = |(id, event): &(NodeId, NodeEvent)| match event {
+                NodeEvent::SnapshotInstalled { index } if *id == follower => Some(*index),
+                _ => None,
+            };
+            let index = cluster.events().iter().find_map(installed)?;
+            (cluster.status(follower)?.snapshot_index >= index).then_some(())
+        })
+        .await;
     cluster.agree_on(&lines).await;
     assert!(cluster.heard(follower, "StoreChunk") > 2, "it came in one piece");
 }
@@ -314,11 +315,12 @@ async fn the_snapshotter_may_die_at_each_of_its_messages() {
                 })
                 .collect();
             cluster.network().heal();
-            cluster.until("the snapshot to be installed", |_| {
-                let caught_up = cluster.status(follower)?.applied_index >= lines.last()?.0;
-                caught_up.then_some(())
-            })
-            .await;
+            cluster
+                .until("the snapshot to be installed", |_| {
+                    let caught_up = cluster.status(follower)?.applied_index >= lines.last()?.0;
+                    caught_up.then_some(())
+                })
+                .await;
             for call in calls {
                 let answer = tokio::time::timeout(Duration::from_secs(10), call).await.expect("nobody hangs");
                 assert!(answer.expect("no panic").is_ok());

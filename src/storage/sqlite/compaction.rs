@@ -80,9 +80,9 @@ impl SqliteStore {
 
     /// Deletes the first rows up to `end`, bounded by number and by bytes.
     pub(super) fn delete_up_to(&self, end: LogIndex, rows: usize) -> Result<Deleted> {
-        let mut select = self.connection.prepare_cached(
-            "SELECT idx, length(payload) FROM entries WHERE idx <= ?1 ORDER BY idx LIMIT ?2",
-        )?;
+        let mut select = self
+            .connection
+            .prepare_cached("SELECT idx, length(payload) FROM entries WHERE idx <= ?1 ORDER BY idx LIMIT ?2")?;
         let mut found = select.query([end.cast_signed(), rows as i64])?;
         let (mut count, mut bytes, mut last) = (0, 0, None);
         while bytes < BYTES
@@ -107,9 +107,8 @@ impl SqliteStore {
     /// Makes the database a little shorter, if far more of it is free than a log of its size needs. About how many pages
     /// that wrote; 0 if there is nothing to do.
     pub(super) fn give_back_pages(&self) -> Result<usize> {
-        let number = |pragma: &str| {
-            self.connection.query_row(&format!("PRAGMA {pragma}"), [], |row| row.get::<_, i64>(0))
-        };
+        let number =
+            |pragma: &str| self.connection.query_row(&format!("PRAGMA {pragma}"), [], |row| row.get::<_, i64>(0));
         let (free, all) = (number("freelist_count")?, number("page_count")?);
         if free < FREE_PAGES || free * 2 < all {
             return Ok(0);

@@ -61,8 +61,9 @@ fn read_entries(connection: &Connection, path: &Path, base: &Base, state: &State
     let mut entries = Vec::new();
     let mut last_index = base.position.index;
     let mut last_chain = base.chain;
-    let mut statement =
-        connection.prepare("SELECT idx, term, payload, chain FROM entries WHERE idx > ?1 ORDER BY idx").map_err(failed)?;
+    let mut statement = connection
+        .prepare("SELECT idx, term, payload, chain FROM entries WHERE idx > ?1 ORDER BY idx")
+        .map_err(failed)?;
     let mut rows = statement.query([base.position.index.cast_signed()]).map_err(failed)?;
     while let Some(row) = rows.next().map_err(failed)? {
         let expected = last_index + 1;

@@ -357,9 +357,7 @@ fn position(name: &str) -> Option<LogPosition> {
 /// What an error of the file system means.
 fn failed(path: &Path, call: &'static str, error: &io::Error) -> StorageError {
     match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            StorageError::Full { path: path.to_owned(), call }
-        }
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StorageError::Full { path: path.to_owned(), call },
         _ => StorageError::Failed { path: path.to_owned(), call, cause: error.to_string() },
     }
 }

@@ -241,8 +241,7 @@ impl Contents {
     pub(super) fn process_crash(&mut self) {
         let Contents { files, names, durable_names, unsynced, operations, crashes, last_id, .. } = std::mem::take(self);
         let crashes = crashes + 1;
-        *self =
-            Contents { files, names, durable_names, unsynced, operations, crashes, last_id, ..Contents::default() };
+        *self = Contents { files, names, durable_names, unsynced, operations, crashes, last_id, ..Contents::default() };
         self.files.values_mut().for_each(|file| file.readers = 0);
         self.forget_files();
     }

@@ -206,6 +206,9 @@ mod tests {
         let mut record = [vec![0; HEADER], b"put".to_vec()].concat();
         seal(&mut record, Kind::Data, 5);
         assert_eq!(record[..16], *b"\x02\0\0\0\x03\0\0\0\x05\0\0\0\0\0\0\0");
-        assert_eq!(&tail(&snapshot())[HEADER..], b"\x08\x07\x10\x02\x1a\x09\x0a\x07\x08\x01\x12\x03a:1\x20\x03\x2d\x09\0\0\0\x2a\0\0\0\xd5\xff\xff\xff");
+        assert_eq!(
+            &tail(&snapshot())[HEADER..],
+            b"\x08\x07\x10\x02\x1a\x09\x0a\x07\x08\x01\x12\x03a:1\x20\x03\x2d\x09\0\0\0\x2a\0\0\0\xd5\xff\xff\xff"
+        );
     }
 }

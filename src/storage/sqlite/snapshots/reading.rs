@@ -47,10 +47,7 @@ pub(super) fn read_tail(file: &mut dyn File, path: &Path) -> Result<(SnapshotMet
 }
 
 /// What the head says of a snapshot that is being received, and where the data begins.
-pub(super) fn read_head(
-    file: &mut dyn File,
-    path: &Path,
-) -> Result<(Option<SnapshotMetadata>, u64), StorageError> {
+pub(super) fn read_head(file: &mut dyn File, path: &Path) -> Result<(Option<SnapshotMetadata>, u64), StorageError> {
     let damaged = |cause: &str| corrupt(path, "the snapshot's head", cause);
     let mut read = |length: usize| {
         let mut bytes = vec![0; length];
