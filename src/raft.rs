@@ -145,7 +145,7 @@ enum RoleState {
     Follower,
     PreCandidate(Campaign),
     Candidate(Campaign),
-    Leader(Leadership),
+    Leader(Box<Leadership>),
 }
 
 impl Raft {
@@ -153,7 +153,7 @@ impl Raft {
     /// its election at once.
     pub fn new(settings: Settings, recovered: Recovered, now: Duration, effects: &mut Vec<Effect>) -> Self {
         let Recovered { hard_state, base, membership, entries, snapshot, receiving } = recovered;
-        let memberships = MembershipHistory::new(membership, &entries);
+        let memberships = MembershipHistory::new(membership.into(), &entries);
         let log = Log::new(base, entries);
         let mut raft = Raft {
             settings,
@@ -183,7 +183,7 @@ impl Raft {
         if let Some(snapshot) = snapshot {
             raft.start_from(snapshot, effects);
         }
-        effects.push(Effect::MembershipChanged(raft.membership().clone()));
+        effects.push(Effect::MembershipChanged(raft.memberships.current().clone()));
         let before = (Role::Follower, 0, None);
         raft.set_timer(now, Alarm::Election, effects);
         if raft.is_alone() {

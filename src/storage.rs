@@ -161,7 +161,7 @@ pub trait SnapshotWriter: io::Write + Send {
     fn finish(
         self: Box<Self>,
         last_included: LogPosition,
-        membership: Membership,
+        membership: Arc<Membership>,
     ) -> Result<SnapshotMetadata, StorageError>;
 }
 

@@ -7,15 +7,15 @@ use tokio::sync::oneshot;
 
 use crate::{
     error::{ProposeError, ReadError, SnapshotError},
-    node::{Applied, admission::Permit},
+    node::{Applied, ReadPoint, admission::Permit},
     raft::{LogIndex, NodeId},
 };
 
 /// Answers a proposal. `Unknown` if it is dropped after consensus took the command, `Unavailable` if before.
 pub type ProposePort = Port<Result<Applied, ProposeError>>;
 
-/// Answers a read with the index that it must see. `Unavailable` if it is dropped.
-pub type ReadPort = Port<Result<LogIndex, ReadError>>;
+/// Answers a read with what it must see. `Unavailable` if it is dropped.
+pub type ReadPort = Port<Result<ReadPoint, ReadError>>;
 
 /// Answers a call for a snapshot with its last entry. `Unavailable` if it is dropped.
 pub type SnapshotPort = Port<Result<LogIndex, SnapshotError>>;
@@ -107,7 +107,7 @@ impl Answer for Result<Applied, ProposeError> {
     }
 }
 
-impl Answer for Result<LogIndex, ReadError> {
+impl Answer for Result<ReadPoint, ReadError> {
     fn lost(node: NodeId, _: bool) -> Self {
         Err(ReadError::Unavailable { node })
     }

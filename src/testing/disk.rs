@@ -122,7 +122,8 @@ impl SimulatedDisk {
     pub fn restore(&self, image: &Image) {
         let mut contents = self.contents();
         let crashes = contents.crashes + 1;
-        *contents = Contents { crashes, ..Contents::of_image(image) };
+        *contents = Contents::of_image(image);
+        contents.crashes = crashes;
     }
 
     fn contents(&self) -> MutexGuard<'_, Contents> {

@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Cursor, Read, Write},
-    sync::MutexGuard,
+    sync::{Arc, MutexGuard},
 };
 
 use bytes::Bytes;
@@ -159,7 +159,7 @@ impl SnapshotWriter for MemoryWriter {
     fn finish(
         mut self: Box<Self>,
         last_included: LogPosition,
-        membership: Membership,
+        membership: Arc<Membership>,
     ) -> Result<SnapshotMetadata, StorageError> {
         let bytes = Bytes::from(std::mem::take(&mut self.bytes));
         let (size, checksum) = (bytes.len() as u64, crc32fast::hash(&bytes));
