@@ -202,6 +202,16 @@ fn expect_snapshot(base: LogPosition, snapshot: Option<&SnapshotMetadata>, path:
     Err(StorageError::Corrupt { path: path.to_owned(), place: "the snapshot".to_owned(), cause })
 }
 
+/// For those who read and write a snapshot: the inner error is `error`.
+fn to_io(error: StorageError) -> io::Error {
+    let kind = match error {
+        StorageError::Corrupt { .. } => io::ErrorKind::InvalidData,
+        StorageError::Full { .. } => io::ErrorKind::StorageFull,
+        _ => io::ErrorKind::Other,
+    };
+    io::Error::new(kind, error)
+}
+
 /// What can be wrong with a disk. Codes as in the crate's error list.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StorageError {

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use super::{Disk, MemoryStorage, asked_for, path};
 use crate::{
     raft::{LogPosition, Membership, SnapshotMetadata},
-    storage::{Received, SnapshotWriter, Snapshots, StorageError},
+    storage::{Received, SnapshotWriter, Snapshots, StorageError, to_io},
 };
 
 /// What there is of snapshots.
@@ -145,7 +145,7 @@ impl MemoryWriter {
 
 impl Write for MemoryWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        drop(self.expect_writable().map_err(io::Error::other)?);
+        drop(self.expect_writable().map_err(to_io)?);
         self.bytes.extend_from_slice(bytes);
         Ok(bytes.len())
     }
