@@ -14,7 +14,8 @@
 //! ```
 //!
 //! What they say to each other stands in [`messages`], all on one page. Around the tree: `admission` lets calls in,
-//! `calls` is the caller's side of a proposal and a read, [`Builder`] makes the tree, [`Node`] and [`NodeRef`] are what
+//! `calls` is the caller's side of a proposal and a read, [`sessions`] what makes a repeated
+//! command count once, [`Builder`] makes the tree, [`Node`] and [`NodeRef`] are what
 //! the application holds.
 //!
 //! The contract of supervision:
@@ -49,6 +50,7 @@ mod log_store;
 pub mod messages;
 mod ports;
 mod server;
+pub mod sessions;
 mod shared;
 mod supervision;
 mod traces;

@@ -18,11 +18,13 @@ pub mod limits;
 mod listener;
 mod peer;
 pub mod reason;
+pub mod session;
 mod server;
 pub mod trace;
 
 pub use client::ClusterClient;
 pub use peer::Grpc;
+pub use session::SessionClient;
 pub use server::wants_forwarding;
 
 /// The generated code of `proto/raft/v1`.

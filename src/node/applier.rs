@@ -1,4 +1,4 @@
-//! Feeds committed entries to the user's state machine, and answers who waits for them.
+//! Feeds committed entries to the user's state machine, each session's command once, and answers who waits for them.
 //!
 //! Parent: node. Restart: with the other keepers; the state machine is then built anew and fed the log again.
 //! Hears: ReportTo, Apply; Query from the handles.
@@ -14,6 +14,7 @@ use std::{
     },
 };
 
+use bytes::Bytes;
 use ractor::ActorProcessingErr;
 
 use crate::{
@@ -23,9 +24,10 @@ use crate::{
         Applied,
         messages::{ApplierMessage, ConsensusMessage},
         ports::ProposePort,
+        sessions::{MAX_REPLIES, MAX_REPLY_BYTES, Sessions, Verdict},
         shared::Shared,
     },
-    raft::{Entry, LogIndex, Payload},
+    raft::{Entry, LogIndex, Payload, SessionCommand},
     state_machine::Machine,
 };
 
@@ -57,6 +59,7 @@ pub(crate) struct ApplierArguments {
 pub(crate) struct Applier {
     shared: Arc<Shared>,
     machine: Box<dyn Machine>,
+    sessions: Sessions,
     applied: LogIndex,
     applying: Arc<AtomicU64>,
     consensus: Option<flow::Address<ConsensusMessage>>,
@@ -77,6 +80,7 @@ impl Actor for Applier {
         Ok(Applier {
             shared,
             machine: factory(),
+            sessions: Sessions::default(),
             applied: base,
             applying,
             consensus: None,
@@ -126,23 +130,40 @@ impl Applier {
 
     fn apply_one(&mut self, entry: Entry, port: Option<ProposePort>) {
         let index = entry.index;
+        self.applying.store(index, Release);
         let result = match entry.payload {
-            Payload::Command(command) => {
-                self.applying.store(index, Release);
-                let result = self.machine.apply(index, command);
-                self.applying.store(0, Release);
-                result
+            Payload::Command(command) => apply_command(&mut *self.machine, index, command),
+            Payload::SessionCommand(call) => self.apply_in_session(index, call),
+            Payload::OpenSession => {
+                self.sessions.open(index);
+                Ok(Applied { output: Bytes::new(), index })
             }
-            Payload::Noop | Payload::Membership(_) | Payload::OpenSession | Payload::SessionCommand(_) => {
-                Ok(bytes::Bytes::new())
-            }
+            Payload::Noop | Payload::Membership(_) => Ok(Applied { output: Bytes::new(), index }),
         };
+        self.applying.store(0, Release);
         self.applied = index;
         self.shared.progress.applied_index.store(index, Release);
         if let Some(port) = port {
-            // What does not decode here decodes on no node: all skip it alike.
-            let rejected = |error: prost::DecodeError| ProposeError::Rejected { reason: error.to_string() };
-            port.answer(result.map(|output| Applied { output, index }).map_err(rejected));
+            port.answer(result);
+        }
+    }
+
+    /// Applied if it was not before; else it gets the first answer (thesis §6.3).
+    fn apply_in_session(&mut self, index: LogIndex, call: SessionCommand) -> Result<Applied, ProposeError> {
+        let SessionCommand { session, sequence, .. } = call;
+        match self.sessions.command(index, &call) {
+            Verdict::Apply(slot) => {
+                let applied = apply_command(&mut *self.machine, index, call.command)?;
+                slot.keep(applied.clone());
+                Ok(applied)
+            }
+            Verdict::Repeated(applied) => Ok(applied),
+            Verdict::AnsweredLongAgo => Err(ProposeError::AnsweredLongAgo { session, sequence }),
+            Verdict::Expired => Err(ProposeError::SessionExpired { session }),
+            Verdict::Full => Err(self.shared.busy(format!(
+                "session {session} keeps as many answers as it may ({MAX_REPLIES}, or {MAX_REPLY_BYTES} bytes); its client \
+                 must say which it has (first_unanswered)"
+            ))),
         }
     }
 
@@ -166,4 +187,10 @@ impl Applier {
             first.remove().run((*self.machine).as_any(), self.applied);
         }
     }
+}
+
+/// What does not decode here decodes on no node: all skip it alike, in a session as well.
+fn apply_command(machine: &mut dyn Machine, index: LogIndex, command: Bytes) -> Result<Applied, ProposeError> {
+    let rejected = |error: prost::DecodeError| ProposeError::Rejected { reason: error.to_string() };
+    machine.apply(index, command).map(|output| Applied { output, index }).map_err(rejected)
 }

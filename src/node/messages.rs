@@ -4,7 +4,7 @@
 //! an arrow shows its direction by its name.
 //!
 //! ```text
-//! outside ──────────── Propose, Read, Request ─────────────▶ consensus
+//! outside ──────────── Propose, OpenSession, ProposeInSession, Read, Request ─▶ consensus
 //! consensus ────────── Persist ────────────────────────────▶ log store ───── Persisted ───────────────▶ consensus
 //! consensus ────────── Apply ──────────────────────────────▶ applier ─────── Applied ─────────────────▶ consensus
 //! consensus ────────── SetTimer ───────────────────────────▶ election timer ─ Timeout ────────────────▶ consensus
@@ -28,7 +28,7 @@ use crate::{
         events::Subscriber,
         ports::{ProposePort, ReadPort},
     },
-    raft::{Alarm, Entry, LogIndex, Membership, NodeId, Reply, Request, Role, Term, Write},
+    raft::{Alarm, Entry, LogIndex, Membership, NodeId, Reply, Request, Role, SessionCommand, Term, Write},
     storage::StorageError,
 };
 
@@ -40,6 +40,16 @@ pub enum ConsensusMessage {
         command: Bytes,
         /// Always answered, also when the node falls.
         port: ProposePort,
+    },
+    /// A client wants a session. Its id is the index in the answer (thesis §6.3).
+    OpenSession {
+        /// Always answered.
+        port: ProposePort,
+    },
+    /// Clients want these commands of their sessions replicated, each applied once. They go to the log together.
+    ProposeInSession {
+        /// Each with its port, which is always answered.
+        commands: Vec<(SessionCommand, ProposePort)>,
     },
     /// A client wants to know which index it must see for a linearizable read.
     Read {
@@ -256,6 +266,8 @@ impl Message for ConsensusMessage {
     fn name(&self) -> &'static str {
         match self {
             ConsensusMessage::Propose { .. } => "Propose",
+            ConsensusMessage::OpenSession { .. } => "OpenSession",
+            ConsensusMessage::ProposeInSession { .. } => "ProposeInSession",
             ConsensusMessage::Read { .. } => "Read",
             ConsensusMessage::CallsWaiting => "CallsWaiting",
             ConsensusMessage::Request { request, .. } => request.name(),

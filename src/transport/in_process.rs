@@ -10,7 +10,6 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::{
     sync::mpsc,
@@ -23,7 +22,7 @@ use crate::{
     error::{NodeError, ProposeError},
     flow::TraceId,
     node::{Applied, NodeRef},
-    raft::{InstallSnapshotRequest, LogIndex, NodeId, Reply, Request},
+    raft::{InstallSnapshotRequest, LogIndex, NodeId, Payload, Reply, Request},
 };
 
 /// What travels.
@@ -124,7 +123,12 @@ impl Transport for InProcess {
         Box::new(Line { network: self.clone(), link, letters, last: Instant::now(), task: task.abort_handle() })
     }
 
-    fn propose(&self, to: &Link, command: Bytes, trace: TraceId) -> BoxFuture<'static, Result<Applied, ProposeError>> {
+    fn propose(
+        &self,
+        to: &Link,
+        payload: Payload,
+        trace: TraceId,
+    ) -> BoxFuture<'static, Result<Applied, ProposeError>> {
         let (network, link) = (self.clone(), to.clone());
         Box::pin(async move {
             let (from, to) = (link.from.node_id, link.to);
@@ -134,7 +138,7 @@ impl Transport for InProcess {
                 Fate::Break => return Err(ProposeError::Unavailable { node: to }),
             }
             let Ok(node) = network.find(&link) else { return Err(ProposeError::Unavailable { node: to }) };
-            let answer = node.propose(command, false, trace).await;
+            let answer = node.propose_payload(payload, false, trace).await;
             match network.fate(to, from, "Propose", true) {
                 Fate::Deliver { after } => pause(after).await,
                 Fate::Drop => return pending().await,
