@@ -131,6 +131,10 @@ impl<M: StateMachine> Client<M> {
                 | ProposeError::NoLeader { .. }
                 | ProposeError::Unavailable { .. }
                 | ProposeError::Busy { .. } => {}
+                ProposeError::SessionExpired { .. } => {
+                    self.session.numbers().end(number.session);
+                    return Err(tries.conclude(error));
+                }
                 _ => return Err(tries.conclude(error)),
             }
             if self.node.has_stopped() || !tries.pause(deadline).await {

@@ -40,7 +40,9 @@ impl Consensus {
                 }
                 Effect::Refuse { call, refusal } => self.refuse(call, refusal),
                 Effect::RoleChanged { role, term, leader } => self.role_changed(role, term, leader, origin),
-                Effect::MembershipChanged(membership) => self.membership_changed(membership, origin),
+                Effect::MembershipChanged(membership) => {
+                    self.membership_changed(Membership::clone(&membership), origin)
+                }
                 _ => {}
             }
         }
