@@ -35,7 +35,7 @@ mod snapshot;
 mod state;
 
 #[cfg(feature = "grpc")]
-pub use client::KvClient;
+pub use client::SessionKv;
 pub use command::*;
 pub use scan::{KeyRange, Page};
 #[cfg(feature = "grpc")]

@@ -9,22 +9,22 @@ use crate::{error::ProposeError, rpc::SessionClient};
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-/// use ractor_raft::{kv::KvClient, rpc::SessionClient};
+/// use ractor_raft::{kv::SessionKv, rpc::SessionClient};
 ///
-/// let kv = KvClient::new(SessionClient::connect(["127.0.0.1:7001", "127.0.0.1:7002", "127.0.0.1:7003"])?);
+/// let kv = SessionKv::new(SessionClient::connect(["127.0.0.1:7001", "127.0.0.1:7002", "127.0.0.1:7003"])?);
 /// let revision = kv.put("ada", "1815").await?.revision; // however many leaders that took
 /// assert!(kv.compare_and_swap("ada", Some("1815".into()), "1852").await?.revision > revision);
 /// # Ok(()) }
 /// ```
 #[derive(Clone, Debug)]
-pub struct KvClient {
+pub struct SessionKv {
     session: SessionClient,
 }
 
-impl KvClient {
+impl SessionKv {
     /// Over this session.
     pub fn new(session: SessionClient) -> Self {
-        KvClient { session }
+        SessionKv { session }
     }
 
     /// Writes `value` at `key`, whatever stood there.

@@ -121,7 +121,7 @@ fn encoded(sessions: &Sessions) -> Vec<u8> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #![proptest_config(ProptestConfig::with_cases(1000))]
 
     /// Fails when: `order` is not set right by `settle_first`; a repeated command is applied; `first_unanswered` is not
     /// remembered; a restored table has another order of use, or other sizes.

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt, stream::BoxStream};
 use tokio::sync::{Notify, mpsc};
 use tonic::{Response, Status, Streaming, transport::Server};
