@@ -15,7 +15,8 @@
 //! ```
 //!
 //! What they say to each other stands in [`messages`], all on one page. Around the tree: `admission` lets calls in,
-//! `calls` is the caller's side of a proposal and a read, [`Builder`] makes the tree, [`Node`] and [`NodeRef`] are what
+//! `calls` is the caller's side of a proposal and a read, [`sessions`] what makes a repeated
+//! command count once, [`Builder`] makes the tree, [`Node`] and [`NodeRef`] are what
 //! the application holds.
 //!
 //! The contract of supervision:
@@ -53,6 +54,7 @@ mod log_store;
 pub mod messages;
 mod ports;
 mod server;
+pub mod sessions;
 mod shared;
 mod snapshot_bytes;
 mod snapshot_calls;

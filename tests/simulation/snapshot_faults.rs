@@ -151,7 +151,7 @@ impl SnapshotWriter for TroubledWriter {
     fn finish(
         self: Box<Self>,
         last_included: LogPosition,
-        membership: Membership,
+        membership: Arc<Membership>,
     ) -> Result<SnapshotMetadata, StorageError> {
         self.writer.finish(last_included, membership)
     }
