@@ -9,7 +9,7 @@ use crate::{
     storage::StorageError,
 };
 
-/// An error's number, `R001` to `R020`. Never reused, never renumbered.
+/// An error's number, `R001` to `R021`. Never reused, never renumbered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Code(pub u16);
 
@@ -78,6 +78,21 @@ pub enum ProposeError {
         /// What got lost.
         reason: String,
     },
+    /// R021. Not applied: the session was never opened, or is gone because it was not used for long.
+    #[error("there is no session {session}: it was never opened, or it expired")]
+    SessionExpired {
+        /// The id that was given.
+        session: u64,
+    },
+    /// R014. Not applied now; it may have been applied earlier, when its client said that it has the answer, or sent so
+    /// many commands after it that the answer is not kept any more.
+    #[error("command {sequence} of session {session} was answered long ago; its answer is not kept any more")]
+    AnsweredLongAgo {
+        /// The session.
+        session: u64,
+        /// The command's number in it.
+        sequence: u64,
+    },
     /// Not applied: the node has stopped or is starting its actors anew.
     #[error("node {node} is not running")]
     Unavailable {
@@ -89,7 +104,7 @@ pub enum ProposeError {
 impl ProposeError {
     /// Whether the command may have been applied all the same.
     pub fn may_have_been_applied(&self) -> bool {
-        matches!(self, ProposeError::Unknown { .. })
+        matches!(self, ProposeError::Unknown { .. } | ProposeError::AnsweredLongAgo { .. })
     }
 
     /// Its number.
@@ -97,10 +112,11 @@ impl ProposeError {
         Code(match self {
             ProposeError::NotLeader { .. } => 1,
             ProposeError::NoLeader { .. } | ProposeError::Unavailable { .. } => 2,
-            ProposeError::Unknown { .. } => 14,
+            ProposeError::Unknown { .. } | ProposeError::AnsweredLongAgo { .. } => 14,
             ProposeError::TooLarge { .. } => 18,
             ProposeError::Busy { .. } => 19,
             ProposeError::Rejected { .. } => 20,
+            ProposeError::SessionExpired { .. } => 21,
         })
     }
 
@@ -119,7 +135,15 @@ impl ProposeError {
                 "send a command of the state machine that the cluster runs, encoded as its version expects".to_owned()
             }
             ProposeError::Unknown { .. } => {
-                "read the state to see whether it was applied; a retry may apply it a second time".to_owned()
+                "read the state to see whether it was applied; a retry may apply it a second time, unless it is one of the \
+                 same session and sequence"
+                    .to_owned()
+            }
+            ProposeError::SessionExpired { .. } => {
+                "open another session; a command that was sent under this one before may have been applied".to_owned()
+            }
+            ProposeError::AnsweredLongAgo { .. } => {
+                "give each command of a session a sequence of its own, and repeat only what was not answered".to_owned()
             }
             ProposeError::Unavailable { node } => fix_unavailable(*node),
         }

@@ -10,6 +10,7 @@
 //! | `scan` | ranges of keys, in pages |
 //! | `hash` | a hash of the whole state that costs one pair a write |
 //! | `snapshot` | the state as a stream of records |
+//! | `client` | a client with a session: each write counts once |
 //! | `service` | the gRPC service: handlers that propose or read, nothing else |
 //!
 //! A revision is the log index that last wrote the key, so a larger revision is a later write, over all keys.
@@ -23,6 +24,8 @@
 //! assert_eq!((&ada.bytes[..], ada.revision), (&b"1815"[..], 7));
 //! ```
 
+#[cfg(feature = "grpc")]
+mod client;
 mod command;
 mod hash;
 mod scan;
@@ -31,6 +34,8 @@ mod service;
 mod snapshot;
 mod state;
 
+#[cfg(feature = "grpc")]
+pub use client::SessionKv;
 pub use command::*;
 pub use scan::{KeyRange, Page};
 #[cfg(feature = "grpc")]

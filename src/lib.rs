@@ -39,6 +39,7 @@
 //! |---|---|
 //! | [`raft`] | The rules of Raft, pure: what happened goes in, what is to be done comes out. |
 //! | [`node`] | The supervision tree around them, and the handles that applications hold. |
+//! | [`client`] | A session of the application's own: commands that are applied once. |
 //! | [`state_machine`] | What you write: typed commands, typed outputs, snapshots. |
 //! | [`kv`] | The bundled state machine, a key-value store, and its gRPC service. |
 //! | [`storage`] | Where term, vote and log are kept: SQLite or memory. |
@@ -54,6 +55,7 @@
 
 #[cfg(feature = "grpc")]
 pub mod backup;
+pub mod client;
 pub mod config;
 pub mod error;
 pub mod flow;
@@ -69,6 +71,7 @@ pub mod testing;
 pub mod transport;
 
 pub use crate::{
+    client::Client,
     config::Config,
     error::{NodeError, ProposeError, ReadError, SnapshotError},
     node::{Consistency, Node},

@@ -145,7 +145,7 @@ enum RoleState {
     Follower,
     PreCandidate(Campaign),
     Candidate(Campaign),
-    Leader(Leadership),
+    Leader(Box<Leadership>),
 }
 
 impl Raft {
@@ -153,7 +153,7 @@ impl Raft {
     /// its election at once.
     pub fn new(settings: Settings, recovered: Recovered, now: Duration, effects: &mut Vec<Effect>) -> Self {
         let Recovered { hard_state, base, membership, entries, snapshot, receiving } = recovered;
-        let memberships = MembershipHistory::new(membership, &entries);
+        let memberships = MembershipHistory::new(membership.into(), &entries);
         let log = Log::new(base, entries);
         let mut raft = Raft {
             settings,
@@ -183,7 +183,7 @@ impl Raft {
         if let Some(snapshot) = snapshot {
             raft.start_from(snapshot, effects);
         }
-        effects.push(Effect::MembershipChanged(raft.membership().clone()));
+        effects.push(Effect::MembershipChanged(raft.memberships.current().clone()));
         let before = (Role::Follower, 0, None);
         raft.set_timer(now, Alarm::Election, effects);
         if raft.is_alone() {
@@ -222,6 +222,21 @@ impl Raft {
             Input::DiskFreed => self.disk_full = false,
             Input::Lost(Courier::Replicator(peer)) => self.undelivered(peer, true, effects),
             Input::Lost(Courier::Snapshotter) => self.snapshotter_lost(effects),
+        }
+        self.finish(now, before, effects);
+    }
+
+    /// Takes these proposals in, in order, as [`step`](Raft::step) takes one. What they lead to leaves together: one write,
+    /// one request to each peer.
+    pub fn propose_all(
+        &mut self,
+        now: Duration,
+        proposals: impl IntoIterator<Item = (CallId, Payload)>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let before = self.standing();
+        for (call, payload) in proposals {
+            self.propose(call, payload, effects);
         }
         self.finish(now, before, effects);
     }

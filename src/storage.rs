@@ -173,7 +173,7 @@ pub trait SnapshotWriter: io::Write + Send {
     fn finish(
         self: Box<Self>,
         last_included: LogPosition,
-        membership: Membership,
+        membership: Arc<Membership>,
     ) -> Result<SnapshotMetadata, StorageError>;
 }
 
@@ -212,6 +212,16 @@ fn expect_snapshot(base: LogPosition, snapshot: Option<&SnapshotMetadata>, path:
         snapshot.map_or("there is none".to_owned(), |snapshot| format!("it ends at {}", snapshot.last_included));
     let cause = format!("the log begins behind entry {base}, which takes a snapshot up to there, and {found}");
     Err(StorageError::Corrupt { path: path.to_owned(), place: "the snapshot".to_owned(), cause })
+}
+
+/// For those who read and write a snapshot: the inner error is `error`.
+fn to_io(error: StorageError) -> io::Error {
+    let kind = match error {
+        StorageError::Corrupt { .. } => io::ErrorKind::InvalidData,
+        StorageError::Full { .. } => io::ErrorKind::StorageFull,
+        _ => io::ErrorKind::Other,
+    };
+    io::Error::new(kind, error)
 }
 
 /// What can be wrong with a disk. Codes as in the crate's error list.

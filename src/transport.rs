@@ -11,7 +11,7 @@ use crate::{
     error::{NodeError, ProposeError},
     flow::TraceId,
     node::{Applied, NodeRef},
-    raft::{InstallSnapshotRequest, LogIndex, NodeId, Reply, Request},
+    raft::{InstallSnapshotRequest, LogIndex, NodeId, Payload, Reply, Request},
     storage::Identity,
 };
 
@@ -30,8 +30,10 @@ pub trait Transport: Send + Sync + 'static {
     /// Makes a connection to one peer, without waiting for it: it is opened by the first request.
     fn connect(&self, link: Link) -> Box<dyn Connection>;
 
-    /// Passes a command on to the node that leads. It is not forwarded again.
-    fn propose(&self, to: &Link, command: Bytes, trace: TraceId) -> BoxFuture<'static, Result<Applied, ProposeError>>;
+    /// Passes what a client wants in the log on to the node that leads: a command, with or without a session, or the opening
+    /// of one. It is not forwarded again.
+    fn propose(&self, to: &Link, payload: Payload, trace: TraceId)
+    -> BoxFuture<'static, Result<Applied, ProposeError>>;
 }
 
 /// Keeps a node reachable. Dropping it closes the port at once, and lets what is behind it end by itself.

@@ -15,6 +15,8 @@ mod elections;
 mod log;
 #[path = "simulation/random.rs"]
 mod random;
+#[path = "simulation/snapshot_faults.rs"]
+mod snapshot_faults;
 #[path = "simulation/snapshots.rs"]
 mod snapshots;
 #[path = "simulation/support.rs"]

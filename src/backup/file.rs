@@ -249,7 +249,7 @@ mod tests {
     fn head(bytes: &[u8]) -> Head {
         let snapshot = SnapshotMetadata {
             last_included: LogPosition { term: 3, index: 8 },
-            membership: Membership::of_voters([(1, "a:1"), (2, "b:2")]),
+            membership: Membership::of_voters([(1, "a:1"), (2, "b:2")]).into(),
             size: bytes.len() as u64,
             checksum: crc32fast::hash(bytes),
         };

@@ -11,6 +11,7 @@ use std::{
     fs,
     io::{self, Write as _},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use super::{Backup, BackupError, Head, file};
@@ -111,8 +112,8 @@ impl Backup {
         identity: Identity,
         members: &BTreeMap<NodeId, Address>,
     ) -> Result<(), BackupError> {
-        let membership = Membership::of_voters(members.clone());
-        let bootstrap = Bootstrap { identity, incarnation: incarnation(), membership: membership.clone() };
+        let membership = Arc::new(Membership::of_voters(members.clone()));
+        let bootstrap = Bootstrap { identity, incarnation: incarnation(), membership: (*membership).clone() };
         let (mut store, _) = storage.open(&bootstrap)?;
         let mut writer = storage.snapshots().create()?;
         let mut buffer = vec![0; BUFFER];
@@ -188,7 +189,7 @@ mod tests {
     fn head(index: u64) -> Head {
         let snapshot = SnapshotMetadata {
             last_included: LogPosition { term: 3, index },
-            membership: Membership::of_voters(members(700)),
+            membership: Membership::of_voters(members(700)).into(),
             size: BYTES.len() as u64,
             checksum: crc32fast::hash(BYTES),
         };
@@ -236,7 +237,7 @@ mod tests {
         assert_eq!(recovered.base, LogPosition { term: 3, index: 8 });
         assert_eq!(recovered.membership, Membership::of_voters(members(800)));
         let snapshot = recovered.snapshot.expect("the log stands on it");
-        assert_eq!(snapshot.membership, Membership::of_voters(members(800)));
+        assert_eq!(*snapshot.membership, Membership::of_voters(members(800)));
         assert_eq!((snapshot.size, snapshot.checksum), (head(8).snapshot.size, head(8).snapshot.checksum));
         let bytes = storage.snapshots().chunk(&snapshot, 0, 100).expect("it is whole");
         assert_eq!(bytes.as_deref(), Some(BYTES));

@@ -1,4 +1,4 @@
-//! Feeds committed entries to the user's state machine, and answers who waits for them.
+//! Feeds committed entries to the user's state machine, each session's command once, and answers who waits for them.
 //!
 //! Parent: node. Restart: with the other keepers; the state machine is then built anew, and fed the log again.
 //! Hears: ReportTo, Apply, TakeSnapshot; Query from the handles; Install from the snapshotter.
@@ -17,6 +17,7 @@ use std::{
     },
 };
 
+use bytes::Bytes;
 use ractor::ActorProcessingErr;
 
 use crate::{
@@ -26,10 +27,11 @@ use crate::{
         Applied,
         messages::{ApplierMessage, ConsensusMessage, SnapshotterMessage},
         ports::ProposePort,
+        sessions::{MAX_REPLIES, MAX_REPLY_BYTES, Sessions, Verdict},
         shared::Shared,
         snapshot_bytes::{Rebuilt, Taken},
     },
-    raft::{Entry, LogIndex, LogPosition, Membership, Payload},
+    raft::{Entry, LogIndex, LogPosition, Membership, Payload, SessionCommand},
     state_machine::Machine,
 };
 
@@ -62,6 +64,7 @@ pub(crate) struct Applier {
     shared: Arc<Shared>,
     /// `None` until the snapshot that the disk has is installed.
     machine: Option<Box<dyn Machine>>,
+    sessions: Sessions,
     applied: LogIndex,
     applying: Arc<AtomicU64>,
     consensus: Option<flow::Address<ConsensusMessage>>,
@@ -82,6 +85,7 @@ impl Actor for Applier {
         Ok(Applier {
             shared,
             machine: (!from_snapshot).then(|| factory()),
+            sessions: Sessions::default(),
             applied: 0,
             applying,
             consensus: None,
@@ -137,24 +141,40 @@ impl Applier {
 
     fn apply_one(&mut self, entry: Entry, port: Option<ProposePort>) {
         let index = entry.index;
+        self.applying.store(index, Release);
         let result = match entry.payload {
-            Payload::Command(command) => {
-                self.applying.store(index, Release);
-                let machine = self.machine.as_mut().expect("nothing is applied before the snapshot is restored");
-                let result = machine.apply(index, command);
-                self.applying.store(0, Release);
-                result
+            Payload::Command(command) => apply_command(&mut self.machine, index, command),
+            Payload::SessionCommand(call) => self.apply_in_session(index, call),
+            Payload::OpenSession => {
+                self.sessions.open(index);
+                Ok(Applied { output: Bytes::new(), index })
             }
-            Payload::Noop | Payload::Membership(_) | Payload::OpenSession | Payload::SessionCommand(_) => {
-                Ok(bytes::Bytes::new())
-            }
+            Payload::Noop | Payload::Membership(_) => Ok(Applied { output: Bytes::new(), index }),
         };
+        self.applying.store(0, Release);
         self.applied = index;
         self.shared.progress.applied_index.store(index, Release);
         if let Some(port) = port {
-            // What does not decode here decodes on no node: all skip it alike.
-            let rejected = |error: prost::DecodeError| ProposeError::Rejected { reason: error.to_string() };
-            port.answer(result.map(|output| Applied { output, index }).map_err(rejected));
+            port.answer(result);
+        }
+    }
+
+    /// Applied if it was not before; else it gets the first answer (thesis §6.3).
+    fn apply_in_session(&mut self, index: LogIndex, call: SessionCommand) -> Result<Applied, ProposeError> {
+        let SessionCommand { session, sequence, .. } = call;
+        match self.sessions.command(index, &call) {
+            Verdict::Apply(slot) => {
+                let applied = apply_command(&mut self.machine, index, call.command)?;
+                slot.keep(applied.clone());
+                Ok(applied)
+            }
+            Verdict::Repeated(applied) => Ok(applied),
+            Verdict::AnsweredLongAgo => Err(ProposeError::AnsweredLongAgo { session, sequence }),
+            Verdict::Expired => Err(ProposeError::SessionExpired { session }),
+            Verdict::Full => Err(self.shared.busy(format!(
+                "session {session} keeps as many answers as it may ({MAX_REPLIES}, or {MAX_REPLY_BYTES} bytes); its client \
+                 must say which it has (first_unanswered)"
+            ))),
         }
     }
 
@@ -176,13 +196,14 @@ impl Applier {
     fn take_snapshot(
         &self,
         last_included: LogPosition,
-        membership: Membership,
+        membership: Arc<Membership>,
         snapshotter: &flow::Address<SnapshotterMessage>,
         context: &Context<ApplierMessage>,
     ) {
         assert_eq!(self.applied, last_included.index, "what is in a snapshot is what was ordered before it");
         let machine = self.machine.as_ref().expect("no snapshot is ordered before the one on disk is restored");
-        let write = SnapshotterMessage::Write { taken: Taken::of(&**machine), last_included, membership };
+        let write =
+            SnapshotterMessage::Write { taken: Taken::of(&self.sessions, &**machine), last_included, membership };
         // One that has died is not waited for: its successor gets an order of its own.
         let _ = context.send(snapshotter, write);
     }
@@ -198,7 +219,8 @@ impl Applier {
         let unneeded = if self.machine.is_none() || index > self.applied {
             self.applied = index;
             self.shared.progress.applied_index.store(index, Release);
-            self.machine.replace(rebuilt.machine).map(|machine| Rebuilt { machine })
+            let sessions = std::mem::replace(&mut self.sessions, rebuilt.sessions);
+            self.machine.replace(rebuilt.machine).map(|machine| Rebuilt { sessions, machine })
         } else {
             Some(rebuilt)
         };
@@ -220,4 +242,15 @@ impl Applier {
             first.remove().run((**machine).as_any(), self.applied);
         }
     }
+}
+
+/// What does not decode here decodes on no node: all skip it alike, in a session as well.
+fn apply_command(
+    machine: &mut Option<Box<dyn Machine>>,
+    index: LogIndex,
+    command: Bytes,
+) -> Result<Applied, ProposeError> {
+    let machine = machine.as_mut().expect("nothing is applied before the snapshot is restored");
+    let rejected = |error: prost::DecodeError| ProposeError::Rejected { reason: error.to_string() };
+    machine.apply(index, command).map(|output| Applied { output, index }).map_err(rejected)
 }

@@ -1,8 +1,8 @@
 //! Drives the rules: turns messages into inputs of [`Raft`], and its effects into messages.
 //!
 //! Parent: node. Restart: with the other keepers, from disk.
-//! Hears: Propose, Read (by the admission queue, after CallsWaiting), Request from the server; Timeout from the election
-//! timer; Delivered, Undelivered from the replicators; Persisted, ChunkStored from the log store; Applied, Restored from
+//! Hears: Propose, OpenSession, ProposeInSession, Read (by the admission queue, after CallsWaiting), Request from the
+//! server; Timeout from the election timer; Delivered, Undelivered from the replicators; Persisted, ChunkStored from the log store; Applied, Restored from
 //! the applier; SnapshotWritten, SnapshotFailed from the snapshotter; TakeSnapshot from an operator.
 //! Says: SetTimer, Deliver, DeliverSnapshot, Persist, StoreChunk, Apply, TakeSnapshot, Restore; RoleChanged,
 //! MembershipChanged, CourierRestarted, SnapshotTaken, SnapshotInstalled to node.
@@ -15,13 +15,13 @@ mod chunks;
 mod couriers;
 mod effects;
 mod election_timer;
+mod proposals;
 mod replicator;
 mod snapshots;
 mod snapshotter;
 
 use std::{collections::BTreeMap, sync::Arc, sync::atomic::Ordering::Relaxed};
 
-use bytes::Bytes;
 use ractor::{ActorCell, ActorProcessingErr};
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use tokio::sync::oneshot;
@@ -32,7 +32,7 @@ use self::{
     snapshotter::SnapshotterArguments,
 };
 use crate::{
-    error::{ProposeError, ReadError},
+    error::ReadError,
     flow::{self, Actor, Context, Sender, TraceId},
     node::{
         admission::{Denied, TakenCalls},
@@ -225,8 +225,10 @@ impl Actor for Consensus {
 impl Consensus {
     fn hear(&mut self, message: ConsensusMessage, context: &mut Context<ConsensusMessage>) {
         match message {
-            ConsensusMessage::Propose { command, port } => self.propose(command, port, context),
-            ConsensusMessage::Read { port } => self.read(port, context),
+            ConsensusMessage::Propose { command, port } => self.propose(Payload::Command(command), port, context),
+            ConsensusMessage::OpenSession { port } => self.propose(Payload::OpenSession, port, context),
+            ConsensusMessage::ProposeInSession { commands } => self.propose_in_session(commands, context),
+            ConsensusMessage::Read { lease, port } => self.read(lease, port, context),
             ConsensusMessage::Request { from, request, traces, port } => {
                 self.request(from, request, traces, port, context);
             }
@@ -281,40 +283,7 @@ impl Consensus {
         }
     }
 
-    fn propose(&mut self, command: Bytes, mut port: ProposePort, context: &mut Context<ConsensusMessage>) {
-        if port.abandoned() {
-            // Its caller was told that nobody knows. Now it is not applied, which is one of the two.
-            return;
-        }
-        let (node, limit) = (self.shared.id(), self.shared.config.max_entry_bytes);
-        if command.len() > limit {
-            return port.answer(Err(ProposeError::TooLarge { size: command.len(), limit }));
-        }
-        if port.needs_permit() {
-            match self.shared.admission.admit(command.len()) {
-                Ok(permit) => port.permit(permit),
-                Err(Denied::Closed) => return port.answer(Err(ProposeError::Unavailable { node })),
-                Err(Denied::Busy(limit)) => return port.answer(Err(self.shared.busy(limit))),
-            }
-        }
-        port.take(node);
-        let call = self.wait(Call::Propose(port));
-        let trace = context.trace();
-        let last_index = self.raft.last_index();
-        let mut effects = std::mem::take(&mut self.effects);
-        self.raft.step(
-            self.shared.clock.now(),
-            Input::Propose { call, payload: Payload::Command(command) },
-            &mut effects,
-        );
-        if self.raft.last_index() > last_index {
-            self.traces.set(self.raft.last_index(), trace);
-        }
-        self.carry_out(effects.drain(..), context);
-        self.effects = effects;
-    }
-
-    fn read(&mut self, mut port: ReadPort, context: &mut Context<ConsensusMessage>) {
+    fn read(&mut self, lease: bool, mut port: ReadPort, context: &mut Context<ConsensusMessage>) {
         if port.abandoned() {
             return;
         }
@@ -328,7 +297,7 @@ impl Consensus {
         }
         port.take(node);
         let call = self.wait(Call::Read(port));
-        self.step(Input::Read { call, lease: false }, context);
+        self.step(Input::Read { call, lease }, context);
     }
 
     fn request(
@@ -358,6 +327,8 @@ impl Consensus {
     fn step(&mut self, input: Input, context: &mut Context<ConsensusMessage>) {
         let mut effects = std::mem::take(&mut self.effects);
         self.raft.step(self.shared.clock.now(), input, &mut effects);
+        // A lease that was dropped is known to be before the one who may take over is told.
+        self.shared.progress.set_lease(self.raft.lease_until());
         self.carry_out(effects.drain(..), context);
         self.effects = effects;
     }

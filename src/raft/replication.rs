@@ -55,7 +55,7 @@ impl Raft {
         let progress =
             peers.into_iter().map(|peer| (peer, Progress::new(first_index, self.new_session(), now))).collect();
         self.leader = Some(id);
-        self.role = RoleState::Leader(Leadership {
+        self.role = RoleState::Leader(Box::new(Leadership {
             progress,
             first_index,
             reads: LeaderReads::default(),
@@ -63,7 +63,7 @@ impl Raft {
             transfer: None,
             heartbeat_since: now,
             notice_set: false,
-        });
+        }));
         self.set_timer(now, Alarm::Heartbeat, effects);
         self.met_itself();
         self.append(Entry { index: first_index, term: self.current_term(), payload: Payload::Noop }, effects);
@@ -284,12 +284,12 @@ impl Raft {
             self.commit_index,
             self.current_term()
         );
-        let membership = self.membership().clone();
+        let membership = self.memberships.current().clone();
         self.log.truncate_from(index);
         self.memberships.truncated_from(index);
         self.outbox.truncate_from(index);
-        if *self.membership() != membership {
-            effects.push(Effect::MembershipChanged(self.membership().clone()));
+        if *self.memberships.current() != membership {
+            effects.push(Effect::MembershipChanged(self.memberships.current().clone()));
         }
         // Whoever waits for an entry that is gone is never told of success (L10): another server may still commit it.
         while let Some(&(at, call)) = self.proposals.back()

@@ -278,7 +278,7 @@ impl Raft {
     /// The finished snapshot becomes what this server stands on: its log, and then its state machine.
     pub(super) fn install(&mut self, snapshot: SnapshotMetadata, effects: &mut Vec<Effect>) {
         let position = snapshot.last_included;
-        let membership = self.membership().clone();
+        let membership = self.memberships.current().clone();
         if self.log.term_at(position.index) != Some(position.term) {
             // "Discard the entire log" (Figure 13, 7): nothing in it is known to follow the snapshot.
             if self.log.last().index > self.log.base().index {
@@ -291,8 +291,8 @@ impl Raft {
         }
         self.stand_on(Base { position, membership: snapshot.membership.clone() });
         self.forget_proposals_up_to(position.index, effects);
-        if *self.membership() != membership {
-            effects.push(Effect::MembershipChanged(self.membership().clone()));
+        if *self.memberships.current() != membership {
+            effects.push(Effect::MembershipChanged(self.memberships.current().clone()));
         }
         self.commit_index = self.commit_index.max(position.index);
         self.applying_index = self.applying_index.max(position.index);
@@ -315,7 +315,10 @@ impl Raft {
 
     /// What a snapshot brought was not applied here, so that its outcome is not known here.
     fn forget_proposals_up_to(&mut self, index: LogIndex, effects: &mut Vec<Effect>) {
-        while let Some((_, call)) = self.proposals.pop_front_if(|(at, _)| *at <= index) {
+        while let Some(&(at, call)) = self.proposals.front()
+            && at <= index
+        {
+            self.proposals.pop_front();
             effects.push(Effect::Refuse { call, refusal: Refusal::Unknown });
         }
     }

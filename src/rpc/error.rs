@@ -141,6 +141,13 @@ impl From<ProposeError> for Status {
             ProposeError::Unknown { reason: detail } => {
                 report(Code::Aborted, reason::UNKNOWN_OUTCOME).with("detail", detail)
             }
+            ProposeError::SessionExpired { session } => {
+                report(Code::FailedPrecondition, reason::SESSION_EXPIRED).with("session", session)
+            }
+            ProposeError::AnsweredLongAgo { session, sequence } => {
+                let report = report(Code::FailedPrecondition, reason::ANSWERED_LONG_AGO);
+                report.with("session", session).with("sequence", sequence)
+            }
             ProposeError::Unavailable { node } => {
                 let report = report(Code::Unavailable, reason::UNAVAILABLE).with("node", node);
                 report.retry_after(AFTER_AN_ELECTION)
@@ -270,6 +277,10 @@ fn told_propose_error(told: &Told, asked: NodeId, status: &Status) -> Option<Pro
         reason::MALFORMED => ProposeError::Rejected { reason: status.message().to_owned() },
         reason::UNKNOWN_OUTCOME => ProposeError::Unknown { reason: told.value("detail").unwrap_or_default() },
         reason::UNAVAILABLE => ProposeError::Unavailable { node },
+        reason::SESSION_EXPIRED => ProposeError::SessionExpired { session: told.value("session")? },
+        reason::ANSWERED_LONG_AGO => {
+            ProposeError::AnsweredLongAgo { session: told.value("session")?, sequence: told.value("sequence")? }
+        }
         _ => return None,
     })
 }

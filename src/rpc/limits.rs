@@ -5,8 +5,8 @@ use crate::config::{Config, LARGEST_SNAPSHOT_CHUNK};
 /// Room for what stands around one command in a client's message: keys of fields, sessions, lengths.
 const AROUND_A_COMMAND: usize = 4 << 10;
 
-/// The most that index, term, lengths and trace of one entry take.
-const AROUND_AN_ENTRY: usize = 64;
+/// The most that index, term, session, lengths and trace of one entry take.
+const AROUND_AN_ENTRY: usize = 96;
 
 /// The largest message a client may send. Larger commands are refused by their exact size before they are proposed;
 /// this bounds what is read into memory before that.

@@ -14,7 +14,6 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::{net::TcpListener, sync::oneshot};
 use tonic::service::Routes;
@@ -30,7 +29,7 @@ use crate::{
     error::{NodeError, ProposeError},
     flow::TraceId,
     node::{Applied, NodeRef},
-    raft::{InstallSnapshotRequest, LogIndex, Request},
+    raft::{InstallSnapshotRequest, LogIndex, Payload, Request},
     transport::{Chunks, Connection, Heard, Link, Listening, Transport},
 };
 use snapshot::SnapshotStream;
@@ -163,9 +162,14 @@ impl Transport for Grpc {
         })
     }
 
-    fn propose(&self, to: &Link, command: Bytes, trace: TraceId) -> BoxFuture<'static, Result<Applied, ProposeError>> {
+    fn propose(
+        &self,
+        to: &Link,
+        payload: Payload,
+        trace: TraceId,
+    ) -> BoxFuture<'static, Result<Applied, ProposeError>> {
         let client = self.0.leaders.client(&to.address, self.0.deadlines().request);
-        Box::pin(forward::propose(client, to.to, command, trace))
+        Box::pin(forward::propose(client, to.to, payload, trace))
     }
 }
 

@@ -20,6 +20,8 @@ pub const ENTRIES_LOST: &str = "ENTRIES_LOST";
 pub const DATA_IN_USE: &str = "DATA_IN_USE";
 /// R014. `ABORTED`. May have been applied.
 pub const UNKNOWN_OUTCOME: &str = "UNKNOWN_OUTCOME";
+/// R014. `FAILED_PRECONDITION` with `session` and `sequence`: it may have been applied when it was first sent.
+pub const ANSWERED_LONG_AGO: &str = "ANSWERED_LONG_AGO";
 /// R015.
 pub const POISON_ENTRY: &str = "POISON_ENTRY";
 /// R016.
@@ -38,6 +40,8 @@ pub const BUSY: &str = "BUSY";
 pub const REJECTED: &str = "REJECTED";
 /// R020.
 pub const BAD_CONFIG: &str = "BAD_CONFIG";
+/// R021. `FAILED_PRECONDITION` with `session`. Not applied.
+pub const SESSION_EXPIRED: &str = "SESSION_EXPIRED";
 /// `INVALID_ARGUMENT` naming the `field`. Not applied.
 pub const MALFORMED: &str = "MALFORMED";
 /// The restart budget is spent.

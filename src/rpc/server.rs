@@ -1,6 +1,7 @@
 //! The handlers of `raft.v1.Raft` and `raft.v1.Cluster`: each checks, translates, and forwards to the node in a line.
 
 mod append_entries;
+mod client_stream;
 pub(super) mod install_snapshot;
 mod save_snapshot;
 mod strangers;
@@ -148,9 +149,34 @@ impl pb::cluster_server::Cluster for Handlers {
         let trace = trace::read(request.metadata()).unwrap_or_else(|| self.node.flow().new_trace());
         let forward = wants_forwarding(request.metadata());
         // Copied out of the receive buffer: the log keeps it for long.
-        let command = Bytes::copy_from_slice(&request.into_inner().command);
-        let applied = self.node.propose(command, forward, trace).await?;
+        let pb::ClientRequestRequest { command, session } = request.into_inner();
+        let command = Bytes::copy_from_slice(&command);
+        let applied = match session {
+            None => self.node.propose(command, forward, trace).await?,
+            Some(session) => {
+                let command = convert::session_command_from_pb(session, command)?;
+                self.node.propose_in_session(command, forward, trace).await?
+            }
+        };
         Ok(Response::new(pb::ClientRequestReply { output: applied.output, index: applied.index }))
+    }
+
+    async fn open_session(
+        &self,
+        request: Request<pb::OpenSessionRequest>,
+    ) -> Result<Response<pb::OpenSessionResponse>, Status> {
+        let trace = trace::read(request.metadata()).unwrap_or_else(|| self.node.flow().new_trace());
+        let id = self.node.open_session_traced(wants_forwarding(request.metadata()), trace).await?;
+        Ok(Response::new(pb::OpenSessionResponse { id }))
+    }
+
+    type ClientStreamStream = BoxStream<'static, Result<pb::ClientStreamReply, Status>>;
+
+    async fn client_stream(
+        &self,
+        request: Request<Streaming<pb::ClientStreamRequest>>,
+    ) -> Result<Response<Self::ClientStreamStream>, Status> {
+        Ok(Response::new(client_stream::answers(self.clone(), request.into_inner()).boxed()))
     }
 
     async fn status(&self, _: Request<pb::StatusRequest>) -> Result<Response<pb::StatusReply>, Status> {

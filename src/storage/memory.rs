@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{Bootstrap, Identity, Opened, Snapshots, Storage, StorageError, Store, assert_continues, expect_snapshot};
-use crate::raft::{Base, LogIndex, Recovered, Write};
+use crate::raft::{Base, LogIndex, Membership, Recovered, Write};
 use snapshots::{MemorySnapshots, Shelf};
 
 mod snapshots;
@@ -189,7 +189,7 @@ fn move_base(recovered: &mut Recovered, base: &Base) {
         None => entries.clear(),
     }
     recovered.base = base.position;
-    recovered.membership = base.membership.clone();
+    recovered.membership = Membership::clone(&base.membership);
 }
 
 /// The failure that a test asked for.

@@ -12,7 +12,6 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::{
     sync::mpsc,
@@ -25,7 +24,7 @@ use crate::{
     error::{NodeError, ProposeError},
     flow::TraceId,
     node::{Applied, NodeRef},
-    raft::{InstallSnapshotRequest, LogIndex, NodeId, Reply, Request},
+    raft::{InstallSnapshotRequest, LogIndex, NodeId, Payload, Reply, Request},
 };
 
 /// What travels.
@@ -133,7 +132,12 @@ impl Transport for InProcess {
         })
     }
 
-    fn propose(&self, to: &Link, command: Bytes, trace: TraceId) -> BoxFuture<'static, Result<Applied, ProposeError>> {
+    fn propose(
+        &self,
+        to: &Link,
+        payload: Payload,
+        trace: TraceId,
+    ) -> BoxFuture<'static, Result<Applied, ProposeError>> {
         let (network, link) = (self.clone(), to.clone());
         Box::pin(async move {
             let (from, to) = (link.from.node_id, link.to);
@@ -143,7 +147,7 @@ impl Transport for InProcess {
                 Fate::Break => return Err(ProposeError::Unavailable { node: to }),
             }
             let Ok(node) = network.find(&link) else { return Err(ProposeError::Unavailable { node: to }) };
-            let answer = node.propose(command, false, trace).await;
+            let answer = node.propose_payload(payload, false, trace).await;
             match network.fate(to, from, "Propose", true) {
                 Fate::Deliver { after } => pause(after).await,
                 Fate::Drop => return pending().await,

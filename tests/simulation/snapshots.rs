@@ -115,7 +115,7 @@ async fn a_snapshot_holds_the_membership() {
     cluster.until("the snapshot to be installed", |_| (cluster.installed(follower) > 0).then_some(())).await;
     for id in cluster.ids() {
         let snapshot = cluster.snapshot(id).expect("each has one");
-        assert_eq!(snapshot.membership, cluster.status(id).expect("it runs").membership);
+        assert_eq!(*snapshot.membership, cluster.status(id).expect("it runs").membership);
     }
 }
 

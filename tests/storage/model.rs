@@ -58,6 +58,7 @@ fn check(storage: &dyn Storage, power_loss: &dyn Fn(u64), steps: Vec<Step>) {
                 let write = Write {
                     hard_state: hard_state.map(|(current_term, voted_for)| HardState { current_term, voted_for }),
                     truncate_from: (first <= last).then_some(first),
+                    base: None,
                     entries: entries.collect(),
                 };
                 store.persist(&write).unwrap();

@@ -40,7 +40,7 @@ impl Drop for Stopping {
 
 /// Orders.
 impl Consensus {
-    pub(super) fn take_snapshot(&self, last_included: LogPosition, membership: Membership, origin: Origin) {
+    pub(super) fn take_snapshot(&self, last_included: LogPosition, membership: Arc<Membership>, origin: Origin) {
         let snapshotter = self.snapshotter.address.clone();
         let order = ApplierMessage::TakeSnapshot { last_included, membership, snapshotter };
         let _ = self.applier.send(origin, order);

@@ -104,7 +104,7 @@ impl Snapshotter {
         &mut self,
         taken: Taken,
         last_included: LogPosition,
-        membership: Membership,
+        membership: Arc<Membership>,
         context: &Context<SnapshotterMessage>,
     ) {
         if self.failed {
@@ -142,7 +142,7 @@ impl Snapshotter {
         &self,
         taken: Taken,
         last_included: LogPosition,
-        membership: Membership,
+        membership: Arc<Membership>,
     ) -> Result<SnapshotMetadata, WriteFailure> {
         let mut writer = self.told.snapshots.create().map_err(WriteFailure::Disk)?;
         let mut paced = Paced {

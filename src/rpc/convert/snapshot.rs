@@ -22,7 +22,7 @@ pub fn snapshot_from_pb(snapshot: pb::SnapshotMetadata) -> Result<SnapshotMetada
     let membership = snapshot.membership.ok_or_else(|| Malformed::new("membership", "is missing"))?;
     Ok(SnapshotMetadata {
         last_included,
-        membership: membership_from_pb(membership).map_err(|error| error.within("membership"))?,
+        membership: membership_from_pb(membership).map_err(|error| error.within("membership"))?.into(),
         size: number("size", snapshot.size)?,
         checksum: snapshot.checksum,
     })
@@ -159,7 +159,7 @@ mod tests {
         ) -> InstallSnapshotRequest {
             let snapshot = SnapshotMetadata {
                 last_included: LogPosition { term: last_term, index },
-                membership: Membership::of_voters([(1, "a:1"), (2, "b:2")]),
+                membership: Membership::of_voters([(1, "a:1"), (2, "b:2")]).into(),
                 size: before + data.len() as u64 + behind,
                 checksum,
             };
@@ -225,7 +225,7 @@ mod tests {
     fn in_order() -> pb::InstallSnapshotRequest {
         let snapshot = SnapshotMetadata {
             last_included: LogPosition { term: 2, index: 5 },
-            membership: Membership::of_voters([(1, "a:1")]),
+            membership: Membership::of_voters([(1, "a:1")]).into(),
             size: 10,
             checksum: 3,
         };

@@ -18,7 +18,7 @@ fn payload() -> impl Strategy<Value = Payload> {
     prop_oneof![
         Just(Payload::Noop),
         vec(any::<u8>(), 0..64).prop_map(|command| Payload::Command(Bytes::from(command))),
-        Just(Payload::Membership(membership())),
+        Just(Payload::Membership(membership().into())),
     ]
 }
 

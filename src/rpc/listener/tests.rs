@@ -23,6 +23,22 @@ impl pb::cluster_server::Cluster for Stuck {
         Ok(Response::new(pb::ClientRequestReply { output: request.into_inner().command, index: 1 }))
     }
 
+    async fn open_session(
+        &self,
+        _: Request<pb::OpenSessionRequest>,
+    ) -> Result<Response<pb::OpenSessionResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    type ClientStreamStream = futures_util::stream::Empty<Result<pb::ClientStreamReply, Status>>;
+
+    async fn client_stream(
+        &self,
+        _: Request<tonic::Streaming<pb::ClientStreamRequest>>,
+    ) -> Result<Response<Self::ClientStreamStream>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
     async fn status(&self, _: Request<pb::StatusRequest>) -> Result<Response<pb::StatusReply>, Status> {
         self.0.notify_one();
         std::future::pending().await

@@ -205,7 +205,7 @@ impl Pair {
     fn metadata(&self) -> SnapshotMetadata {
         SnapshotMetadata {
             last_included: LogPosition { term: 1, index: 5 },
-            membership: Membership::of_voters([(1, "a:1"), (2, "b:2")]),
+            membership: Membership::of_voters([(1, "a:1"), (2, "b:2")]).into(),
             size: self.snapshot.len() as u64,
             checksum: crc32fast::hash(&self.snapshot),
         }

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt, stream::BoxStream};
 use tokio::sync::{Notify, mpsc};
 use tonic::{Response, Status, Streaming, transport::Server};
@@ -128,6 +129,22 @@ impl pb::cluster_server::Cluster for FakePeer {
         assert!(!crate::rpc::wants_forwarding(request.metadata()), "a forwarded command is not forwarded again");
         self.mute().await;
         Ok(Response::new(pb::ClientRequestReply { output: request.into_inner().command, index: 5 }))
+    }
+
+    async fn open_session(
+        &self,
+        _: tonic::Request<pb::OpenSessionRequest>,
+    ) -> Result<Response<pb::OpenSessionResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    type ClientStreamStream = futures_util::stream::Empty<Result<pb::ClientStreamReply, Status>>;
+
+    async fn client_stream(
+        &self,
+        _: tonic::Request<tonic::Streaming<pb::ClientStreamRequest>>,
+    ) -> Result<Response<Self::ClientStreamStream>, Status> {
+        Err(Status::unimplemented(""))
     }
 
     async fn status(&self, _: tonic::Request<pb::StatusRequest>) -> Result<Response<pb::StatusReply>, Status> {
@@ -435,7 +452,7 @@ async fn forwarded_commands_share_one_connection() {
     let (transport, link) = (Grpc::new(), link(&peer.address, |_| {}));
     for byte in 0..10 {
         let command = Bytes::from(vec![byte]);
-        let applied = transport.propose(&link, command.clone(), 1).await;
+        let applied = transport.propose(&link, Payload::Command(command.clone()), 1).await;
         assert_eq!(applied, Ok(Applied { output: command, index: 5 }));
     }
     assert_eq!(peer.peer.connections.load(Ordering::Relaxed), 1);
@@ -447,7 +464,7 @@ async fn forwarded_commands_share_one_connection() {
 async fn a_forwarded_command_is_not_applied_if_it_was_never_sent_and_unknown_after_that() {
     let peer = start(Behaviour { mute: true, ..GOOD }).await;
     let (transport, link) = (Grpc::new(), link(&peer.address, |_| {}));
-    let mut proposal = transport.propose(&link, Bytes::from_static(b"x"), 1);
+    let mut proposal = transport.propose(&link, Payload::Command(Bytes::from_static(b"x")), 1);
     tokio::select! {
         biased;
         _ = &mut proposal => panic!("a mute peer answers nothing"),
@@ -456,7 +473,7 @@ async fn a_forwarded_command_is_not_applied_if_it_was_never_sent_and_unknown_aft
     drop(peer);
     assert!(matches!(proposal.await, Err(ProposeError::Unknown { .. })));
 
-    let refused = transport.propose(&link, Bytes::from_static(b"x"), 1).await;
+    let refused = transport.propose(&link, Payload::Command(Bytes::from_static(b"x")), 1).await;
     assert_eq!(refused, Err(ProposeError::Unavailable { node: 2 }));
 }
 
@@ -464,7 +481,7 @@ async fn a_forwarded_command_is_not_applied_if_it_was_never_sent_and_unknown_aft
 async fn a_forwarded_command_without_an_answer_is_unknown() {
     let peer = start(Behaviour { mute: true, ..GOOD }).await;
     let transport = Grpc::new();
-    *transport.0.deadlines.lock().expect("no panic") = Deadlines { request: Duration::from_millis(50), ..PATIENT };
-    let late = transport.propose(&link(&peer.address, |_| {}), Bytes::from_static(b"x"), 1).await;
+    *transport.0.deadlines.lock().expect("no panic") = Deadlines { vote: PATIENCE, request: Duration::from_millis(50) };
+    let late = transport.propose(&link(&peer.address, |_| {}), Payload::Command(Bytes::from_static(b"x")), 1).await;
     assert!(matches!(late, Err(ProposeError::Unknown { .. })), "{late:?}");
 }

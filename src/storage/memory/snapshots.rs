@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Cursor, Read, Write},
-    sync::MutexGuard,
+    sync::{Arc, MutexGuard},
 };
 
 use bytes::Bytes;
@@ -10,7 +10,7 @@ use bytes::Bytes;
 use super::{Disk, MemoryStorage, asked_for, path};
 use crate::{
     raft::{LogPosition, Membership, SnapshotMetadata},
-    storage::{Received, SnapshotWriter, Snapshots, StorageError},
+    storage::{Received, SnapshotWriter, Snapshots, StorageError, to_io},
 };
 
 /// What there is of snapshots.
@@ -145,7 +145,7 @@ impl MemoryWriter {
 
 impl Write for MemoryWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        drop(self.expect_writable().map_err(io::Error::other)?);
+        drop(self.expect_writable().map_err(to_io)?);
         self.bytes.extend_from_slice(bytes);
         Ok(bytes.len())
     }
@@ -159,7 +159,7 @@ impl SnapshotWriter for MemoryWriter {
     fn finish(
         mut self: Box<Self>,
         last_included: LogPosition,
-        membership: Membership,
+        membership: Arc<Membership>,
     ) -> Result<SnapshotMetadata, StorageError> {
         let bytes = Bytes::from(std::mem::take(&mut self.bytes));
         let (size, checksum) = (bytes.len() as u64, crc32fast::hash(&bytes));

@@ -362,16 +362,6 @@ fn failed(path: &Path, call: &'static str, error: &io::Error) -> StorageError {
     }
 }
 
-/// For those who read and write.
-fn to_io(error: StorageError) -> io::Error {
-    let kind = match error {
-        StorageError::Corrupt { .. } => io::ErrorKind::InvalidData,
-        StorageError::Full { .. } => io::ErrorKind::StorageFull,
-        _ => io::ErrorKind::Other,
-    };
-    io::Error::new(kind, error)
-}
-
 /// A panic elsewhere leaves what is locked here as it was between two steps.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())

@@ -11,7 +11,7 @@
 use prost::Message;
 
 use crate::{
-    raft::{LogPosition, SnapshotMetadata},
+    raft::{LogPosition, Membership, SnapshotMetadata},
     storage::sqlite::record::StoredMembership,
 };
 
@@ -152,7 +152,7 @@ impl From<&SnapshotMetadata> for StoredSnapshot {
         StoredSnapshot {
             last_included_index: snapshot.last_included.index,
             last_included_term: snapshot.last_included.term,
-            membership: Some((&snapshot.membership).into()),
+            membership: Some((&*snapshot.membership).into()),
             size: snapshot.size,
             checksum: snapshot.checksum,
         }
@@ -163,7 +163,7 @@ impl From<StoredSnapshot> for SnapshotMetadata {
     fn from(stored: StoredSnapshot) -> Self {
         SnapshotMetadata {
             last_included: LogPosition { index: stored.last_included_index, term: stored.last_included_term },
-            membership: stored.membership.unwrap_or_default().into(),
+            membership: Membership::from(stored.membership.unwrap_or_default()).into(),
             size: stored.size,
             checksum: stored.checksum,
         }
@@ -173,11 +173,10 @@ impl From<StoredSnapshot> for SnapshotMetadata {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::raft::Membership;
 
     fn snapshot() -> SnapshotMetadata {
         let last_included = LogPosition { index: 7, term: 2 };
-        SnapshotMetadata { last_included, membership: Membership::of_voters([(1, "a:1")]), size: 3, checksum: 9 }
+        SnapshotMetadata { last_included, membership: Membership::of_voters([(1, "a:1")]).into(), size: 3, checksum: 9 }
     }
 
     #[test]

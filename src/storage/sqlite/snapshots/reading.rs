@@ -14,6 +14,7 @@ use crate::{
     storage::{
         StorageError,
         sqlite::{failure::corrupt, files::File},
+        to_io,
     },
 };
 
@@ -170,10 +171,10 @@ impl Reading {
 impl Read for Reading {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if let Some(damage) = &self.damage {
-            return Err(super::to_io(damage.clone()));
+            return Err(to_io(damage.clone()));
         }
         if self.passed_on == self.blocks.bytes().len() && self.blocks.place < self.snapshot.size {
-            self.next_block().map_err(|error| super::to_io(self.damage.insert(error).clone()))?;
+            self.next_block().map_err(|error| to_io(self.damage.insert(error).clone()))?;
         }
         let rest = &self.blocks.bytes()[self.passed_on..];
         let length = rest.len().min(buffer.len());

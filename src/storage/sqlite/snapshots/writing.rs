@@ -1,11 +1,14 @@
 //! A snapshot of the node's own state, on its way to the disk.
 
-use std::io::{self, Write};
+use std::{
+    io::{self, Write},
+    sync::Arc,
+};
 
-use super::{Shelf, WRITING, appending::Appending, to_io};
+use super::{Shelf, WRITING, appending::Appending};
 use crate::{
     raft::{LogPosition, Membership, SnapshotMetadata},
-    storage::{SnapshotWriter, StorageError},
+    storage::{SnapshotWriter, StorageError, to_io},
 };
 
 const CALL: &str = "snapshot";
@@ -76,7 +79,7 @@ impl SnapshotWriter for Writing {
     fn finish(
         mut self: Box<Self>,
         last_included: LogPosition,
-        membership: Membership,
+        membership: Arc<Membership>,
     ) -> Result<SnapshotMetadata, StorageError> {
         let end = |file: &mut Appending| {
             file.end_block()?;

@@ -1,0 +1,81 @@
+//! What clients want in the log: let in, given a number under which their ports wait, and handed to the core.
+
+use super::{Call, Consensus};
+use crate::{
+    error::ProposeError,
+    flow::Context,
+    node::{admission::Denied, messages::ConsensusMessage, ports::ProposePort, sessions},
+    raft::{CallId, Payload, SessionCommand},
+};
+
+impl Consensus {
+    pub(super) fn propose(&mut self, payload: Payload, port: ProposePort, context: &mut Context<ConsensusMessage>) {
+        // A command alone, or the opening of a session; sessions' commands come by `propose_in_session`.
+        let size = if let Payload::Command(command) = &payload { command.len() } else { 0 };
+        if let Some(call) = self.accept(size, port) {
+            self.propose_all([(call, payload)], context);
+        }
+    }
+
+    /// All in one step of the core, so that they go to the disk and to the peers together.
+    pub(super) fn propose_in_session(
+        &mut self,
+        commands: Vec<(SessionCommand, ProposePort)>,
+        context: &mut Context<ConsensusMessage>,
+    ) {
+        let mut proposals = Vec::with_capacity(commands.len());
+        for (command, port) in commands {
+            if let Err(refused) = sessions::check(&command) {
+                port.answer(Err(refused));
+                continue;
+            }
+            if let Some(call) = self.accept(command.command.len(), port) {
+                proposals.push((call, Payload::SessionCommand(command)));
+            }
+        }
+        self.propose_all(proposals, context);
+    }
+
+    fn propose_all(
+        &mut self,
+        proposals: impl IntoIterator<Item = (CallId, Payload)>,
+        context: &mut Context<ConsensusMessage>,
+    ) {
+        let last_index = self.raft.last_index();
+        let mut effects = std::mem::take(&mut self.effects);
+        self.raft.propose_all(self.shared.clock.now(), proposals, &mut effects);
+        if self.raft.last_index() > last_index {
+            // Those that came together have one trace, and the first of them carries it.
+            self.traces.set(last_index + 1, context.trace());
+        }
+        self.carry_out(effects.drain(..), context);
+        self.effects = effects;
+    }
+
+    /// Where the answer to a command of this size waits; `None`: it has its answer, or nobody waits for it.
+    fn accept(&mut self, size: usize, mut port: ProposePort) -> Option<CallId> {
+        if port.abandoned() {
+            // Its caller was told that nobody knows. Now it is not applied, which is one of the two.
+            return None;
+        }
+        let (node, limit) = (self.shared.id(), self.shared.config.max_entry_bytes);
+        if size > limit {
+            port.answer(Err(ProposeError::TooLarge { size, limit }));
+            return None;
+        }
+        if port.needs_permit() {
+            match self.shared.admission.admit(size) {
+                Ok(permit) => port.permit(permit),
+                Err(denied) => {
+                    port.answer(Err(match denied {
+                        Denied::Closed => ProposeError::Unavailable { node },
+                        Denied::Busy(limit) => self.shared.busy(limit),
+                    }));
+                    return None;
+                }
+            }
+        }
+        port.take(node);
+        Some(self.wait(Call::Propose(port)))
+    }
+}
