@@ -18,9 +18,9 @@ use crate::{
 use addresses::{address, check_routable};
 
 mod addresses;
-mod restore;
+mod snapshots;
 
-pub use restore::RestoreSettings;
+pub use snapshots::RestoreSettings;
 
 /// Every key of the TOML file. In the environment it is RAFTKV_ and the key in capitals.
 const KEYS: [&str; 20] = [
@@ -211,22 +211,6 @@ impl Settings {
         self.set_snapshots(&mut config)?;
         config.validate().map_err(|error| self.with_its_source(error))?;
         Ok(config)
-    }
-
-    fn set_snapshots(&self, config: &mut Config) -> Result<(), Failure> {
-        if let Some(setting) = self.get("snapshot_threshold") {
-            config.snapshot_threshold = setting.number()?;
-        }
-        if let Some(setting) = self.get("snapshot_trailing") {
-            config.snapshot_trailing = setting.number()?;
-        }
-        if let Some(setting) = self.get("snapshot_chunk_bytes") {
-            config.snapshot_chunk_bytes = setting.number()?;
-        }
-        if let Some(setting) = self.get("snapshot_bytes_per_second") {
-            config.snapshot_bytes_per_second = setting.number()?;
-        }
-        Ok(())
     }
 
     /// The library names its own field; the user wants to know which of the settings that was, and where it came from.

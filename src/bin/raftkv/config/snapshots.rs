@@ -1,8 +1,9 @@
-//! What `snapshot restore` needs: who the node will be, as `serve` is told it.
+//! What is set about snapshots: how `serve` takes and sends them, and what `snapshot restore` needs: who the node will be,
+//! as `serve` is told it.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use ractor_raft::raft::NodeId;
+use ractor_raft::{config::Config, raft::NodeId};
 
 use super::{Setting, Settings, addresses::check_routable, not_in_the_cluster};
 use crate::error::Failure;
@@ -21,6 +22,23 @@ pub struct RestoreSettings {
 }
 
 impl Settings {
+    /// What `serve` was told.
+    pub(super) fn set_snapshots(&self, config: &mut Config) -> Result<(), Failure> {
+        if let Some(setting) = self.get("snapshot_threshold") {
+            config.snapshot_threshold = setting.number()?;
+        }
+        if let Some(setting) = self.get("snapshot_trailing") {
+            config.snapshot_trailing = setting.number()?;
+        }
+        if let Some(setting) = self.get("snapshot_chunk_bytes") {
+            config.snapshot_chunk_bytes = setting.number()?;
+        }
+        if let Some(setting) = self.get("snapshot_bytes_per_second") {
+            config.snapshot_bytes_per_second = setting.number()?;
+        }
+        Ok(())
+    }
+
     /// What `snapshot restore` needs.
     pub fn restore(&self) -> Result<RestoreSettings, Failure> {
         let id: NodeId = self.required("id", "this node's number in --cluster, from 1 on")?.number()?;
