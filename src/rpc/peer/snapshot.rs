@@ -10,7 +10,9 @@
 //! it is the links' queues that are shared, and `snapshot_bytes_per_second` bounds that.
 //!
 //! The timeout is by progress: it begins anew with each chunk that the connection takes, and stands still while this
-//! side itself makes the peer wait (a disk, the throttle). A link that carries a chunk in that time may take for ever.
+//! side itself makes the peer wait (a disk, the throttle). A link that carries a chunk in that time may take for ever. On a
+//! slower one the connection is given up now and then (at the latest when all is on its way and the answer is waited for),
+//! and the next one goes on with what is missing.
 
 use std::{pin::pin, sync::Arc};
 
