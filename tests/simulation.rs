@@ -15,5 +15,7 @@ mod elections;
 mod log;
 #[path = "simulation/random.rs"]
 mod random;
+#[path = "simulation/sessions.rs"]
+mod sessions;
 #[path = "simulation/support.rs"]
 mod support;

@@ -7,8 +7,8 @@ use std::{
 
 use ractor_raft::{
     error::ProposeError,
-    raft::{NodeId, Write},
-    storage::{Bootstrap, MemoryStorage, Opened, Storage, StorageError, Store},
+    raft::{LogIndex, NodeId, Write},
+    storage::{Bootstrap, MemoryStorage, Opened, Snapshots, Storage, StorageError, Store},
     testing::{Cluster, Ledger, Line},
 };
 
