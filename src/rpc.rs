@@ -18,14 +18,14 @@ pub mod limits;
 mod listener;
 mod peer;
 pub mod reason;
-pub mod session;
 mod server;
+pub mod session;
 pub mod trace;
 
 pub use client::ClusterClient;
 pub use peer::Grpc;
-pub use session::SessionClient;
 pub use server::wants_forwarding;
+pub use session::SessionClient;
 
 /// The generated code of `proto/raft/v1`.
 #[allow(missing_docs, reason = "generated")]

@@ -202,7 +202,8 @@ async fn answers_that_get_lost_are_answered_again_and_nothing_counts_twice() {
 #[tokio::test]
 async fn a_command_that_never_left_is_not_called_unknown() {
     let nobody = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address");
-    let client = SessionClient::connect([nobody.to_string()]).expect("an address").with_timeout(Duration::from_millis(200));
+    let client =
+        SessionClient::connect([nobody.to_string()]).expect("an address").with_timeout(Duration::from_millis(200));
     let refused = timeout(PATIENCE, client.propose(line("x"))).await.expect("in time").expect_err("nobody is there");
     assert!(!refused.may_have_been_applied(), "{refused}");
     assert!(SessionClient::connect(["not an address"]).is_err());
@@ -235,7 +236,8 @@ async fn the_calls_beneath_say_what_they_mean() {
     let answer = stream_once(&cluster.members[leader].1, session, 1).await;
     assert_eq!((answer.index, answer.output, answer.failure), (first.index, first.output, None));
 
-    let mut stream = pb::cluster_client::ClusterClient::new(channel::lazy(&cluster.members[leader].1).expect("an address"));
+    let mut stream =
+        pb::cluster_client::ClusterClient::new(channel::lazy(&cluster.members[leader].1).expect("an address"));
     let two = [message(session, 2), message(session + 1, 3)];
     let mut replies = stream.client_stream(tokio_stream::iter(two)).await.expect("it is opened").into_inner();
     let refused = loop {

@@ -39,7 +39,12 @@ impl Shared {
     /// Asks again only after an answer that says "not applied", and only for as long as an election takes: a write
     /// that comes between two leaders need not fail. What may be in the log twice is asked again, and until the end, also
     /// after an answer that says "unknown".
-    pub(crate) async fn propose(&self, payload: Payload, forward: bool, trace: TraceId) -> Result<Applied, ProposeError> {
+    pub(crate) async fn propose(
+        &self,
+        payload: Payload,
+        forward: bool,
+        trace: TraceId,
+    ) -> Result<Applied, ProposeError> {
         let began = Instant::now();
         let deadline = began + self.config.request_timeout;
         let mut pause = FIRST_PAUSE;

@@ -23,7 +23,10 @@ use ractor::{ActorCell, ActorProcessingErr};
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use tokio::sync::oneshot;
 
-use self::couriers::{start_replicator, start_timer};
+use self::{
+    couriers::{start_replicator, start_timer},
+    proposals::Gathered,
+};
 use crate::{
     error::ReadError,
     flow::{self, Actor, Context, Sender, TraceId},
@@ -72,6 +75,8 @@ pub(crate) struct Consensus {
     gauges: BTreeMap<NodeId, Arc<PeerGauge>>,
     /// Empty between two steps; kept for its room.
     effects: Vec<Effect>,
+    /// Empty between two messages; kept for its room.
+    gathered: Gathered,
     /// The membership changed: the replicators must follow.
     peers_changed: bool,
 }
@@ -113,6 +118,7 @@ impl Actor for Consensus {
             replicators: BTreeMap::new(),
             gauges: BTreeMap::new(),
             effects: Vec::new(),
+            gathered: Gathered::default(),
             peers_changed: false,
         };
         let myself = context.myself();
@@ -133,6 +139,7 @@ impl Actor for Consensus {
             ConsensusMessage::CallsWaiting => self.take_calls(context),
             other => self.hear(other, context),
         }
+        self.propose_gathered(context);
         if self.peers_changed {
             self.follow_membership(context).await?;
         }
@@ -185,7 +192,7 @@ impl Consensus {
         match message {
             ConsensusMessage::Propose { command, port } => self.propose(Payload::Command(command), port, context),
             ConsensusMessage::OpenSession { port } => self.propose(Payload::OpenSession, port, context),
-            ConsensusMessage::ProposeInSession { commands } => self.propose_in_session(commands, context),
+            ConsensusMessage::ProposeInSession { commands } => self.gather(commands, context),
             ConsensusMessage::Read { port } => self.read(port, context),
             ConsensusMessage::Request { from, request, traces, port } => {
                 self.request(from, request, traces, port, context);

@@ -248,7 +248,8 @@ impl<M: StateMachine> Node<M> {
     /// [`ProposeError`] says whether the command may have been applied all the same.
     pub async fn propose(&self, command: M::Command) -> Result<M::Output, ProposeError> {
         let shared = &self.0.0;
-        let applied = shared.propose(Payload::Command(command.encode_to_vec().into()), true, shared.flow.new_trace()).await?;
+        let applied =
+            shared.propose(Payload::Command(command.encode_to_vec().into()), true, shared.flow.new_trace()).await?;
         M::Output::decode(applied.output).map_err(|error| {
             let reason = format!("applied at {}, but its result cannot be read here: {error}", applied.index);
             ProposeError::Unknown { reason }

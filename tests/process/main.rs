@@ -16,6 +16,7 @@ mod load;
 mod overload;
 mod requests;
 mod server;
+mod sessions;
 mod shim;
 mod shutdown;
 mod valve;

@@ -118,7 +118,10 @@ async fn malformed_requests_are_refused_by_field_and_the_server_goes_on() {
     assert_eq!(cluster.leader().await.term, leader.term);
     let revision = client::put(address, "key", "value").await.expect("it goes on");
     let command = prost::Message::encode_to_vec(&Command::put("key", "another")).into();
-    let reply = cluster_client.client_request(ClientRequestRequest { command, session: None }).await.expect("this is a command");
+    let reply = cluster_client
+        .client_request(ClientRequestRequest { command, session: None })
+        .await
+        .expect("this is a command");
     assert!(reply.into_inner().index > revision);
     cluster.agree().await;
 }

@@ -270,7 +270,9 @@ fn lost(endpoint: &str, kind: Kind, cause: String) -> Verdict {
         "read the key before you write again; compare-and-swap (raftkv cas) makes a repeated write safe",
     );
     match kind {
-        Kind::InSession => Verdict::TryAgain(Refusal { cause, in_doubt: true, told: Some(failure), ..Refusal::default() }),
+        Kind::InSession => {
+            Verdict::TryAgain(Refusal { cause, in_doubt: true, told: Some(failure), ..Refusal::default() })
+        }
         _ => Verdict::Final(failure),
     }
 }

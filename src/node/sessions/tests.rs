@@ -9,7 +9,12 @@ const SMALL: Limits = Limits { sessions: 3, replies: 4, reply_bytes: 400, all_re
 enum Operation {
     Open,
     /// Of one of the last sessions opened, counted back.
-    Command { session: usize, sequence: u64, first_unanswered: u64, output: usize },
+    Command {
+        session: usize,
+        sequence: u64,
+        first_unanswered: u64,
+        output: usize,
+    },
     /// So many entries about something else.
     Others(u64),
     /// The node starts again from a snapshot.
@@ -17,9 +22,10 @@ enum Operation {
 }
 
 fn operations() -> impl Strategy<Value = Vec<Operation>> {
-    let command = (0..5usize, 1..14u64, 0..10u64, 0..150usize).prop_map(|(session, sequence, first_unanswered, output)| {
-        Operation::Command { session, sequence, first_unanswered, output }
-    });
+    let command =
+        (0..5usize, 1..14u64, 0..10u64, 0..150usize).prop_map(|(session, sequence, first_unanswered, output)| {
+            Operation::Command { session, sequence, first_unanswered, output }
+        });
     let operation = prop_oneof![
         2 => Just(Operation::Open),
         16 => command,
