@@ -193,7 +193,7 @@ impl Consensus {
             ConsensusMessage::Propose { command, port } => self.propose(Payload::Command(command), port, context),
             ConsensusMessage::OpenSession { port } => self.propose(Payload::OpenSession, port, context),
             ConsensusMessage::ProposeInSession { commands } => self.gather(commands, context),
-            ConsensusMessage::Read { port } => self.read(port, context),
+            ConsensusMessage::Read { lease, port } => self.read(lease, port, context),
             ConsensusMessage::Request { from, request, traces, port } => {
                 self.request(from, request, traces, port, context);
             }
@@ -241,7 +241,7 @@ impl Consensus {
         }
     }
 
-    fn read(&mut self, mut port: ReadPort, context: &mut Context<ConsensusMessage>) {
+    fn read(&mut self, lease: bool, mut port: ReadPort, context: &mut Context<ConsensusMessage>) {
         if port.abandoned() {
             return;
         }
@@ -255,7 +255,7 @@ impl Consensus {
         }
         port.take(node);
         let call = self.wait(Call::Read(port));
-        self.step(Input::Read { call, lease: false }, context);
+        self.step(Input::Read { call, lease }, context);
     }
 
     fn request(
@@ -285,6 +285,8 @@ impl Consensus {
     fn step(&mut self, input: Input, context: &mut Context<ConsensusMessage>) {
         let mut effects = std::mem::take(&mut self.effects);
         self.raft.step(self.shared.clock.now(), input, &mut effects);
+        // A lease that was dropped is known to be before the one who may take over is told.
+        self.shared.progress.set_lease(self.raft.lease_until());
         self.carry_out(effects.drain(..), context);
         self.effects = effects;
     }

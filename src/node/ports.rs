@@ -7,15 +7,15 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     error::{ProposeError, ReadError},
-    node::{Applied, admission::Permit},
-    raft::{LogIndex, NodeId},
+    node::{Applied, ReadPoint, admission::Permit},
+    raft::NodeId,
 };
 
 /// Answers a proposal. `Unknown` if it is dropped after consensus took the command, `Unavailable` if before.
 pub type ProposePort = Port<Result<Applied, ProposeError>>;
 
-/// Answers a read with the index that it must see. `Unavailable` if it is dropped.
-pub type ReadPort = Port<Result<LogIndex, ReadError>>;
+/// Answers a read with what it must see. `Unavailable` if it is dropped.
+pub type ReadPort = Port<Result<ReadPoint, ReadError>>;
 
 /// An answer that can be given by a port that nobody answered through.
 pub trait Answer: Send + 'static {
@@ -134,7 +134,7 @@ impl Answer for Result<Applied, ProposeError> {
     }
 }
 
-impl Answer for Result<LogIndex, ReadError> {
+impl Answer for Result<ReadPoint, ReadError> {
     fn lost(node: NodeId, _: bool) -> Self {
         Err(ReadError::Unavailable { node })
     }

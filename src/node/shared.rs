@@ -8,7 +8,7 @@ use std::{
         Arc, OnceLock, PoisonError, RwLock,
         atomic::{
             AtomicBool, AtomicU64,
-            Ordering::{Acquire, Relaxed},
+            Ordering::{Acquire, Relaxed, SeqCst},
         },
     },
     time::Duration,
@@ -26,6 +26,7 @@ use crate::{
     node::{
         PeerStatus, Status,
         admission::{Admission, Intake},
+        applied::AppliedWaiters,
         messages::{ApplierMessage, ConsensusMessage, NodeMessage},
     },
     raft::{Address, Membership, NodeId, Role, Term, majority},
@@ -55,6 +56,8 @@ pub(crate) struct Shared {
     /// Told when a leader becomes known. It wakes in the order of asking, where `standing` itself wakes in a random one.
     pub leader_known: Notify,
     pub progress: Progress,
+    /// Who waits for the applier.
+    pub applied_waiters: AppliedWaiters,
     /// Restarts of actors, of all kinds.
     pub restarts: AtomicU64,
     /// Why the disk failed, once it has. Written by the log store before it says so.
@@ -92,6 +95,8 @@ pub(crate) struct Progress {
     pub commit_index: AtomicU64,
     pub applied_index: AtomicU64,
     pub last_index: AtomicU64,
+    /// Until when the leader's lease lasts, in nanoseconds of the node's clock; 0: there is none.
+    pub lease_until: AtomicU64,
     /// Over all lives of the log store.
     pub log_writes: AtomicU64,
     /// The members' progress as the leader knows it, each with whether it answered lately. Rebuilt with the membership.
@@ -153,9 +158,14 @@ impl Standing {
 impl Progress {
     /// Before the keepers start anew.
     pub(crate) fn reset(&self) {
-        for index in [&self.commit_index, &self.applied_index, &self.last_index] {
+        for index in [&self.commit_index, &self.applied_index, &self.last_index, &self.lease_until] {
             index.store(0, Relaxed);
         }
+    }
+
+    pub(crate) fn set_lease(&self, until: Option<Duration>) {
+        // Sequentially consistent with its reader: it is dropped before anyone is told to take over.
+        self.lease_until.store(until.map_or(0, |until| until.as_nanos() as u64), SeqCst);
     }
 
     /// The members may have changed: one gauge for each.
@@ -197,6 +207,12 @@ impl Shared {
             // Perhaps the next one has just become known, and was announced to before this call was in the queue.
             fallen = actor;
         }
+    }
+
+    /// Whether a lease that was given until then still holds: its time is not over, and it was not dropped since.
+    pub(crate) fn lease_holds(&self, until: Duration) -> bool {
+        let (now, until) = (self.clock.now().as_nanos() as u64, until.as_nanos() as u64);
+        now < until && now < self.progress.lease_until.load(SeqCst)
     }
 
     /// A link to a peer, with its address as set or as in the membership. `None`: no such peer.
