@@ -15,6 +15,8 @@ mod elections;
 mod log;
 #[path = "simulation/random.rs"]
 mod random;
+#[path = "simulation/sessions.rs"]
+mod sessions;
 #[path = "simulation/snapshot_faults.rs"]
 mod snapshot_faults;
 #[path = "simulation/snapshots.rs"]

@@ -256,15 +256,6 @@ impl Shared {
     }
 }
 
-/// What became of a query.
-enum Answer<R, F> {
-    /// Its result, and of which index the state was.
-    Of(R, LogIndex),
-    Panicked(Box<dyn Any + Send>),
-    /// It was not asked: the lease that it came under is over.
-    TooLate(F),
-}
-
 /// The tries to get one payload into the log.
 struct Tries {
     /// It may be in the log twice: a session tells the second from the first, and a second session does no harm.
@@ -307,6 +298,15 @@ fn command_of(payload: &Payload) -> &[u8] {
         Payload::SessionCommand(call) => &call.command,
         Payload::Noop | Payload::OpenSession | Payload::Membership(_) => &[],
     }
+}
+
+/// What became of a query.
+enum Answer<R, F> {
+    /// Its result, and of which index the state was.
+    Of(R, LogIndex),
+    Panicked(Box<dyn Any + Send>),
+    /// It was not asked: the lease that it came under is over.
+    TooLate(F),
 }
 
 struct TypedQuery<M, R, F> {

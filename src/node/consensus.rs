@@ -28,6 +28,7 @@ use tokio::sync::oneshot;
 
 use self::{
     couriers::{start_replicator, start_snapshotter, start_timer},
+    proposals::Gathered,
     snapshots::Stopping,
     snapshotter::SnapshotterArguments,
 };
@@ -90,6 +91,8 @@ pub(crate) struct Consensus {
     gauges: BTreeMap<NodeId, Arc<PeerGauge>>,
     /// Empty between two steps; kept for its room.
     effects: Vec<Effect>,
+    /// Empty between two messages; kept for its room.
+    gathered: Gathered,
     /// The membership changed: the replicators must follow.
     peers_changed: bool,
 }
@@ -148,6 +151,7 @@ impl Actor for Consensus {
             received: None,
             gauges: BTreeMap::new(),
             effects: Vec::new(),
+            gathered: Gathered::default(),
             peers_changed: false,
         };
         let myself = context.myself();
@@ -168,6 +172,7 @@ impl Actor for Consensus {
             ConsensusMessage::CallsWaiting => self.take_calls(context),
             other => self.hear(other, context),
         }
+        self.propose_gathered(context);
         if self.peers_changed {
             self.follow_membership(context).await?;
         }
@@ -227,7 +232,7 @@ impl Consensus {
         match message {
             ConsensusMessage::Propose { command, port } => self.propose(Payload::Command(command), port, context),
             ConsensusMessage::OpenSession { port } => self.propose(Payload::OpenSession, port, context),
-            ConsensusMessage::ProposeInSession { commands } => self.propose_in_session(commands, context),
+            ConsensusMessage::ProposeInSession { commands } => self.gather(commands, context),
             ConsensusMessage::Read { lease, port } => self.read(lease, port, context),
             ConsensusMessage::Request { from, request, traces, port } => {
                 self.request(from, request, traces, port, context);

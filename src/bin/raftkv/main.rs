@@ -7,6 +7,7 @@
 //! | `client` | one call over several endpoints: hints followed, retried only what is certainly not applied |
 //! | `commands` | put, get, del, cas, scan |
 //! | `snapshot` | snapshots taken, saved and restored |
+//! | `watch` | the changes of a prefix, until Ctrl-C |
 //! | `status` | one line for each node of the cluster |
 //! | `serve` | one node, until a signal or a failure |
 //! | `demo` | a whole cluster in this process, and a tour that checks what it shows |
@@ -23,6 +24,7 @@ mod output;
 mod serve;
 mod snapshot;
 mod status;
+mod watch;
 
 use std::{
     io::{IsTerminal, Write},
@@ -66,6 +68,9 @@ fn run(args: Args) -> Result<u8, Failure> {
             Command::Demo(demo) => demo::run(demo).await,
             Command::Status => status::run(&settings.client()?, Output::to_stdout(&settings)?).await,
             Command::Snapshot(command) => snapshot::run(command, &settings, Output::to_stdout(&settings)?).await,
+            Command::Watch { prefix, from } => {
+                watch::run(prefix, from, &settings.client()?, Output::to_stdout(&settings)?).await
+            }
             command => commands::run(command, &settings.client()?, Output::to_stdout(&settings)?).await,
         }
     })

@@ -3,50 +3,71 @@
 use super::{Call, Consensus};
 use crate::{
     error::ProposeError,
-    flow::Context,
+    flow::{Context, TraceId},
     node::{admission::Denied, messages::ConsensusMessage, ports::ProposePort, sessions},
     raft::{CallId, Payload, SessionCommand},
 };
 
+/// Commands of sessions, and the traces of those places among them that have one.
+#[derive(Default)]
+pub(super) struct Gathered {
+    proposals: Vec<(CallId, Payload)>,
+    traces: Vec<(u64, TraceId)>,
+}
+
 impl Consensus {
     pub(super) fn propose(&mut self, payload: Payload, port: ProposePort, context: &mut Context<ConsensusMessage>) {
-        // A command alone, or the opening of a session; sessions' commands come by `propose_in_session`.
+        // A command alone, or the opening of a session; sessions' commands come by `gather`.
         let size = if let Payload::Command(command) = &payload { command.len() } else { 0 };
         if let Some(call) = self.accept(size, port) {
-            self.propose_all([(call, payload)], context);
+            self.propose_all([(call, payload)], [(0, context.trace())], context);
         }
     }
 
-    /// All in one step of the core, so that they go to the disk and to the peers together.
-    pub(super) fn propose_in_session(
+    /// Keeps them for [`propose_gathered`](Self::propose_gathered).
+    pub(super) fn gather(
         &mut self,
         commands: Vec<(SessionCommand, ProposePort)>,
         context: &mut Context<ConsensusMessage>,
     ) {
-        let mut proposals = Vec::with_capacity(commands.len());
+        // Those that came together have one trace, and the first of them carries it.
+        self.gathered.traces.push((self.gathered.proposals.len() as u64, context.trace()));
         for (command, port) in commands {
             if let Err(refused) = sessions::check(&command) {
                 port.answer(Err(refused));
                 continue;
             }
             if let Some(call) = self.accept(command.command.len(), port) {
-                proposals.push((call, Payload::SessionCommand(command)));
+                self.gathered.proposals.push((call, Payload::SessionCommand(command)));
             }
         }
-        self.propose_all(proposals, context);
+    }
+
+    /// Hands what was gathered from all streams to the core in one step, so that it goes to the disk and to the peers
+    /// together.
+    pub(super) fn propose_gathered(&mut self, context: &mut Context<ConsensusMessage>) {
+        if self.gathered.proposals.is_empty() {
+            return self.gathered.traces.clear();
+        }
+        let Gathered { mut proposals, mut traces } = std::mem::take(&mut self.gathered);
+        self.propose_all(proposals.drain(..), traces.drain(..), context);
+        self.gathered = Gathered { proposals, traces };
     }
 
     fn propose_all(
         &mut self,
         proposals: impl IntoIterator<Item = (CallId, Payload)>,
+        traces: impl IntoIterator<Item = (u64, TraceId)>,
         context: &mut Context<ConsensusMessage>,
     ) {
         let last_index = self.raft.last_index();
         let mut effects = std::mem::take(&mut self.effects);
         self.raft.propose_all(self.shared.clock.now(), proposals, &mut effects);
-        if self.raft.last_index() > last_index {
-            // Those that came together have one trace, and the first of them carries it.
-            self.traces.set(last_index + 1, context.trace());
+        // A server that does not lead has taken none of them in, and one that leads all of them.
+        for (place, trace) in traces {
+            if last_index + place < self.raft.last_index() {
+                self.traces.set(last_index + 1 + place, trace);
+            }
         }
         self.carry_out(effects.drain(..), context);
         self.effects = effects;

@@ -82,7 +82,7 @@ impl Driver {
         loop {
             if self.pending.is_empty() {
                 let Some(command) = self.queue.recv().await else { return };
-                self.pending.add(command);
+                if self.session == 0 { self.pending.put_off(command) } else { self.pending.add(command) }
             }
             let address = self.hint.take().unwrap_or_else(|| self.endpoints[self.turn].clone());
             match self.serve(&address).await {

@@ -17,7 +17,7 @@ pub(super) struct Pending {
     commands: BTreeMap<u64, Unanswered>,
     last_sequence: u64,
     bytes: usize,
-    /// Refused because the session is gone, and certainly not applied: for the next session.
+    /// Without a session: none was open yet, or the last one is gone and they are certainly not applied.
     homeless: Vec<Command>,
 }
 
@@ -66,7 +66,12 @@ impl Pending {
         self.commands.insert(self.last_sequence, Unanswered { command, sent: false, in_doubt: false, refused: None });
     }
 
-    /// A new session: numbers begin at 1 again, and those that the last one refused come first.
+    /// Keeps a command for the session that is to be opened.
+    pub(super) fn put_off(&mut self, command: Command) {
+        self.homeless.push(command);
+    }
+
+    /// A new session: numbers begin at 1 again, and those that wait for it, or that the last one refused, come first.
     pub(super) fn begin(&mut self) {
         assert!(self.commands.is_empty(), "{} commands belong to the last session", self.commands.len());
         self.last_sequence = 0;
