@@ -21,22 +21,9 @@ pub use file::{Backup, Saving};
 #[cfg(feature = "sqlite")]
 pub use restore::{Restored, restored_cluster_id};
 
-use crate::{
-    error::Code,
-    raft::{NodeId, SnapshotMetadata},
-    storage::StorageError,
-};
+pub use crate::rpc::convert::BackupHead as Head;
 
-/// What a backup is of.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Head {
-    /// Which cluster's state.
-    pub cluster_id: u64,
-    /// Whose snapshot it was.
-    pub node_id: NodeId,
-    /// The snapshot: up to which entry, how many bytes, their checksum, and who belonged to the cluster.
-    pub snapshot: SnapshotMetadata,
-}
+use crate::{error::Code, raft::NodeId, storage::StorageError};
 
 /// What can be wrong with a backup, or with the place it is restored to.
 #[non_exhaustive]

@@ -27,8 +27,8 @@ use crate::{
 
 pub use node::{status_from_pb, status_to_pb};
 pub use snapshot::{
-    backup_head_from_pb, backup_head_to_pb, install_reply_from_pb, install_reply_to_pb, install_snapshot_from_pb,
-    install_snapshot_to_pb, snapshot_from_pb, snapshot_to_pb,
+    BackupHead, backup_head_from_pb, backup_head_to_pb, install_reply_from_pb, install_reply_to_pb,
+    install_snapshot_from_pb, install_snapshot_to_pb, snapshot_from_pb, snapshot_to_pb,
 };
 
 /// The largest term or index: what SQLite's 64-bit integers hold. A log that grows by a million entries a second

@@ -2,6 +2,10 @@
 
 use std::{fs, path::Path};
 
+use ractor_raft::{
+    kv::pb::{PutRequest, Session},
+    rpc::pb::{OpenSessionRequest, cluster_client::ClusterClient},
+};
 use serde_json::Value;
 
 use crate::{
@@ -25,6 +29,18 @@ async fn restore(file: &Path, new: &Cluster, id: u64) -> Run {
     run(&free_address(), &flags).await
 }
 
+async fn open_session(address: &str) -> u64 {
+    let opened = ClusterClient::new(client::channel(address)).open_session(OpenSessionRequest {}).await;
+    opened.expect("nothing is in its way").into_inner().id
+}
+
+/// The first write of this session, however often; its revision.
+async fn put_once(address: &str, id: u64) -> u64 {
+    let session = Some(Session { id, sequence: 1, first_unanswered: 1 });
+    let request = PutRequest { key: "once".into(), value: "only".into(), session };
+    client::kv(address).put(request).await.expect("nothing is in its way").into_inner().revision
+}
+
 /// Fails when: the membership or the id of the old cluster is kept, the nodes do not agree on the new one, or a write that
 /// was acknowledged before the backup is not in it.
 #[tokio::test(flavor = "multi_thread")]
@@ -34,6 +50,8 @@ async fn a_backup_becomes_a_new_cluster_that_the_old_one_has_nothing_to_do_with(
     for number in 0..20 {
         client::put(&leader.address, format!("key {number}"), "before").await.expect("nothing is in its way");
     }
+    let session = open_session(&leader.address).await;
+    let revision = put_once(&leader.address, session).await;
     let file = old.directory().join("backup");
     let saved = save(&old, &file).await;
     client::put(&leader.address, "key 0", "after").await.expect("nothing is in its way");
@@ -59,6 +77,9 @@ async fn a_backup_becomes_a_new_cluster_that_the_old_one_has_nothing_to_do_with(
     for number in 0..20 {
         assert_eq!(state[format!("key {number}").as_bytes()].0, b"before", "key {number}");
     }
+
+    // Sessions are part of the state: what was written before is not written again.
+    assert_eq!(put_once(&led.address, session).await, revision);
 
     // It is a cluster like any other: it starts again from what it wrote.
     for id in 1..=3 {

@@ -7,10 +7,18 @@ use super::{
     entry::{membership_from_pb, membership_to_pb},
     number, pb, position, sender,
 };
-use crate::{
-    backup::Head,
-    raft::{InstallOutcome, InstallSnapshotReply, InstallSnapshotRequest, NodeId, SnapshotMetadata},
-};
+use crate::raft::{InstallOutcome, InstallSnapshotReply, InstallSnapshotRequest, NodeId, SnapshotMetadata};
+
+/// What a backup is of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackupHead {
+    /// Which cluster's state.
+    pub cluster_id: u64,
+    /// Whose snapshot it was.
+    pub node_id: NodeId,
+    /// The snapshot: up to which entry, how many bytes, their checksum, and who belonged to the cluster.
+    pub snapshot: SnapshotMetadata,
+}
 
 /// What a snapshot is.
 ///
@@ -43,9 +51,9 @@ pub fn snapshot_to_pb(snapshot: &SnapshotMetadata) -> pb::SnapshotMetadata {
 ///
 /// # Errors
 /// [`Malformed`] names the first field that does not fit.
-pub fn backup_head_from_pb(head: pb::BackupHead) -> Result<Head, Malformed> {
+pub fn backup_head_from_pb(head: pb::BackupHead) -> Result<BackupHead, Malformed> {
     let snapshot = head.snapshot.ok_or_else(|| Malformed::new("snapshot", "is missing"))?;
-    Ok(Head {
+    Ok(BackupHead {
         cluster_id: head.cluster_id,
         node_id: counted("node_id", head.node_id)?,
         snapshot: snapshot_from_pb(snapshot).map_err(|error| error.within("snapshot"))?,
@@ -53,8 +61,8 @@ pub fn backup_head_from_pb(head: pb::BackupHead) -> Result<Head, Malformed> {
 }
 
 /// What a backup is of, on its way out.
-pub fn backup_head_to_pb(head: &Head) -> pb::BackupHead {
-    let Head { cluster_id, node_id, snapshot } = head;
+pub fn backup_head_to_pb(head: &BackupHead) -> pb::BackupHead {
+    let BackupHead { cluster_id, node_id, snapshot } = head;
     pb::BackupHead { cluster_id: *cluster_id, node_id: *node_id, snapshot: Some(snapshot_to_pb(snapshot)) }
 }
 

@@ -5,7 +5,6 @@ use tonic::Status;
 
 use super::{Handlers, pb};
 use crate::{
-    backup::Head,
     error::SnapshotError,
     node::{NodeRef, SavedSnapshot},
     rpc::{convert, pb::save_snapshot_reply::Part},
@@ -30,7 +29,7 @@ fn in_parts(
     saved: SavedSnapshot,
 ) -> impl Stream<Item = Result<pb::SaveSnapshotReply, SnapshotError>> + use<> {
     let Identity { cluster_id, node_id } = *node.identity();
-    let head = convert::backup_head_to_pb(&Head { cluster_id, node_id, snapshot: saved.metadata });
+    let head = convert::backup_head_to_pb(&convert::BackupHead { cluster_id, node_id, snapshot: saved.metadata });
     let head = stream::once(async move { Ok(Part::Head(head)) });
     let parts = head.chain(saved.chunks.map_ok(Part::Data));
     parts.map_ok(|part| pb::SaveSnapshotReply { part: Some(part) })
