@@ -10,6 +10,7 @@
 //! | `scan` | ranges of keys, in pages |
 //! | `hash` | a hash of the whole state that costs one pair a write |
 //! | `snapshot` | the state as a stream of records |
+//! | `client` | a client with a session: each write counts once |
 //! | `history` | the latest changes, in order, within bounds |
 //! | `watch` | the changes of a prefix as a stream, pulled from the history |
 //! | `watch_client` | the same over gRPC, going on at another node after a break |
@@ -26,6 +27,8 @@
 //! assert_eq!((&ada.bytes[..], ada.revision), (&b"1815"[..], 7));
 //! ```
 
+#[cfg(feature = "grpc")]
+mod client;
 mod command;
 mod hash;
 mod history;
@@ -38,6 +41,8 @@ mod watch;
 #[cfg(feature = "grpc")]
 mod watch_client;
 
+#[cfg(feature = "grpc")]
+pub use client::SessionKv;
 pub use command::*;
 pub use history::{CHANGE_BYTES, Change, Changes, Compacted, MAX_HISTORY_BYTES, MAX_HISTORY_CHANGES};
 pub use scan::{KeyRange, Page};

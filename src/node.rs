@@ -9,12 +9,14 @@
 //!    ├─ applier                KEEPER              applier.rs        the state machine; answers clients
 //!    ├─ consensus              KEEPER              consensus.rs      drives raft::Raft
 //!    │  ├─ election timer      COURIER             consensus/election_timer.rs
-//!    │  └─ replicator n        COURIER, one a peer consensus/replicator.rs
+//!    │  ├─ replicator n        COURIER, one a peer consensus/replicator.rs
+//!    │  └─ snapshotter         COURIER             consensus/snapshotter.rs
 //!    └─ server                 COURIER             server.rs         keeps the address open
 //! ```
 //!
 //! What they say to each other stands in [`messages`], all on one page. Around the tree: `admission` lets calls in,
-//! `calls` is the caller's side of a proposal and a read, [`Builder`] makes the tree, [`Node`] and [`NodeRef`] are what
+//! `calls` is the caller's side of a proposal and a read, [`sessions`] what makes a repeated
+//! command count once, [`Builder`] makes the tree, [`Node`] and [`NodeRef`] are what
 //! the application holds.
 //!
 //! The contract of supervision:
@@ -22,6 +24,9 @@
 //! - **Keepers fall together** and start anew from disk. Who waits is answered: `Unknown`, where a command may have been
 //!   applied, else `Unavailable`. Calls that were not yet taken up are served by the next consensus.
 //! - A **disk error** is never retried: the node stops with [`NodeError::Storage`](crate::error::NodeError::Storage).
+//! - A **snapshot that cannot be restored** is final, too: damaged bytes are a
+//!   [`NodeError::Storage`](crate::error::NodeError::Storage), a state machine that does not take them a
+//!   [`NodeError::Restore`](crate::error::NodeError::Restore).
 //! - A **poison entry**, at which the state machine panics again after a rebuild, stops the node with
 //!   [`NodeError::PoisonEntry`](crate::error::NodeError::PoisonEntry).
 //! - A **keeper that does not stop**, because a disk or an `apply` does not return, stops the node, after 20 seconds, with
@@ -50,7 +55,10 @@ mod log_store;
 pub mod messages;
 mod ports;
 mod server;
+pub mod sessions;
 mod shared;
+mod snapshot_bytes;
+mod snapshot_calls;
 mod supervision;
 mod traces;
 
@@ -61,8 +69,11 @@ pub use self::{
     events::{NodeEvent, Subscriber},
     handle::{Node, NodeRef},
     messages::ConsensusMessage,
-    ports::{ProposePort, ReadPort},
+    ports::{ProposePort, ReadPort, SnapshotPort},
+    snapshot_calls::SavedSnapshot,
 };
+#[cfg(all(feature = "grpc", feature = "sqlite"))]
+pub(crate) use builder::{cluster_id, fnv};
 
 /// A command's result, and where in the log it was applied.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -23,10 +23,14 @@ use bytes::Bytes;
 use crate::raft::{Entry, Incarnation, LogIndex, LogPosition, Membership, NodeId, Recovered, SnapshotMetadata, Write};
 
 pub mod memory;
+mod restoration;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 
 pub use memory::MemoryStorage;
+#[cfg(feature = "sqlite")]
+pub(crate) use restoration::RESTORED;
+pub use restoration::Restoration;
 #[cfg(feature = "sqlite")]
 pub use sqlite::SqliteStorage;
 
@@ -85,6 +89,14 @@ pub trait Storage: Send + Sync + 'static {
 
     /// The snapshots beside the log. To be used only while a store of this disk is open.
     fn snapshots(&self) -> Arc<dyn Snapshots>;
+
+    /// For which cluster the store was made out of a backup, if it was. Asked before it is opened.
+    ///
+    /// # Errors
+    /// The disk fails, or what it says cannot be read.
+    fn restoration(&self) -> Result<Option<Restoration>, StorageError> {
+        Ok(None)
+    }
 
     /// Whether its calls block for a disk, so that the log store needs a thread of its own. Simulated disks do not.
     fn blocks(&self) -> bool {

@@ -218,7 +218,7 @@ async fn a_client_that_does_not_want_forwarding_is_told_who_leads() {
 
     // As any gRPC client sees it.
     let channel = channel::lazy(cluster.address(follower)).expect("an address");
-    let mut request = Request::new(pb::ClientRequestRequest { command: command("ada") });
+    let mut request = Request::new(pb::ClientRequestRequest { command: command("ada"), session: None });
     request.metadata_mut().insert("raft-no-forward", "1".parse().expect("ASCII"));
     let status = pb::cluster_client::ClusterClient::new(channel).client_request(request).await.expect_err("refused");
     assert_eq!(status.code(), Code::FailedPrecondition);

@@ -15,5 +15,11 @@ mod elections;
 mod log;
 #[path = "simulation/random.rs"]
 mod random;
+#[path = "simulation/sessions.rs"]
+mod sessions;
+#[path = "simulation/snapshot_faults.rs"]
+mod snapshot_faults;
+#[path = "simulation/snapshots.rs"]
+mod snapshots;
 #[path = "simulation/support.rs"]
 mod support;

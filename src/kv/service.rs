@@ -5,7 +5,8 @@
 //! - Reads are served by the node that is asked, as fresh as the request wants.
 //! - A watch is the library's [`watch`](super::watch()) in a stream, and its errors.
 //! - A `traceparent` in the metadata is continued: its trace id is the write's in every node's message flow.
-//! - A `session` is refused with `UNIMPLEMENTED`: to ignore it would promise exactly-once and not keep it.
+//! - A write with a `session` is applied once: a repeated (session, sequence) gets the first answer. Under a session that
+//!   was never opened or has expired it is not applied (`FAILED_PRECONDITION`, reason `SESSION_EXPIRED`).
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream::BoxStream};
@@ -23,7 +24,11 @@ use crate::{
     flow::TraceId,
     node::{Consistency, Node},
     raft::LogIndex,
-    rpc::{convert::Malformed, limits, trace, wants_forwarding},
+    rpc::{
+        self,
+        convert::{Malformed, session_command_from_pb},
+        limits, trace, wants_forwarding,
+    },
 };
 
 /// The most pairs in one page of a scan, also where the request sets no limit.
@@ -48,8 +53,7 @@ impl kv_server::Kv for KvService {
     async fn put(&self, request: Request<pb::PutRequest>) -> Result<Response<pb::PutResponse>, Status> {
         let (call, pb::PutRequest { key, value, session }) = Call::open(request);
         check_key(&key)?;
-        check_session(session)?;
-        match self.propose(call, Command::put(key, value)).await? {
+        match self.propose(call, session, Command::put(key, value)).await? {
             Outcome::Put(PutOutcome { revision }) => Ok(Response::new(pb::PutResponse { revision })),
             other => Err(answered_something_else(&other)),
         }
@@ -68,8 +72,7 @@ impl kv_server::Kv for KvService {
     async fn delete(&self, request: Request<pb::DeleteRequest>) -> Result<Response<pb::DeleteResponse>, Status> {
         let (call, pb::DeleteRequest { key, session }) = Call::open(request);
         check_key(&key)?;
-        check_session(session)?;
-        match self.propose(call, Command::delete(key)).await? {
+        match self.propose(call, session, Command::delete(key)).await? {
             Outcome::Delete(DeleteOutcome { existed, previous, revision }) => {
                 Ok(Response::new(pb::DeleteResponse { existed, previous, revision }))
             }
@@ -83,8 +86,7 @@ impl kv_server::Kv for KvService {
     ) -> Result<Response<pb::CompareAndSwapResponse>, Status> {
         let (call, pb::CompareAndSwapRequest { key, expect, set, session }) = Call::open(request);
         check_key(&key)?;
-        check_session(session)?;
-        match self.propose(call, Command::compare_and_swap(key, expect, set)).await? {
+        match self.propose(call, session, Command::compare_and_swap(key, expect, set)).await? {
             Outcome::CompareAndSwap(CompareAndSwapOutcome { swapped, current, revision }) => {
                 Ok(Response::new(pb::CompareAndSwapResponse { swapped, current, revision }))
             }
@@ -127,10 +129,18 @@ impl kv_server::Kv for KvService {
 }
 
 impl KvService {
-    async fn propose(&self, call: Call, command: Command) -> Result<Outcome, Status> {
+    async fn propose(&self, call: Call, session: Option<pb::Session>, command: Command) -> Result<Outcome, Status> {
         let node = self.node.as_ref();
         let trace = call.trace.unwrap_or_else(|| node.flow().new_trace());
-        let applied = node.propose(command.encode_to_vec().into(), call.forward, trace).await?;
+        let command = command.encode_to_vec().into();
+        let applied = match session {
+            None => node.propose(command, call.forward, trace).await?,
+            Some(pb::Session { id, sequence, first_unanswered }) => {
+                let session = rpc::pb::Session { id, sequence, first_unanswered };
+                let command = session_command_from_pb(session, command)?;
+                node.propose_in_session(command, call.forward, trace).await?
+            }
+        };
         let output = Output::decode(applied.output)
             .map_err(|error| Status::internal(format!("the store's answer cannot be read: {error}")))?;
         output.outcome.ok_or_else(|| Status::internal("the store gave no answer"))
@@ -184,16 +194,6 @@ fn range_of(prefix: Bytes, start: Bytes, end: Bytes) -> Result<KeyRange, Status>
 
 fn check_key(key: &Bytes) -> Result<(), Status> {
     if key.is_empty() { Err(invalid("key", "is empty")) } else { Ok(()) }
-}
-
-fn check_session(session: Option<pb::Session>) -> Result<(), Status> {
-    match session {
-        None => Ok(()),
-        Some(pb::Session { id, .. }) => Err(Status::unimplemented(format!(
-            "this server has no sessions yet, so it cannot apply a write of session {id} exactly once; nothing was \
-             applied; leave the session out to write at least once"
-        ))),
-    }
 }
 
 fn invalid(field: &str, problem: impl Into<String>) -> Status {

@@ -162,7 +162,10 @@ impl<M: StateMachine> Builder<M> {
         let storage = self.storage.ok_or_else(|| missing("storage", "set a data directory, or a storage"))?;
         let transport = self.transport.or_else(default_transport).ok_or_else(|| missing("transport", "set one"))?;
         let members = Membership::of_voters(self.members.clone());
-        let cluster_id = cluster_id(self.cluster_name.as_deref(), &self.members);
+        let first_members = cluster_id(self.cluster_name.as_deref(), &self.members);
+        // One that was restored for these first members has an id of its own; any other store is compared when it is opened.
+        let restoration = storage.restoration()?.filter(|restoration| restoration.first_members == first_members);
+        let cluster_id = restoration.map_or(first_members, |restoration| restoration.cluster_id);
         let seed = self.seed.unwrap_or_else(rand::random);
         let settings = flow::Settings { seed, ..flow::Settings::default() };
         let flow = Flow::with_settings(format!("raft/{cluster_id:016x}/{}", self.id), settings);
@@ -177,6 +180,8 @@ impl<M: StateMachine> Builder<M> {
             root: Default::default(),
             consensus: Place::nowhere(),
             applier: Place::nowhere(),
+            log_store: Place::nowhere(),
+            snapshot: Default::default(),
             standing: watch::Sender::new(Standing::starting(members.clone())),
             leader_known: Default::default(),
             progress: Progress::default(),
@@ -215,11 +220,16 @@ fn default_transport() -> Option<Arc<dyn Transport>> {
 }
 
 /// The same on every node, in every version: FNV-1a over the name, or over the first members by rising id.
-fn cluster_id(name: Option<&str>, members: &BTreeMap<NodeId, Address>) -> u64 {
+pub(crate) fn cluster_id(name: Option<&str>, members: &BTreeMap<NodeId, Address>) -> u64 {
     let text = match name {
         Some(name) => name.to_owned(),
         None => members.iter().map(|(id, address)| format!("{id}={address}\n")).collect(),
     };
+    fnv(&text)
+}
+
+/// FNV-1a.
+pub(crate) fn fnv(text: &str) -> u64 {
     text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
 }
 

@@ -1,5 +1,5 @@
 //! The caller's side of a proposal and of a read: admission, the wait, the leader sought, and never a second try of what
-//! may have been applied.
+//! may have been applied, unless a session sees to it that it counts once.
 
 use std::{
     any::Any,
@@ -8,9 +8,8 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use tokio::{
-    sync::oneshot,
+    sync::{mpsc, oneshot},
     time::{Instant, sleep, timeout_at},
 };
 
@@ -25,7 +24,7 @@ use super::{
 use crate::{
     error::{ProposeError, ReadError},
     flow::{Envelope, Origin, TraceId},
-    raft::{LogIndex, NodeId},
+    raft::{LogIndex, NodeId, Payload, SessionCommand},
     state_machine::StateMachine,
 };
 
@@ -38,38 +37,59 @@ impl Shared {
     /// See [`NodeRef::propose`](super::NodeRef::propose).
     ///
     /// Asks again only after an answer that says "not applied", and only for as long as an election takes: a write
-    /// that comes between two leaders need not fail.
-    pub(crate) async fn propose(&self, command: Bytes, forward: bool, trace: TraceId) -> Result<Applied, ProposeError> {
+    /// that comes between two leaders need not fail. What may be in the log twice is asked again, and until the end, also
+    /// after an answer that says "unknown".
+    pub(crate) async fn propose(
+        &self,
+        payload: Payload,
+        forward: bool,
+        trace: TraceId,
+    ) -> Result<Applied, ProposeError> {
         let began = Instant::now();
         let deadline = began + self.config.request_timeout;
-        let patience = began + self.patience();
         let mut pause = FIRST_PAUSE;
+        let mut tries = Tries::new(&payload, self.patience());
         loop {
-            let refused = match self.propose_once(command.clone(), trace, deadline).await {
+            let until = tries.next(deadline);
+            let refused = match self.propose_once(payload.clone(), trace, until).await {
                 Err(ProposeError::NotLeader { leader, .. }) if forward => {
-                    self.forward(leader, command.clone(), trace, deadline).await
+                    self.forward(leader, payload.clone(), trace, until).await
                 }
                 answer => answer,
             };
-            match refused {
-                Err(ProposeError::NoLeader { .. } | ProposeError::Unavailable { .. }) => {}
-                Err(ProposeError::NotLeader { .. }) if forward => {}
-                answer => return answer,
+            let again = match &refused {
+                Err(ProposeError::NoLeader { .. } | ProposeError::Unavailable { .. }) => true,
+                Err(ProposeError::NotLeader { .. }) => forward,
+                Err(ProposeError::Unknown { .. }) => tries.repeatable,
+                Err(ProposeError::Busy { .. }) => tries.in_doubt,
+                _ => false,
+            };
+            tries.in_doubt |= matches!(refused, Err(ProposeError::Unknown { .. }));
+            if !again {
+                return tries.conclude(refused);
             }
-            if self.verdict.get().is_some() || !self.leader_within(patience.min(deadline), &mut pause).await {
-                return refused;
+            let patience = if tries.in_doubt { deadline } else { deadline.min(began + self.patience()) };
+            if self.verdict.get().is_some() || !self.leader_within(patience, &mut pause).await {
+                return tries.conclude(refused);
             }
         }
     }
 
-    async fn propose_once(&self, command: Bytes, trace: TraceId, deadline: Instant) -> Result<Applied, ProposeError> {
+    async fn propose_once(&self, payload: Payload, trace: TraceId, until: Instant) -> Result<Applied, ProposeError> {
         let (node, limit) = (self.id(), self.config.max_entry_bytes);
-        if command.len() > limit {
-            return Err(ProposeError::TooLarge { size: command.len(), limit });
+        let size = command_of(&payload).len();
+        if size > limit {
+            return Err(ProposeError::TooLarge { size, limit });
         }
-        let (port, answer) = ProposePort::new(self.admit_command(&command)?, node);
-        self.submit(Envelope::new(self.called(trace), ConsensusMessage::Propose { command, port }));
-        match timeout_at(deadline, answer).await {
+        let (port, answer) = ProposePort::new(self.admit_command(size)?, node);
+        let message = match payload {
+            Payload::Command(command) => ConsensusMessage::Propose { command, port },
+            Payload::SessionCommand(call) => ConsensusMessage::ProposeInSession { commands: vec![(call, port)] },
+            Payload::OpenSession => ConsensusMessage::OpenSession { port },
+            Payload::Noop | Payload::Membership(_) => unreachable!("no client says this"),
+        };
+        self.submit(Envelope::new(self.called(trace), message));
+        match timeout_at(until, answer).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) => Err(ProposeError::Unknown { reason: format!("node {node} dropped the call") }),
             Err(_) => Err(self.too_late("it was not committed")),
@@ -79,24 +99,53 @@ impl Shared {
     async fn forward(
         &self,
         leader: NodeId,
-        command: Bytes,
+        payload: Payload,
         trace: TraceId,
-        deadline: Instant,
+        until: Instant,
     ) -> Result<Applied, ProposeError> {
         // Held until the answer is here: the call waits at this node as any other does.
-        let _permit = self.admit_command(&command)?;
+        let _permit = self.admit_command(command_of(&payload).len())?;
         let Some(link) = self.link(leader, Arc::new(|_| {})) else { return Err(self.not_leader(None)) };
-        match timeout_at(deadline, self.transport.propose(&link, command, trace)).await {
+        match timeout_at(until, self.transport.propose(&link, payload, trace)).await {
             Ok(answer) => answer,
             Err(_) => Err(self.too_late(&format!("node {leader} did not answer"))),
         }
     }
 
-    fn admit_command(&self, command: &Bytes) -> Result<Permit, ProposeError> {
-        self.admission.admit(command.len()).map_err(|denied| match denied {
+    /// See [`NodeRef::submit_in_session`](super::NodeRef::submit_in_session).
+    pub(crate) fn submit_in_session(
+        &self,
+        commands: Vec<SessionCommand>,
+        trace: TraceId,
+        answers: &mpsc::UnboundedSender<(u64, Result<Applied, ProposeError>)>,
+    ) {
+        let (node, bytes) = (self.id(), commands.iter().map(|call| call.command.len()).sum());
+        let permit = match self.admission.admit_all(commands.len(), bytes) {
+            Ok(permit) => Arc::new(permit),
+            Err(denied) => {
+                let refused = self.denied(denied);
+                // Whoever has stopped listening needs no answer.
+                commands.iter().for_each(|call| drop(answers.send((call.sequence, Err(refused.clone())))));
+                return;
+            }
+        };
+        let with_port = |call: SessionCommand| {
+            let port = ProposePort::of_stream(permit.clone(), node, answers.clone(), call.sequence);
+            (call, port)
+        };
+        let commands = commands.into_iter().map(with_port).collect();
+        self.submit(Envelope::new(self.called(trace), ConsensusMessage::ProposeInSession { commands }));
+    }
+
+    fn admit_command(&self, size: usize) -> Result<Permit, ProposeError> {
+        self.admission.admit(size).map_err(|denied| self.denied(denied))
+    }
+
+    fn denied(&self, denied: Denied) -> ProposeError {
+        match denied {
             Denied::Closed => ProposeError::Unavailable { node: self.id() },
             Denied::Busy(limit) => self.busy(limit),
-        })
+        }
     }
 
     fn too_late(&self, what: &str) -> ProposeError {
@@ -204,6 +253,50 @@ impl Shared {
 
     fn called(&self, trace: TraceId) -> Origin {
         Origin { trace, ..self.client }
+    }
+}
+
+/// The tries to get one payload into the log.
+struct Tries {
+    /// It may be in the log twice: a session tells the second from the first, and a second session does no harm.
+    repeatable: bool,
+    /// The outcome of an earlier try is not known.
+    in_doubt: bool,
+    /// How long the next try is waited for, if there may be another one. Doubled each time, so that a slow disk is not
+    /// given more and more to write.
+    wait: Duration,
+}
+
+impl Tries {
+    fn new(payload: &Payload, wait: Duration) -> Self {
+        let repeatable = matches!(payload, Payload::OpenSession | Payload::SessionCommand(_));
+        Tries { repeatable, in_doubt: false, wait }
+    }
+
+    /// Until when the next try is waited for.
+    fn next(&mut self, deadline: Instant) -> Instant {
+        let wait = self.wait;
+        self.wait *= 2;
+        if self.repeatable { deadline.min(Instant::now() + wait) } else { deadline }
+    }
+
+    /// What the last answer means after all of them: "not applied" said of one try says nothing of an earlier one.
+    fn conclude(&self, answer: Result<Applied, ProposeError>) -> Result<Applied, ProposeError> {
+        match answer {
+            Err(error) if self.in_doubt && !error.may_have_been_applied() => Err(ProposeError::Unknown {
+                reason: format!("an earlier try may have been applied; the last one was not: {error}"),
+            }),
+            answer => answer,
+        }
+    }
+}
+
+/// The part that the limits count.
+fn command_of(payload: &Payload) -> &[u8] {
+    match payload {
+        Payload::Command(command) => command,
+        Payload::SessionCommand(call) => &call.command,
+        Payload::Noop | Payload::OpenSession | Payload::Membership(_) => &[],
     }
 }
 

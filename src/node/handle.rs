@@ -5,7 +5,7 @@ use std::{any::TypeId, marker::PhantomData, sync::Arc};
 use bytes::Bytes;
 use prost::Message as _;
 use ractor::ActorRef;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 use super::{
     Applied, Builder, Consistency, Status,
@@ -17,7 +17,7 @@ use crate::{
     config::Config,
     error::{NodeError, ProposeError, ReadError},
     flow::{ActorReport, Envelope, Flow, Origin, TraceId},
-    raft::{LogIndex, NodeId, Reply, Request},
+    raft::{LogIndex, NodeId, Payload, Reply, Request, SessionCommand},
     state_machine::StateMachine,
     storage::Identity,
 };
@@ -113,7 +113,63 @@ impl NodeRef {
     /// # Errors
     /// [`ProposeError`] says whether the command may have been applied all the same.
     pub async fn propose(&self, command: Bytes, forward: bool, trace: TraceId) -> Result<Applied, ProposeError> {
-        self.0.propose(command, forward, trace).await
+        self.0.propose(Payload::Command(command), forward, trace).await
+    }
+
+    /// Opens a session, under which a command is applied once however often it is proposed. It expires when it was not
+    /// used for [`EXPIRY`](super::sessions::EXPIRY) entries of the log. [`Node::client`] does this by itself.
+    ///
+    /// # Errors
+    /// [`ProposeError`]; another try may leave a session behind that nobody uses, and does no harm besides.
+    pub async fn open_session(&self) -> Result<u64, ProposeError> {
+        self.open_session_traced(true, self.0.flow.new_trace()).await
+    }
+
+    pub(crate) async fn open_session_traced(&self, forward: bool, trace: TraceId) -> Result<u64, ProposeError> {
+        Ok(self.0.propose(Payload::OpenSession, forward, trace).await?.index)
+    }
+
+    /// Proposes an encoded command under a session. If its sequence was applied before, the answer is the first one's, and
+    /// its index is the first one's, too. It is therefore proposed again, for as long as
+    /// [`request_timeout`](Config::request_timeout), when its outcome is unknown.
+    ///
+    /// # Errors
+    /// [`ProposeError`] says whether the command may have been applied all the same; another try under the same session and
+    /// sequence is safe in any case.
+    pub async fn propose_in_session(
+        &self,
+        command: SessionCommand,
+        forward: bool,
+        trace: TraceId,
+    ) -> Result<Applied, ProposeError> {
+        self.0.propose(Payload::SessionCommand(command), forward, trace).await
+    }
+
+    /// Whether it has ended, for whatever reason: nothing will come of asking it again.
+    pub(crate) fn has_stopped(&self) -> bool {
+        self.0.verdict.get().is_some()
+    }
+
+    /// Proposes whatever another node passed on.
+    pub(crate) async fn propose_payload(
+        &self,
+        payload: Payload,
+        forward: bool,
+        trace: TraceId,
+    ) -> Result<Applied, ProposeError> {
+        self.0.propose(payload, forward, trace).await
+    }
+
+    /// Proposes commands of sessions together, and does not wait: the answers go to `answers`, in any order, each under its
+    /// command's sequence. They are not forwarded.
+    #[cfg_attr(not(feature = "grpc"), expect(dead_code, reason = "only gRPC has streams of commands"))]
+    pub(crate) fn submit_in_session(
+        &self,
+        commands: Vec<SessionCommand>,
+        trace: TraceId,
+        answers: &mpsc::UnboundedSender<(u64, Result<Applied, ProposeError>)>,
+    ) {
+        self.0.submit_in_session(commands, trace, answers);
     }
 
     /// With its type again; `None` if the node was not built with this state machine.
@@ -192,7 +248,8 @@ impl<M: StateMachine> Node<M> {
     /// [`ProposeError`] says whether the command may have been applied all the same.
     pub async fn propose(&self, command: M::Command) -> Result<M::Output, ProposeError> {
         let shared = &self.0.0;
-        let applied = shared.propose(command.encode_to_vec().into(), true, shared.flow.new_trace()).await?;
+        let applied =
+            shared.propose(Payload::Command(command.encode_to_vec().into()), true, shared.flow.new_trace()).await?;
         M::Output::decode(applied.output).map_err(|error| {
             let reason = format!("applied at {}, but its result cannot be read here: {error}", applied.index);
             ProposeError::Unknown { reason }

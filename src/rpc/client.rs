@@ -14,7 +14,7 @@ use crate::{
     error::ProposeError,
     flow::TraceId,
     node::{Applied, Status},
-    raft::NodeId,
+    raft::{NodeId, Payload, SessionCommand},
 };
 
 /// The `Cluster` service of one node.
@@ -75,23 +75,47 @@ impl ClusterClient {
     /// # Errors
     /// As the node said; [`ProposeError::Unknown`] whenever it is not certain that the command was not applied.
     pub async fn propose(&self, command: Bytes, forward: bool, trace: TraceId) -> Result<Applied, ProposeError> {
-        self.propose_to(0, command, forward, trace).await
+        self.propose_payload(0, Payload::Command(command), forward, trace).await
     }
 
-    /// As [`propose`](Self::propose), to a node whose id is known to be `to`.
-    pub(super) async fn propose_to(
+    /// Proposes a command of a session, which is applied once however often it is proposed.
+    ///
+    /// # Errors
+    /// As for [`propose`](Self::propose); another try under the same session and sequence is safe in any case.
+    pub async fn propose_in_session(
         &self,
-        to: NodeId,
-        command: Bytes,
+        command: SessionCommand,
         forward: bool,
         trace: TraceId,
     ) -> Result<Applied, ProposeError> {
-        let mut request = Request::new(pb::ClientRequestRequest { command });
-        request.set_timeout(self.timeout);
-        trace::write(trace, request.metadata_mut());
-        if !forward {
-            request.metadata_mut().insert(NO_FORWARD, tonic::metadata::MetadataValue::from_static("1"));
-        }
+        self.propose_payload(0, Payload::SessionCommand(command), forward, trace).await
+    }
+
+    /// Opens a session. Another try may leave one behind that nobody uses, and does no harm besides.
+    ///
+    /// # Errors
+    /// As the node said.
+    pub async fn open_session(&self) -> Result<u64, ProposeError> {
+        Ok(self.propose_payload(0, Payload::OpenSession, true, 0).await?.index)
+    }
+
+    /// Whatever a client may want in the log, at a node whose id is known to be `to`.
+    pub(super) async fn propose_payload(
+        &self,
+        to: NodeId,
+        payload: Payload,
+        forward: bool,
+        trace: TraceId,
+    ) -> Result<Applied, ProposeError> {
+        let (command, session) = match payload {
+            Payload::Command(command) => (command, None),
+            Payload::SessionCommand(SessionCommand { session: id, sequence, first_unanswered, command }) => {
+                (command, Some(pb::Session { id, sequence, first_unanswered }))
+            }
+            Payload::OpenSession => return self.open_at(to, forward, trace).await,
+            Payload::Noop | Payload::Membership(_) => unreachable!("no client says this"),
+        };
+        let request = self.request(pb::ClientRequestRequest { command, session }, forward, trace);
         let mut client = self.client.clone();
         match within(self.timeout, client.client_request(request)).await {
             Ok(reply) => {
@@ -100,6 +124,25 @@ impl ClusterClient {
             }
             Err(status) => Err(error::propose_error(&status, to)),
         }
+    }
+
+    async fn open_at(&self, to: NodeId, forward: bool, trace: TraceId) -> Result<Applied, ProposeError> {
+        let request = self.request(pb::OpenSessionRequest {}, forward, trace);
+        let mut client = self.client.clone();
+        match within(self.timeout, client.open_session(request)).await {
+            Ok(reply) => Ok(Applied { output: Bytes::new(), index: reply.into_inner().id }),
+            Err(status) => Err(error::propose_error(&status, to)),
+        }
+    }
+
+    fn request<T>(&self, message: T, forward: bool, trace: TraceId) -> Request<T> {
+        let mut request = Request::new(message);
+        request.set_timeout(self.timeout);
+        trace::write(trace, request.metadata_mut());
+        if !forward {
+            request.metadata_mut().insert(NO_FORWARD, tonic::metadata::MetadataValue::from_static("1"));
+        }
+        request
     }
 }
 

@@ -4,6 +4,8 @@
 //! decide by, and metadata with the error's number (`code`), its fix (`fix`) and its values. What a status without one
 //! means for a proposal is decided in [`propose_error`]: unknown, unless it certainly never left.
 
+mod snapshot;
+
 use std::{collections::HashMap, str::FromStr, time::Duration};
 
 use tonic::{Code, Status};
@@ -139,6 +141,13 @@ impl From<ProposeError> for Status {
             ProposeError::Unknown { reason: detail } => {
                 report(Code::Aborted, reason::UNKNOWN_OUTCOME).with("detail", detail)
             }
+            ProposeError::SessionExpired { session } => {
+                report(Code::FailedPrecondition, reason::SESSION_EXPIRED).with("session", session)
+            }
+            ProposeError::AnsweredLongAgo { session, sequence } => {
+                let report = report(Code::FailedPrecondition, reason::ANSWERED_LONG_AGO);
+                report.with("session", session).with("sequence", sequence)
+            }
             ProposeError::Unavailable { node } => {
                 let report = report(Code::Unavailable, reason::UNAVAILABLE).with("node", node);
                 report.retry_after(AFTER_AN_ELECTION)
@@ -197,6 +206,7 @@ impl From<NodeError> for Status {
                 (Code::DataLoss, reason::DATA_CORRUPT)
             }
             NodeError::Storage(StorageError::LostEntries { .. }) => (Code::DataLoss, reason::ENTRIES_LOST),
+            NodeError::Restore { .. } => (Code::DataLoss, reason::RESTORE_REFUSED),
             NodeError::PoisonEntry { .. } => (Code::Internal, reason::POISON_ENTRY),
             NodeError::BudgetSpent { .. } => (Code::Internal, reason::BUDGET_SPENT),
             NodeError::Config { .. } => (Code::FailedPrecondition, reason::BAD_CONFIG),
@@ -280,6 +290,10 @@ fn told_propose_error(told: &Told, asked: NodeId, status: &Status) -> Option<Pro
         reason::MALFORMED => ProposeError::Rejected { reason: status.message().to_owned() },
         reason::UNKNOWN_OUTCOME => ProposeError::Unknown { reason: told.value("detail").unwrap_or_default() },
         reason::UNAVAILABLE => ProposeError::Unavailable { node },
+        reason::SESSION_EXPIRED => ProposeError::SessionExpired { session: told.value("session")? },
+        reason::ANSWERED_LONG_AGO => {
+            ProposeError::AnsweredLongAgo { session: told.value("session")?, sequence: told.value("sequence")? }
+        }
         _ => return None,
     })
 }

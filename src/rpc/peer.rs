@@ -1,8 +1,10 @@
 //! The transport over gRPC: [`Grpc`] listens for a node and connects it to its peers.
 //!
-//! A connection to a peer is two: one carries the stream of AppendEntries, the other all that must not wait behind
-//! data (votes, read indexes). Each opens with the first request, and again with the first after it broke.
+//! A connection to a peer is three: one carries the stream of AppendEntries, one all that must not wait behind data
+//! (votes, read indexes), and while a snapshot is sent, one carries that. Each opens with the first request, and again
+//! with the first after it broke.
 
+mod snapshot;
 mod stream;
 mod unary;
 
@@ -12,7 +14,6 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::{net::TcpListener, sync::oneshot};
 use tonic::service::Routes;
@@ -28,9 +29,10 @@ use crate::{
     error::{NodeError, ProposeError},
     flow::TraceId,
     node::{Applied, NodeRef},
-    raft::{InstallSnapshotRequest, LogIndex, Request},
+    raft::{InstallSnapshotRequest, LogIndex, Payload, Request},
     transport::{Chunks, Connection, Heard, Link, Listening, Transport},
 };
+use snapshot::SnapshotStream;
 use stream::AppendStream;
 use unary::Calls;
 
@@ -152,12 +154,22 @@ impl Transport for Grpc {
 
     fn connect(&self, link: Link) -> Box<dyn Connection> {
         let link = Arc::new(link);
-        Box::new(Peer { entries: AppendStream::new(link.clone()), calls: Calls::new(link), shared: self.0.clone() })
+        Box::new(Peer {
+            entries: AppendStream::new(link.clone()),
+            snapshot: SnapshotStream::new(link.clone()),
+            calls: Calls::new(link),
+            shared: self.0.clone(),
+        })
     }
 
-    fn propose(&self, to: &Link, command: Bytes, trace: TraceId) -> BoxFuture<'static, Result<Applied, ProposeError>> {
+    fn propose(
+        &self,
+        to: &Link,
+        payload: Payload,
+        trace: TraceId,
+    ) -> BoxFuture<'static, Result<Applied, ProposeError>> {
         let client = self.0.leaders.client(&to.address, self.0.deadlines().request);
-        Box::pin(forward::propose(client, to.to, command, trace))
+        Box::pin(forward::propose(client, to.to, payload, trace))
     }
 }
 
@@ -176,6 +188,7 @@ impl Drop for Guard {
 /// A connection to one peer.
 struct Peer {
     entries: AppendStream,
+    snapshot: SnapshotStream,
     calls: Calls,
     shared: Arc<Shared>,
 }
@@ -194,8 +207,8 @@ impl Connection for Peer {
         }
     }
 
-    fn send_snapshot(&mut self, _session: u64, _request: InstallSnapshotRequest, _chunks: Chunks) {
-        todo!("the rpc branch brings it")
+    fn send_snapshot(&mut self, session: u64, request: InstallSnapshotRequest, chunks: Chunks) {
+        self.snapshot.send(session, request, chunks);
     }
 }
 

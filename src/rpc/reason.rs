@@ -20,6 +20,8 @@ pub const ENTRIES_LOST: &str = "ENTRIES_LOST";
 pub const DATA_IN_USE: &str = "DATA_IN_USE";
 /// R014. `ABORTED`. May have been applied.
 pub const UNKNOWN_OUTCOME: &str = "UNKNOWN_OUTCOME";
+/// R014. `FAILED_PRECONDITION` with `session` and `sequence`: it may have been applied when it was first sent.
+pub const ANSWERED_LONG_AGO: &str = "ANSWERED_LONG_AGO";
 /// R015.
 pub const POISON_ENTRY: &str = "POISON_ENTRY";
 /// R016.
@@ -28,6 +30,8 @@ pub const DISK_FAILED: &str = "DISK_FAILED";
 pub const DISK_FULL: &str = "DISK_FULL";
 /// R017.
 pub const DATA_CORRUPT: &str = "DATA_CORRUPT";
+/// R017. The state machine does not take its snapshot.
+pub const RESTORE_REFUSED: &str = "RESTORE_REFUSED";
 /// R018. `INVALID_ARGUMENT` with `size` and `limit`. Not applied.
 pub const TOO_LARGE: &str = "TOO_LARGE";
 /// R019. `RESOURCE_EXHAUSTED` with RetryInfo. Not applied.
@@ -36,6 +40,8 @@ pub const BUSY: &str = "BUSY";
 pub const REJECTED: &str = "REJECTED";
 /// R020.
 pub const BAD_CONFIG: &str = "BAD_CONFIG";
+/// R021. `FAILED_PRECONDITION` with `session`. Not applied.
+pub const SESSION_EXPIRED: &str = "SESSION_EXPIRED";
 /// `INVALID_ARGUMENT` naming the `field`. Not applied.
 pub const MALFORMED: &str = "MALFORMED";
 /// R022. `OUT_OF_RANGE` with `oldest`: a watch asked for changes that are no longer remembered.
@@ -44,3 +50,9 @@ pub const REVISION_COMPACTED: &str = "REVISION_COMPACTED";
 pub const BUDGET_SPENT: &str = "BUDGET_SPENT";
 /// An address or an actor's name could not be had.
 pub const NOT_STARTED: &str = "NOT_STARTED";
+/// R016. `RESOURCE_EXHAUSTED`: there was no room for a snapshot, or nothing to take one of.
+pub const SNAPSHOT_FAILED: &str = "SNAPSHOT_FAILED";
+/// `NOT_FOUND`: the node has no snapshot yet.
+pub const SNAPSHOT_ABSENT: &str = "SNAPSHOT_ABSENT";
+/// `ABORTED`: a later snapshot took the place of the one on its way. Worth another try at once.
+pub const SNAPSHOT_REPLACED: &str = "SNAPSHOT_REPLACED";

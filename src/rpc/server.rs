@@ -1,6 +1,9 @@
 //! The handlers of `raft.v1.Raft` and `raft.v1.Cluster`: each checks, translates, and forwards to the node in a line.
 
 mod append_entries;
+mod client_stream;
+pub(super) mod install_snapshot;
+mod save_snapshot;
 mod strangers;
 
 use std::{net::SocketAddr, sync::Arc};
@@ -128,6 +131,13 @@ impl pb::raft_server::Raft for Handlers {
         let from_pb = |_from, message| convert::read_index_from_pb(message);
         unary!(self, request, ReadIndex, from_pb, convert::read_index_reply_to_pb)
     }
+
+    async fn install_snapshot(
+        &self,
+        request: Request<Streaming<pb::InstallSnapshotRequest>>,
+    ) -> Result<Response<pb::InstallSnapshotReply>, Status> {
+        install_snapshot::answer(self, request).await.map(Response::new)
+    }
 }
 
 #[tonic::async_trait]
@@ -139,13 +149,56 @@ impl pb::cluster_server::Cluster for Handlers {
         let trace = trace::read(request.metadata()).unwrap_or_else(|| self.node.flow().new_trace());
         let forward = wants_forwarding(request.metadata());
         // Copied out of the receive buffer: the log keeps it for long.
-        let command = Bytes::copy_from_slice(&request.into_inner().command);
-        let applied = self.node.propose(command, forward, trace).await?;
+        let pb::ClientRequestRequest { command, session } = request.into_inner();
+        let command = Bytes::copy_from_slice(&command);
+        let applied = match session {
+            None => self.node.propose(command, forward, trace).await?,
+            Some(session) => {
+                let command = convert::session_command_from_pb(session, command)?;
+                self.node.propose_in_session(command, forward, trace).await?
+            }
+        };
         Ok(Response::new(pb::ClientRequestReply { output: applied.output, index: applied.index }))
+    }
+
+    async fn open_session(
+        &self,
+        request: Request<pb::OpenSessionRequest>,
+    ) -> Result<Response<pb::OpenSessionResponse>, Status> {
+        let trace = trace::read(request.metadata()).unwrap_or_else(|| self.node.flow().new_trace());
+        let id = self.node.open_session_traced(wants_forwarding(request.metadata()), trace).await?;
+        Ok(Response::new(pb::OpenSessionResponse { id }))
+    }
+
+    type ClientStreamStream = BoxStream<'static, Result<pb::ClientStreamReply, Status>>;
+
+    async fn client_stream(
+        &self,
+        request: Request<Streaming<pb::ClientStreamRequest>>,
+    ) -> Result<Response<Self::ClientStreamStream>, Status> {
+        Ok(Response::new(client_stream::answers(self.clone(), request.into_inner()).boxed()))
     }
 
     async fn status(&self, _: Request<pb::StatusRequest>) -> Result<Response<pb::StatusReply>, Status> {
         Ok(Response::new(convert::status_to_pb(&self.node.status())))
+    }
+
+    async fn take_snapshot(
+        &self,
+        _: Request<pb::TakeSnapshotRequest>,
+    ) -> Result<Response<pb::TakeSnapshotReply>, Status> {
+        self.node.take_snapshot().await?;
+        let taken = self.node.save_snapshot()?.metadata;
+        Ok(Response::new(pb::TakeSnapshotReply { snapshot: Some(convert::snapshot_to_pb(&taken)) }))
+    }
+
+    type SaveSnapshotStream = BoxStream<'static, Result<pb::SaveSnapshotReply, Status>>;
+
+    async fn save_snapshot(
+        &self,
+        request: Request<pb::SaveSnapshotRequest>,
+    ) -> Result<Response<Self::SaveSnapshotStream>, Status> {
+        Ok(Response::new(save_snapshot::parts(self, request.into_inner().fresh).boxed()))
     }
 }
 

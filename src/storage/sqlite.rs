@@ -33,7 +33,9 @@ use std::{
 
 use rusqlite::{Connection, Result as SqliteResult, params};
 
-use super::{Bootstrap, Opened, Snapshots, Storage, StorageError, Store, assert_continues, assert_stands};
+use super::{
+    Bootstrap, Opened, RESTORED, Restoration, Snapshots, Storage, StorageError, Store, assert_continues, assert_stands,
+};
 use crate::raft::{LogIndex, LogPosition, Recovered, Write};
 use compaction::Deleted;
 use failure::{classify, corrupt};
@@ -154,6 +156,15 @@ impl Storage for SqliteStorage {
         self.files.sync_directory().map_err(|error| unreadable(&store.path, &error))?;
         store.acknowledge();
         Ok((Box::new(store), opened))
+    }
+
+    fn restoration(&self) -> Result<Option<Restoration>, StorageError> {
+        let path = self.files.database().with_file_name(RESTORED);
+        let line = self.files.read(RESTORED, 4 << 10).map_err(|error| unreadable(&path, &error))?;
+        let read = |line: Vec<u8>| {
+            Restoration::of_line(&line).ok_or_else(|| corrupt(&path, "its line", "it does not fit its checksum"))
+        };
+        line.map(read).transpose()
     }
 
     fn snapshots(&self) -> Arc<dyn Snapshots> {

@@ -3,6 +3,8 @@
 //! A [`Wire`] can be laid between them: it says of every letter whether and when it arrives. So a test can delay, lose and
 //! cut without knowing anything else of the nodes.
 
+mod snapshot;
+
 use std::{
     collections::BTreeMap,
     future::{Future, pending, ready},
@@ -10,7 +12,6 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::{
     sync::mpsc,
@@ -23,7 +24,7 @@ use crate::{
     error::{NodeError, ProposeError},
     flow::TraceId,
     node::{Applied, NodeRef},
-    raft::{InstallSnapshotRequest, LogIndex, NodeId, Reply, Request},
+    raft::{InstallSnapshotRequest, LogIndex, NodeId, Payload, Reply, Request},
 };
 
 /// What travels.
@@ -121,10 +122,22 @@ impl Transport for InProcess {
     fn connect(&self, link: Link) -> Box<dyn Connection> {
         let (letters, arriving) = mpsc::unbounded_channel();
         let task = tokio::spawn(carry(self.clone(), link.clone(), arriving));
-        Box::new(Line { network: self.clone(), link, letters, last: Instant::now(), task: task.abort_handle() })
+        Box::new(Line {
+            network: self.clone(),
+            link,
+            letters,
+            last: Instant::now(),
+            task: task.abort_handle(),
+            snapshot: None,
+        })
     }
 
-    fn propose(&self, to: &Link, command: Bytes, trace: TraceId) -> BoxFuture<'static, Result<Applied, ProposeError>> {
+    fn propose(
+        &self,
+        to: &Link,
+        payload: Payload,
+        trace: TraceId,
+    ) -> BoxFuture<'static, Result<Applied, ProposeError>> {
         let (network, link) = (self.clone(), to.clone());
         Box::pin(async move {
             let (from, to) = (link.from.node_id, link.to);
@@ -134,7 +147,7 @@ impl Transport for InProcess {
                 Fate::Break => return Err(ProposeError::Unavailable { node: to }),
             }
             let Ok(node) = network.find(&link) else { return Err(ProposeError::Unavailable { node: to }) };
-            let answer = node.propose(command, false, trace).await;
+            let answer = node.propose_payload(payload, false, trace).await;
             match network.fate(to, from, "Propose", true) {
                 Fate::Deliver { after } => pause(after).await,
                 Fate::Drop => return pending().await,
@@ -177,6 +190,8 @@ struct Line {
     /// When the last letter arrives: none overtakes it.
     last: Instant,
     task: AbortHandle,
+    /// The snapshot on its way.
+    snapshot: Option<AbortHandle>,
 }
 
 impl Connection for Line {
@@ -192,14 +207,25 @@ impl Connection for Line {
         let _ = self.letters.send(Sent { session, request, traces, arrives });
     }
 
-    fn send_snapshot(&mut self, _session: u64, _request: InstallSnapshotRequest, _chunks: Chunks) {
-        todo!("the snapshot branch brings it")
+    fn send_snapshot(&mut self, session: u64, request: InstallSnapshotRequest, chunks: Chunks) {
+        self.end_snapshot();
+        let task = tokio::spawn(snapshot::stream(self.network.clone(), self.link.clone(), session, request, chunks));
+        self.snapshot = Some(task.abort_handle());
+    }
+}
+
+impl Line {
+    fn end_snapshot(&mut self) {
+        if let Some(task) = self.snapshot.take() {
+            task.abort();
+        }
     }
 }
 
 impl Drop for Line {
     fn drop(&mut self) {
         self.task.abort();
+        self.end_snapshot();
     }
 }
 

@@ -88,6 +88,51 @@ pub enum Command {
     },
     /// One line for each node: who leads, who lags, who cannot be reached; exit code 6 if nobody leads.
     Status,
+    /// Take snapshots, keep them as backups, and make a new cluster out of one.
+    #[command(subcommand)]
+    Snapshot(Snapshot),
+}
+
+/// What can be done with snapshots.
+#[derive(Subcommand)]
+pub enum Snapshot {
+    /// Let a node take a snapshot of its state now; the first of the endpoints that answers.
+    Take,
+    /// Write a backup: all that was written before it, the sessions of clients included. It takes the place of FILE only once
+    /// it is whole and on disk.
+    Save {
+        /// Where to.
+        file: PathBuf,
+        /// The last snapshot that the node has, as it is: needs no leader, and no room on the node's disk.
+        #[arg(long)]
+        last: bool,
+    },
+    /// Make a data directory of a new cluster out of a backup: once for each of its nodes, with the same FILE and --cluster.
+    /// The new cluster has an id of its own, so that its nodes and those of the old one never mix.
+    Restore(Restore),
+}
+
+/// Flags of `snapshot restore`.
+#[derive(clap::Args, Default)]
+pub struct Restore {
+    /// The backup.
+    pub file: PathBuf,
+
+    /// This node's number in --cluster.
+    #[arg(long, value_name = "N")]
+    pub id: Option<String>,
+
+    /// Where the node will keep its data; nothing may be there yet.
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<String>,
+
+    /// The new cluster's members, the same for every node, and the same that `serve` is started with.
+    #[arg(long, value_name = "1=ADDR,2=ADDR,…")]
+    pub cluster: Option<String>,
+
+    /// The new cluster's name, if `serve` is started with one.
+    #[arg(long, value_name = "NAME")]
+    pub cluster_name: Option<String>,
 }
 
 /// How fresh a read must be.
@@ -140,6 +185,22 @@ pub struct Serve {
     /// The largest command: key, value and a few bytes [default: 1048576].
     #[arg(long, value_name = "BYTES")]
     pub max_entry_bytes: Option<String>,
+
+    /// Take a snapshot after so many entries [default: 10000].
+    #[arg(long, value_name = "ENTRIES")]
+    pub snapshot_threshold: Option<String>,
+
+    /// Keep so many entries behind a snapshot, for followers that are not far behind [default: 5000].
+    #[arg(long, value_name = "ENTRIES")]
+    pub snapshot_trailing: Option<String>,
+
+    /// Bytes of a snapshot in one message, and in memory [default: 262144].
+    #[arg(long, value_name = "BYTES")]
+    pub snapshot_chunk_bytes: Option<String>,
+
+    /// How fast a snapshot is sent to another node at most [default: 67108864].
+    #[arg(long, value_name = "BYTES")]
+    pub snapshot_bytes_per_second: Option<String>,
 
     /// How many calls may wait at this node before it refuses more (R019) [default: 4096].
     #[arg(long, value_name = "CALLS")]

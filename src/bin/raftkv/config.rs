@@ -12,15 +12,18 @@ use std::{
 use ractor_raft::{config::Config, error::NodeError, raft::NodeId};
 
 use crate::{
-    args::{Args, Command, Serve},
+    args::{Args, Command, Restore, Serve, Snapshot},
     error::{Failure, exit},
 };
 use addresses::{address, check_routable};
 
 mod addresses;
+mod snapshots;
+
+pub use snapshots::RestoreSettings;
 
 /// Every key of the TOML file. In the environment it is RAFTKV_ and the key in capitals.
-const KEYS: [&str; 16] = [
+const KEYS: [&str; 20] = [
     "advertise",
     "cluster",
     "cluster_name",
@@ -35,6 +38,10 @@ const KEYS: [&str; 16] = [
     "output",
     "peer",
     "recorder",
+    "snapshot_bytes_per_second",
+    "snapshot_chunk_bytes",
+    "snapshot_threshold",
+    "snapshot_trailing",
     "threads",
     "timeout",
 ];
@@ -201,6 +208,7 @@ impl Settings {
         if let Some(setting) = self.get("max_pending") {
             config.max_pending = setting.number()?;
         }
+        self.set_snapshots(&mut config)?;
         config.validate().map_err(|error| self.with_its_source(error))?;
         Ok(config)
     }
@@ -332,23 +340,29 @@ impl Display for Source {
 fn flags(args: &Args) -> impl Iterator<Item = (&'static str, String)> {
     let none = Serve::default();
     let serve = if let Command::Serve(serve) = &args.command { serve } else { &none };
+    let none = Restore::default();
+    let restore = if let Command::Snapshot(Snapshot::Restore(restore)) = &args.command { restore } else { &none };
     let peer = (!serve.peer.is_empty()).then(|| serve.peer.join(","));
     let flags = [
         ("endpoints", args.endpoints.clone()),
         ("output", args.output.clone()),
         ("timeout", args.timeout.clone()),
-        ("id", serve.id.clone()),
-        ("data", serve.data.clone()),
+        ("id", serve.id.clone().or(restore.id.clone())),
+        ("data", serve.data.clone().or(restore.data.clone())),
         ("listen", serve.listen.clone()),
         ("advertise", serve.advertise.clone()),
-        ("cluster", serve.cluster.clone()),
-        ("cluster_name", serve.cluster_name.clone()),
+        ("cluster", serve.cluster.clone().or(restore.cluster.clone())),
+        ("cluster_name", serve.cluster_name.clone().or(restore.cluster_name.clone())),
         ("peer", peer),
         ("heartbeat_ms", serve.heartbeat_ms.clone()),
         ("election_timeout_ms", serve.election_timeout_ms.clone()),
         ("max_entry_bytes", serve.max_entry_bytes.clone()),
         ("max_pending", serve.max_pending.clone()),
         ("recorder", serve.recorder.clone()),
+        ("snapshot_bytes_per_second", serve.snapshot_bytes_per_second.clone()),
+        ("snapshot_chunk_bytes", serve.snapshot_chunk_bytes.clone()),
+        ("snapshot_threshold", serve.snapshot_threshold.clone()),
+        ("snapshot_trailing", serve.snapshot_trailing.clone()),
         ("threads", serve.threads.clone()),
     ];
     flags.into_iter().filter_map(|(key, value)| Some((key, value?)))

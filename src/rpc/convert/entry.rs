@@ -76,7 +76,7 @@ pub(super) fn entry_to_pb(entry: Entry) -> pb::Entry {
     pb::Entry { index: entry.index, term: entry.term, payload: Some(payload) }
 }
 
-fn membership_from_pb(membership: pb::Membership) -> Result<Membership, Malformed> {
+pub(super) fn membership_from_pb(membership: pb::Membership) -> Result<Membership, Malformed> {
     if membership.voters.is_empty() {
         return Err(Malformed::new("voters", "is empty"));
     }
@@ -88,7 +88,7 @@ fn membership_from_pb(membership: pb::Membership) -> Result<Membership, Malforme
     Ok(Membership { voters, learners, ..Membership::default() })
 }
 
-fn membership_to_pb(membership: &Membership) -> pb::Membership {
+pub(super) fn membership_to_pb(membership: &Membership) -> pb::Membership {
     pb::Membership { voters: members_to_pb(&membership.voters), learners: members_to_pb(&membership.learners) }
 }
 

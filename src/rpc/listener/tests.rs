@@ -1,6 +1,7 @@
 use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
+use futures_util::stream::BoxStream;
 use tokio::sync::Notify;
 use tonic::{Request, Response, Status};
 
@@ -22,9 +23,41 @@ impl pb::cluster_server::Cluster for Stuck {
         Ok(Response::new(pb::ClientRequestReply { output: request.into_inner().command, index: 1 }))
     }
 
+    async fn open_session(
+        &self,
+        _: Request<pb::OpenSessionRequest>,
+    ) -> Result<Response<pb::OpenSessionResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    type ClientStreamStream = futures_util::stream::Empty<Result<pb::ClientStreamReply, Status>>;
+
+    async fn client_stream(
+        &self,
+        _: Request<tonic::Streaming<pb::ClientStreamRequest>>,
+    ) -> Result<Response<Self::ClientStreamStream>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
     async fn status(&self, _: Request<pb::StatusRequest>) -> Result<Response<pb::StatusReply>, Status> {
         self.0.notify_one();
         std::future::pending().await
+    }
+
+    async fn take_snapshot(
+        &self,
+        _: Request<pb::TakeSnapshotRequest>,
+    ) -> Result<Response<pb::TakeSnapshotReply>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    type SaveSnapshotStream = BoxStream<'static, Result<pb::SaveSnapshotReply, Status>>;
+
+    async fn save_snapshot(
+        &self,
+        _: Request<pb::SaveSnapshotRequest>,
+    ) -> Result<Response<Self::SaveSnapshotStream>, Status> {
+        Err(Status::unimplemented(""))
     }
 }
 

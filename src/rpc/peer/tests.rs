@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt, stream::BoxStream};
 use tokio::sync::{Notify, mpsc};
 use tonic::{Response, Status, Streaming, transport::Server};
@@ -16,6 +17,7 @@ use crate::{
 const OWN: Identity = Identity { cluster_id: 7, node_id: 1 };
 const PEER: Identity = Identity { cluster_id: 7, node_id: 2 };
 const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENT: Deadlines = Deadlines { vote: PATIENCE, request: PATIENCE };
 
 /// How the peer behaves.
 #[derive(Clone)]
@@ -109,6 +111,13 @@ impl pb::raft_server::Raft for FakePeer {
     ) -> Result<Response<pb::ReadIndexReply>, Status> {
         Err(Status::unimplemented(""))
     }
+
+    async fn install_snapshot(
+        &self,
+        _: tonic::Request<Streaming<pb::InstallSnapshotRequest>>,
+    ) -> Result<Response<pb::InstallSnapshotReply>, Status> {
+        Err(Status::unimplemented(""))
+    }
 }
 
 #[tonic::async_trait]
@@ -122,7 +131,39 @@ impl pb::cluster_server::Cluster for FakePeer {
         Ok(Response::new(pb::ClientRequestReply { output: request.into_inner().command, index: 5 }))
     }
 
+    async fn open_session(
+        &self,
+        _: tonic::Request<pb::OpenSessionRequest>,
+    ) -> Result<Response<pb::OpenSessionResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    type ClientStreamStream = futures_util::stream::Empty<Result<pb::ClientStreamReply, Status>>;
+
+    async fn client_stream(
+        &self,
+        _: tonic::Request<tonic::Streaming<pb::ClientStreamRequest>>,
+    ) -> Result<Response<Self::ClientStreamStream>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
     async fn status(&self, _: tonic::Request<pb::StatusRequest>) -> Result<Response<pb::StatusReply>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn take_snapshot(
+        &self,
+        _: tonic::Request<pb::TakeSnapshotRequest>,
+    ) -> Result<Response<pb::TakeSnapshotReply>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    type SaveSnapshotStream = BoxStream<'static, Result<pb::SaveSnapshotReply, Status>>;
+
+    async fn save_snapshot(
+        &self,
+        _: tonic::Request<pb::SaveSnapshotRequest>,
+    ) -> Result<Response<Self::SaveSnapshotStream>, Status> {
         Err(Status::unimplemented(""))
     }
 }
@@ -233,7 +274,13 @@ impl Conversation {
 }
 
 fn link(address: &str, heard: impl Fn(Heard) + Send + Sync + 'static) -> Link {
-    Link { from: OWN, to: PEER.node_id, address: address.to_owned(), heard: Arc::new(heard) }
+    Link {
+        from: OWN,
+        to: PEER.node_id,
+        address: address.to_owned(),
+        snapshot_timeout: Duration::from_secs(10),
+        heard: Arc::new(heard),
+    }
 }
 
 #[tokio::test]
@@ -341,7 +388,7 @@ async fn a_peer_that_comes_back_is_found_again() {
 async fn a_vote_without_an_answer_in_time_is_lost_and_breaks_nothing() {
     let peer = start(Behaviour { mute: true, ..GOOD }).await;
     let transport = Grpc::new();
-    *transport.0.deadlines.lock().expect("no panic") = Deadlines { vote: Duration::from_millis(50), request: PATIENCE };
+    *transport.0.deadlines.lock().expect("no panic") = Deadlines { vote: Duration::from_millis(50), ..PATIENT };
     let mut conversation = Conversation::over(&transport, &peer.address);
     for round in 1..=5 {
         conversation.vote(1);
@@ -359,7 +406,7 @@ async fn a_vote_without_an_answer_in_time_is_lost_and_breaks_nothing() {
 async fn a_vote_whose_connection_breaks_is_a_break() {
     let peer = start(Behaviour { mute: true, ..GOOD }).await;
     let transport = Grpc::new();
-    *transport.0.deadlines.lock().expect("no panic") = Deadlines { vote: PATIENCE, request: PATIENCE };
+    *transport.0.deadlines.lock().expect("no panic") = PATIENT;
     let mut conversation = Conversation::over(&transport, &peer.address);
     conversation.vote(1);
     tokio::time::timeout(PATIENCE, peer.peer.unanswered.notified()).await.expect("it arrives");
@@ -405,7 +452,7 @@ async fn forwarded_commands_share_one_connection() {
     let (transport, link) = (Grpc::new(), link(&peer.address, |_| {}));
     for byte in 0..10 {
         let command = Bytes::from(vec![byte]);
-        let applied = transport.propose(&link, command.clone(), 1).await;
+        let applied = transport.propose(&link, Payload::Command(command.clone()), 1).await;
         assert_eq!(applied, Ok(Applied { output: command, index: 5 }));
     }
     assert_eq!(peer.peer.connections.load(Ordering::Relaxed), 1);
@@ -417,7 +464,7 @@ async fn forwarded_commands_share_one_connection() {
 async fn a_forwarded_command_is_not_applied_if_it_was_never_sent_and_unknown_after_that() {
     let peer = start(Behaviour { mute: true, ..GOOD }).await;
     let (transport, link) = (Grpc::new(), link(&peer.address, |_| {}));
-    let mut proposal = transport.propose(&link, Bytes::from_static(b"x"), 1);
+    let mut proposal = transport.propose(&link, Payload::Command(Bytes::from_static(b"x")), 1);
     tokio::select! {
         biased;
         _ = &mut proposal => panic!("a mute peer answers nothing"),
@@ -426,7 +473,7 @@ async fn a_forwarded_command_is_not_applied_if_it_was_never_sent_and_unknown_aft
     drop(peer);
     assert!(matches!(proposal.await, Err(ProposeError::Unknown { .. })));
 
-    let refused = transport.propose(&link, Bytes::from_static(b"x"), 1).await;
+    let refused = transport.propose(&link, Payload::Command(Bytes::from_static(b"x")), 1).await;
     assert_eq!(refused, Err(ProposeError::Unavailable { node: 2 }));
 }
 
@@ -435,6 +482,6 @@ async fn a_forwarded_command_without_an_answer_is_unknown() {
     let peer = start(Behaviour { mute: true, ..GOOD }).await;
     let transport = Grpc::new();
     *transport.0.deadlines.lock().expect("no panic") = Deadlines { vote: PATIENCE, request: Duration::from_millis(50) };
-    let late = transport.propose(&link(&peer.address, |_| {}), Bytes::from_static(b"x"), 1).await;
+    let late = transport.propose(&link(&peer.address, |_| {}), Payload::Command(Bytes::from_static(b"x")), 1).await;
     assert!(matches!(late, Err(ProposeError::Unknown { .. })), "{late:?}");
 }
