@@ -14,13 +14,13 @@ use bytes::Bytes;
 use ractor_raft::{
     Config,
     error::{NodeError, SnapshotError},
-    node::{Crash, NodeEvent},
+    node::{Crash, NodeEvent, NodeRef},
     raft::{LogIndex, LogPosition, Membership, NodeId, SnapshotMetadata},
     state_machine::{RestoreError, Snapshot, StateMachine},
     storage::{Bootstrap, MemoryStorage, Opened, Received, SnapshotWriter, Snapshots, Storage, StorageError, Store},
     testing::{Cluster, Ledger, Line, Written},
 };
-use tokio::time::timeout;
+use tokio::{task::JoinHandle, time::timeout};
 
 /// What is wrong at the moment. Clones are the same.
 #[derive(Clone, Default)]
@@ -30,7 +30,7 @@ struct Trouble(Arc<Troubles>);
 struct Troubles {
     /// Snapshots are written, restored and stored on threads of their own.
     threads: AtomicBool,
-    /// Who writes a snapshot waits.
+    /// Who writes or begins to read a snapshot waits.
     gate: (Mutex<bool>, Condvar),
     /// So many wait there.
     waiting: AtomicU64,
@@ -103,6 +103,7 @@ impl Snapshots for TroubledSnapshots {
     }
 
     fn read(&self, snapshot: &SnapshotMetadata) -> Result<Box<dyn Read + Send>, StorageError> {
+        self.trouble.pass();
         let bytes = self.snapshots.read(snapshot)?;
         if !self.trouble.0.damaged.load(SeqCst) {
             return Ok(bytes);
@@ -210,6 +211,20 @@ async fn write(cluster: &Cluster<Moody>, lines: u64) -> LogIndex {
     last
 }
 
+/// Has a snapshot taken, in bounded time.
+async fn taken(node: &NodeRef) -> Result<LogIndex, SnapshotError> {
+    answer(taking(node)).await
+}
+
+fn taking(node: &NodeRef) -> JoinHandle<Result<LogIndex, SnapshotError>> {
+    let node = node.clone();
+    tokio::spawn(async move { node.take_snapshot().await })
+}
+
+async fn answer(call: JoinHandle<Result<LogIndex, SnapshotError>>) -> Result<LogIndex, SnapshotError> {
+    timeout(Duration::from_secs(20), call).await.expect("nobody hangs").expect("no panic")
+}
+
 /// How a node ended by itself.
 async fn end(cluster: &Cluster<Moody>, id: NodeId) -> NodeError {
     let node = cluster.node(id).expect("its handle is there");
@@ -231,10 +246,7 @@ async fn applies_and_heartbeats_go_on_while_snapshots_are_written() {
     cluster.until_applied(before).await;
 
     trouble.set_gate(true);
-    let take = |id| {
-        let node = cluster.node(id).expect("it runs");
-        tokio::spawn(async move { node.take_snapshot().await })
-    };
+    let take = |id| taking(&cluster.node(id).expect("it runs"));
     let calls: Vec<_> = cluster.ids().into_iter().map(take).collect();
     cluster.until("all to be in the middle of it", |_| (trouble.0.waiting.load(SeqCst) == 3).then_some(())).await;
     let term = cluster.status(1).expect("it runs").term;
@@ -248,8 +260,7 @@ async fn applies_and_heartbeats_go_on_while_snapshots_are_written() {
 
     trouble.set_gate(false);
     for call in calls {
-        let index = timeout(Duration::from_secs(20), call).await.expect("it ends").expect("no panic");
-        assert_eq!(index, Ok(before), "it is of what was applied when it was taken");
+        assert_eq!(answer(call).await, Ok(before), "it is of what was applied when it was taken");
     }
 }
 
@@ -262,11 +273,11 @@ async fn a_snapshot_without_end_holds_up_no_shutdown() {
     write(&cluster, 5).await;
     trouble.0.endless.store(true, SeqCst);
     let node = cluster.node(1).expect("it runs");
-    let call = tokio::spawn(async move { node.take_snapshot().await });
+    let call = taking(&node);
     let written = || trouble.0.written.load(SeqCst);
     cluster.until("it to be written", |_| (written() > 1 << 20).then_some(())).await;
     timeout(Duration::from_secs(5), cluster.stop(1)).await.expect("it stops at once").expect("nothing was wrong");
-    assert_eq!(call.await.expect("no panic"), Err(SnapshotError::Unavailable { node: 1 }));
+    assert_eq!(answer(call).await, Err(SnapshotError::Unavailable { node: 1 }));
     let stopped_at = written();
     tokio::task::yield_now().await;
     assert_eq!(written(), stopped_at, "somebody still writes");
@@ -282,18 +293,15 @@ async fn a_snapshot_without_end_holds_up_no_restart_of_the_keepers() {
     for how in [Crash::Panic, Crash::Kill] {
         trouble.0.endless.store(true, SeqCst);
         let node = cluster.node(1).expect("it runs");
-        let call = tokio::spawn({
-            let node = node.clone();
-            async move { node.take_snapshot().await }
-        });
+        let call = taking(&node);
         let before = trouble.0.written.load(SeqCst);
         let written = || trouble.0.written.load(SeqCst) > before + (1 << 20);
         cluster.until("it to be written", |_| written().then_some(())).await;
         assert!(node.crash("consensus", how));
-        assert_eq!(call.await.expect("no panic"), Err(SnapshotError::Unavailable { node: 1 }));
+        assert_eq!(answer(call).await, Err(SnapshotError::Unavailable { node: 1 }));
         trouble.0.endless.store(false, SeqCst);
         timeout(Duration::from_secs(5), write(&cluster, 1)).await.expect("it heals at once");
-        node.take_snapshot().await.expect("there is room");
+        taken(&node).await.expect("there is room");
         write(&cluster, 1).await;
     }
 }
@@ -307,11 +315,11 @@ async fn no_room_for_a_snapshot_harms_nobody() {
     let last = write(&cluster, 5).await;
     for flag in [&trouble.0.full, &trouble.0.fails] {
         flag.store(true, SeqCst);
-        assert_eq!(node.take_snapshot().await, Err(SnapshotError::Failed { node: 1 }));
+        assert_eq!(taken(&node).await, Err(SnapshotError::Failed { node: 1 }));
         flag.store(false, SeqCst);
     }
     assert_eq!((node.status().snapshot_index, node.status().restarts), (0, 0));
-    assert_eq!(node.take_snapshot().await, Ok(last));
+    assert_eq!(taken(&node).await, Ok(last));
 }
 
 /// Fails when: a courier's death is not told to the core (`Lost`), which then waits for the report for ever.
@@ -322,10 +330,7 @@ async fn a_panic_of_the_users_write_is_a_couriers_death() {
     let node = cluster.node(1).expect("it runs");
     let last = write(&cluster, 5).await;
     trouble.0.panics.store(true, SeqCst);
-    let call = tokio::spawn({
-        let node = node.clone();
-        async move { node.take_snapshot().await }
-    });
+    let call = taking(&node);
     let restarted = |event: &NodeEvent| match event {
         NodeEvent::ActorRestarted { path, cause } => path == "consensus/snapshotter" && cause.contains("no mood"),
         _ => false,
@@ -335,7 +340,7 @@ async fn a_panic_of_the_users_write_is_a_couriers_death() {
             cluster.events().iter().any(|(_, event)| restarted(event)).then_some(())
         })
         .await;
-    assert_eq!(call.await.expect("no panic"), Ok(last));
+    assert_eq!(answer(call).await, Ok(last));
     write(&cluster, 1).await;
 }
 
@@ -345,7 +350,7 @@ async fn a_damaged_snapshot_and_one_that_is_refused_stop_the_node_and_are_told_a
     let trouble = Trouble::default();
     let cluster = trouble.cluster(1, 706).start().await;
     let last = write(&cluster, 5).await;
-    cluster.node(1).expect("it runs").take_snapshot().await.expect("there is room");
+    taken(&cluster.node(1).expect("it runs")).await.expect("there is room");
 
     trouble.0.damaged.store(true, SeqCst);
     cluster.restart(1).await;
@@ -376,7 +381,7 @@ async fn a_disk_that_fails_in_a_snapshot_stops_the_node() {
     cluster.propose(Line::new("a line")).await.expect("it leads alone");
     cluster.memory(1).fail_snapshot_writes(1);
     let node = cluster.node(1).expect("it runs");
-    assert_eq!(node.take_snapshot().await, Err(SnapshotError::Unavailable { node: 1 }));
+    assert_eq!(taken(&node).await, Err(SnapshotError::Unavailable { node: 1 }));
     let stopped = timeout(Duration::from_secs(20), node.stopped()).await.expect("it stops");
     assert!(matches!(stopped, Err(NodeError::Storage(StorageError::Failed { .. }))), "{stopped:?}");
 }
@@ -387,9 +392,50 @@ async fn a_poison_entry_behind_a_snapshot_is_found_after_one_rebuild() {
     let trouble = Trouble::default();
     let cluster = trouble.cluster(1, 708).start().await;
     let last = write(&cluster, 5).await;
-    cluster.node(1).expect("it runs").take_snapshot().await.expect("there is room");
+    taken(&cluster.node(1).expect("it runs")).await.expect("there is room");
     let _ = cluster.propose(Line::new(POISON)).await;
     let error = end(&cluster, 1).await;
     assert!(matches!(error, NodeError::PoisonEntry { index, .. } if index == last + 1), "{error}");
     assert_eq!(cluster.status(1).expect("its handle is there").restarts, 1);
+}
+
+/// N03. A node that starts is slow to read its own snapshot; a later one comes from the leader, and takes its place.
+///
+/// Fails when: `Snapshotter::restore` takes a snapshot that was replaced for one that cannot be read.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_snapshot_may_be_replaced_before_it_is_restored() {
+    let mut config = Config::default();
+    config.snapshot_trailing = 0;
+    let trouble = Trouble::default();
+    trouble.0.threads.store(true, SeqCst);
+    let cluster = trouble.cluster(3, 709).config(config).start().await;
+    let take_all = async || {
+        for id in cluster.ids() {
+            if let Some(node) = cluster.node(id) {
+                taken(&node).await.expect("there is room");
+            }
+        }
+    };
+    let last = write(&cluster, 5).await;
+    cluster.until_applied(last).await;
+    take_all().await;
+    let follower = cluster.leader().await % 3 + 1;
+    cluster.stop(follower).await.expect("nothing was wrong");
+    let last = write(&cluster, 5).await;
+    cluster.until_applied(last).await;
+    take_all().await;
+    let last = write(&cluster, 5).await;
+
+    trouble.set_gate(true);
+    cluster.restart(follower).await;
+    cluster
+        .until("the later one to be there", |cluster| {
+            let waits = trouble.0.waiting.load(SeqCst) > 0;
+            (waits && cluster.status(follower)?.snapshot_index >= last - 5).then_some(())
+        })
+        .await;
+    trouble.set_gate(false);
+    cluster.until_applied(last).await;
+    assert_eq!(cluster.look(follower, |moody| moody.ledger.len()).await, 15);
+    assert_eq!(cluster.status(follower).expect("it runs").restarts, 0);
 }
