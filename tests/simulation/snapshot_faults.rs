@@ -14,7 +14,8 @@ use bytes::Bytes;
 use ractor_raft::{
     Config,
     error::{NodeError, SnapshotError},
-    node::{Crash, NodeEvent, NodeRef},
+    flow::Filter,
+    node::{Crash, Node, NodeEvent, NodeRef},
     raft::{LogIndex, LogPosition, Membership, NodeId, SnapshotMetadata},
     state_machine::{RestoreError, Snapshot, StateMachine},
     storage::{Bootstrap, MemoryStorage, Opened, Received, SnapshotWriter, Snapshots, Storage, StorageError, Store},
@@ -43,6 +44,18 @@ struct Troubles {
     fails: AtomicBool,
     /// Once.
     panics: AtomicBool,
+    /// What is done, once, when a state is written, restored or dropped.
+    hook: Mutex<Option<(Moment, Hook)>>,
+}
+
+type Hook = Box<dyn FnOnce() + Send>;
+
+/// When a snapshotter is in the middle of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Moment {
+    Write,
+    Restore,
+    Discard,
 }
 
 impl Trouble {
@@ -56,8 +69,26 @@ impl Trouble {
         if *gate {
             self.0.waiting.fetch_add(1, SeqCst);
             let patience = Duration::from_secs(30);
-            drop(self.0.gate.1.wait_timeout_while(gate, patience, |closed| *closed).expect("nobody panics in there"));
+            let waited = self.0.gate.1.wait_timeout_while(gate, patience, |closed| *closed);
+            *waited.expect("nobody panics in there").0 = false;
         }
+    }
+
+    fn reached(&self, moment: Moment) {
+        let mut hook = self.0.hook.lock().expect("nobody panics in there");
+        if let Some((_, hook)) = hook.take_if(|(wanted, _)| *wanted == moment) {
+            hook();
+        }
+    }
+
+    /// At that moment the snapshotters of these nodes are told to die: each does at its next message or await.
+    fn crash_at(&self, moment: Moment, nodes: Vec<Node<Moody>>, how: Crash) {
+        let hook = move || {
+            for node in nodes {
+                node.crash("consensus/snapshotter", how);
+            }
+        };
+        *self.0.hook.lock().expect("nobody panics in there") = Some((moment, Box::new(hook)));
     }
 
     fn cluster(&self, nodes: u64, seed: u64) -> ractor_raft::testing::ClusterBuilder<Moody> {
@@ -183,7 +214,17 @@ impl StateMachine for Moody {
         if self.trouble.0.refuses.load(SeqCst) {
             return Err(RestoreError("I do not like it".to_owned()));
         }
+        self.trouble.reached(Moment::Restore);
         self.ledger.restore(bytes)
+    }
+}
+
+impl Drop for Moody {
+    fn drop(&mut self) {
+        // One that is dropped empty was never in use.
+        if !self.ledger.is_empty() {
+            self.trouble.reached(Moment::Discard);
+        }
     }
 }
 
@@ -192,6 +233,7 @@ struct MoodySnapshot(Ledger, Trouble);
 impl Snapshot for MoodySnapshot {
     fn write(self, to: &mut dyn Write) -> io::Result<()> {
         let MoodySnapshot(ledger, trouble) = self;
+        trouble.reached(Moment::Write);
         assert!(!trouble.0.panics.swap(false, SeqCst), "no mood for writing");
         if trouble.0.fails.load(SeqCst) {
             return Err(io::Error::other("no words"));
@@ -438,4 +480,66 @@ async fn a_snapshot_may_be_replaced_before_it_is_restored() {
     cluster.until_applied(last).await;
     assert_eq!(cluster.look(follower, |moody| moody.ledger.len()).await, 15);
     assert_eq!(cluster.status(follower).expect("it runs").restarts, 0);
+}
+
+/// N01. The snapshotter dies just after it has sent a state to be installed; its successor sends it again, late: by then the
+/// log has gone on.
+///
+/// Fails when: `Applier::install` takes what is older than what it has.
+#[tokio::test(start_paused = true)]
+async fn a_state_that_is_installed_twice_does_not_go_back() {
+    let trouble = Trouble::default();
+    let cluster = trouble.cluster(1, 710).start().await;
+    let node = cluster.node(1).expect("it runs");
+    write(&cluster, 5).await;
+    taken(&node).await.expect("there is room");
+    let last = write(&cluster, 5).await;
+    trouble.crash_at(Moment::Restore, vec![node], Crash::Panic);
+    let node = cluster.restart(1).await;
+    cluster.until_applied(last).await;
+    let installs = || node.flow().events(&Filter::default()).iter().filter(|event| event.message == "Install").count();
+    cluster.until("it to be sent twice", |_| (installs() == 2).then_some(())).await;
+    assert_eq!(cluster.look(1, |moody| moody.ledger.len()).await, 10);
+    write(&cluster, 1).await;
+    assert_eq!(node.status().restarts, 1);
+}
+
+/// C04. The snapshotters die at each of their messages, killed and by a panic: what they were doing is ordered anew.
+///
+/// Fails when: the core is not told `Lost(Snapshotter)`.
+#[tokio::test(start_paused = true)]
+async fn a_snapshotter_may_die_at_each_of_its_messages() {
+    let mut config = Config::default();
+    config.snapshot_trailing = 0;
+    for moment in [Moment::Write, Moment::Restore, Moment::Discard] {
+        for how in [Crash::Kill, Crash::Panic] {
+            let trouble = Trouble::default();
+            let cluster = trouble.cluster(3, 711).config(config.clone()).start().await;
+            let last = write(&cluster, 5).await;
+            cluster.until_applied(last).await;
+            let nodes: Vec<_> = cluster.ids().into_iter().filter_map(|id| cluster.node(id)).collect();
+            let leader = cluster.leader().await;
+            let follower = leader % 3 + 1;
+            let others: Vec<_> = cluster.ids().into_iter().filter(|id| *id != follower).collect();
+            cluster.network().partition(&[follower], &others);
+            write(&cluster, 5).await;
+            trouble.crash_at(moment, nodes, how);
+            for id in &others {
+                let node = cluster.node(*id).expect("it runs");
+                taken(&node).await.unwrap_or_else(|error| panic!("{moment:?}, {how:?}: {error}"));
+            }
+            cluster.run_for(Duration::from_secs(5)).await;
+            cluster.network().heal();
+            let last = write(&cluster, 1).await;
+            cluster.until_applied(last).await;
+            let is_installed = |(id, event): &(NodeId, NodeEvent)| {
+                *id == follower && matches!(event, NodeEvent::SnapshotInstalled { .. })
+            };
+            assert!(cluster.events().iter().any(is_installed), "{moment:?}, {how:?}");
+            for id in cluster.ids() {
+                assert_eq!(cluster.look(id, |moody| moody.ledger.len()).await, 11, "{moment:?}, {how:?}, node {id}");
+                assert_eq!(cluster.status(id).expect("it runs").restarts, 1, "{moment:?}, {how:?}, node {id}");
+            }
+        }
+    }
 }
