@@ -15,7 +15,7 @@ use ractor_raft::{
     Config,
     error::{NodeError, SnapshotError},
     flow::Filter,
-    node::{Crash, Node, NodeEvent, NodeRef},
+    node::{Crash, NodeEvent, NodeRef},
     raft::{LogIndex, LogPosition, Membership, NodeId, SnapshotMetadata},
     state_machine::{RestoreError, Snapshot, StateMachine},
     storage::{Bootstrap, MemoryStorage, Opened, Received, SnapshotWriter, Snapshots, Storage, StorageError, Store},
@@ -81,13 +81,7 @@ impl Trouble {
         }
     }
 
-    /// At that moment the snapshotters of these nodes are told to die: each does at its next message or await.
-    fn crash_at(&self, moment: Moment, nodes: Vec<Node<Moody>>, how: Crash) {
-        let hook = move || {
-            for node in nodes {
-                node.crash("consensus/snapshotter", how);
-            }
-        };
+    fn at(&self, moment: Moment, hook: impl FnOnce() + Send + 'static) {
         *self.0.hook.lock().expect("nobody panics in there") = Some((moment, Box::new(hook)));
     }
 
@@ -486,17 +480,28 @@ async fn a_snapshot_may_be_replaced_before_it_is_restored() {
 /// log has gone on.
 ///
 /// Fails when: `Applier::install` takes what is older than what it has.
-#[tokio::test(start_paused = true)]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_state_that_is_installed_twice_does_not_go_back() {
     let trouble = Trouble::default();
+    trouble.0.threads.store(true, SeqCst);
     let cluster = trouble.cluster(1, 710).start().await;
     let node = cluster.node(1).expect("it runs");
     write(&cluster, 5).await;
     taken(&node).await.expect("there is room");
     let last = write(&cluster, 5).await;
-    trouble.crash_at(Moment::Restore, vec![node], Crash::Panic);
+    cluster.stop(1).await.expect("nothing was wrong");
+    trouble.at(Moment::Restore, {
+        let trouble = trouble.clone();
+        move || {
+            // The first one dies behind this order; the next waits with the same one.
+            node.crash("consensus/snapshotter", Crash::Panic);
+            trouble.set_gate(true);
+        }
+    });
     let node = cluster.restart(1).await;
     cluster.until_applied(last).await;
+    cluster.until("the next one to be at it", |_| (trouble.0.waiting.load(SeqCst) == 1).then_some(())).await;
+    trouble.set_gate(false);
     let installs = || node.flow().events(&Filter::default()).iter().filter(|event| event.message == "Install").count();
     cluster.until("it to be sent twice", |_| (installs() == 2).then_some(())).await;
     assert_eq!(cluster.look(1, |moody| moody.ledger.len()).await, 10);
@@ -523,7 +528,12 @@ async fn a_snapshotter_may_die_at_each_of_its_messages() {
             let others: Vec<_> = cluster.ids().into_iter().filter(|id| *id != follower).collect();
             cluster.network().partition(&[follower], &others);
             write(&cluster, 5).await;
-            trouble.crash_at(moment, nodes, how);
+            trouble.at(moment, move || {
+                for node in nodes {
+                    // It dies at its next message or await: when it has done what it is at.
+                    node.crash("consensus/snapshotter", how);
+                }
+            });
             for id in &others {
                 let node = cluster.node(*id).expect("it runs");
                 taken(&node).await.unwrap_or_else(|error| panic!("{moment:?}, {how:?}: {error}"));
