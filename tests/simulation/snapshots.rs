@@ -275,7 +275,7 @@ async fn nothing_is_served_after_a_restart_before_the_snapshot_is_restored() {
 
 /// N03. Snapshots are taken and installed while entries are applied, cut off and caught up again, in many orders.
 ///
-/// Fails when: the core has entries applied while a snapshot is being restored (`apply` without `is_restoring`).
+/// Fails when: `Applier::install` does not go on behind the snapshot.
 #[tokio::test(start_paused = true)]
 async fn snapshots_that_race_each_other_and_the_log_never_take_the_state_back() {
     let mut installed = 0;
