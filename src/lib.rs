@@ -70,7 +70,7 @@ pub mod transport;
 pub use crate::{
     client::Client,
     config::Config,
-    error::{NodeError, ProposeError, ReadError, SnapshotError},
+    error::{NodeError, ProposeError, ReadError, SnapshotError, WatchError},
     node::{Consistency, Node},
     state_machine::StateMachine,
     storage::StorageError,

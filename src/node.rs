@@ -42,6 +42,7 @@ use crate::raft::{Address, LogIndex, Membership, NodeId, Role, Term};
 
 mod admission;
 mod alarm;
+mod applied;
 mod applier;
 mod builder;
 mod calls;

@@ -182,6 +182,7 @@ impl<M: StateMachine> Builder<M> {
             standing: watch::Sender::new(Standing::starting(members.clone())),
             leader_known: Default::default(),
             progress: Progress::default(),
+            applied_waiters: Default::default(),
             restarts: Default::default(),
             disk_failure: Default::default(),
             verdict: Default::default(),

@@ -26,6 +26,7 @@ use crate::{
     node::{
         PeerStatus, Status,
         admission::{Admission, Intake},
+        applied::AppliedWaiters,
         messages::{ApplierMessage, ConsensusMessage, LogStoreMessage, NodeMessage},
     },
     raft::{Address, LogIndex, Membership, NodeId, Role, SnapshotMetadata, Term, majority},
@@ -58,6 +59,8 @@ pub(crate) struct Shared {
     /// Told when a leader becomes known. It wakes in the order of asking, where `standing` itself wakes in a random one.
     pub leader_known: Notify,
     pub progress: Progress,
+    /// Who waits for the applier.
+    pub applied_waiters: AppliedWaiters,
     /// Restarts of actors, of all kinds.
     pub restarts: AtomicU64,
     /// Why the disk failed, once it has. Written by the log store before it says so.

@@ -137,6 +137,7 @@ impl Actor for Root {
                 // Here leadership will be handed over. Then those who are in get their answers, while the server still
                 // carries them out.
                 let shared = self.shared().clone();
+                shared.applied_waiters.end();
                 let _ = tokio::time::timeout(DRAIN, shared.admission.close()).await;
                 context.stop();
             }
@@ -389,6 +390,7 @@ impl Root {
     }
 
     async fn stop_all(&mut self, verdict: Result<(), NodeError>, context: &mut Context<NodeMessage>) {
+        self.shared().applied_waiters.end();
         if let Some(mut server) = self.server.take() {
             server.stop(&context.cell()).await;
         }
@@ -419,6 +421,7 @@ impl Drop for Root {
         shared.applier.set(None);
         shared.log_store.set(None);
         let _ = shared.verdict.set(Err(shared.fallen()));
+        shared.applied_waiters.end();
         shared.intake.end();
     }
 }

@@ -5,6 +5,9 @@ use ractor_raft::{
     storage::StorageError,
 };
 
+#[cfg(feature = "sqlite")]
+use ractor_raft::storage::{SqliteStorage, Storage};
+
 use crate::given::{
     Disk, append, command, commands, membership_at, open, position, recover, stand_on, take_snapshot, try_open,
 };
@@ -23,7 +26,7 @@ fn the_log_goes_on_behind_a_base_that_it_has(disk: &Disk) {
     drop(store);
     let (mut store, opened) = open(&*disk.storage);
     assert_eq!(opened.recovered.base, position(6, 1));
-    assert_eq!(opened.recovered.membership, membership_at(6));
+    assert_eq!(opened.recovered.membership, *membership_at(6));
     assert_eq!(opened.recovered.snapshot.unwrap().last_included, position(6, 1));
     assert_eq!(opened.recovered.entries, [commands(7, 10, 1), commands(11, 12, 2)].concat());
     // And to its end, and on from there.
@@ -103,8 +106,7 @@ fn a_base_that_goes_back_is_a_bug_of_the_caller(disk: &Disk) {
     }
 }
 
-/// Fails when: the rows up to the base are deleted all at once (then there is nothing to tidy), or are found again by
-/// the opening.
+/// Fails when: the opening takes rows that wait to be deleted for the log, or does not go on with their deletion.
 fn ten_thousand_entries_are_deleted_step_by_step_also_after_a_restart(disk: &Disk) {
     let (mut store, _) = open(&*disk.storage);
     for batch in 0..20 {
@@ -150,6 +152,25 @@ fn d05_a_full_disk_refuses_a_base_and_takes_it_later(disk: &Disk) {
     assert_eq!((recovered.base, recovered.entries), (position(5, 2), commands(6, 10, 2)));
 }
 
+/// SAFETY D05, for the rows that wait to be deleted. Fails when: a deletion without room ends the store.
+fn d05_a_full_disk_puts_the_deletion_off(disk: &Disk) {
+    let Some(set_full) = &disk.set_full else { return };
+    let (mut store, _) = open(&*disk.storage);
+    store.persist(&append(commands(1, 3_000, 1))).unwrap();
+    with_snapshot(disk, 2_990, 1);
+    store.persist(&stand_on(2_990, 1)).unwrap();
+    set_full(true);
+    for _ in 0..3 {
+        let outcome = store.tidy();
+        assert!(matches!(outcome, Ok(false) | Err(StorageError::Full { .. })), "{outcome:?}");
+    }
+    set_full(false);
+    while store.tidy().unwrap() {}
+    store.persist(&append(commands(3_001, 3_002, 1))).unwrap();
+    drop(store);
+    assert_eq!(recover(&*disk.storage).entries, commands(2_991, 3_002, 1));
+}
+
 /// R017. Fails when: an opening does not look whether a snapshot stands in for the entries that the log has no more.
 fn a_base_without_a_snapshot_is_refused(disk: &Disk) {
     let (mut store, _) = open(&*disk.storage);
@@ -174,6 +195,65 @@ fn l08_a_condemned_store_is_never_opened_again(disk: &Disk) {
     }
 }
 
+/// How many entries there are rows of.
+#[cfg(feature = "sqlite")]
+fn rows(directory: &std::path::Path) -> i64 {
+    let connection = rusqlite::Connection::open(directory.join("raft.db")).unwrap();
+    connection.query_row("SELECT count(*) FROM entries", [], |row| row.get(0)).unwrap()
+}
+
+/// Fails when: the rows that a base replaces are deleted with it, or never.
+#[cfg(feature = "sqlite")]
+#[test]
+fn a_write_with_a_base_deletes_a_bounded_number_of_rows() {
+    let directory = tempfile::tempdir().unwrap();
+    let storage = SqliteStorage::new(directory.path());
+    let (mut store, _) = open(&storage);
+    store.persist(&append(commands(1, 6_000, 1))).unwrap();
+    take_snapshot(&*storage.snapshots(), 5_990, 1, b"state");
+    store.persist(&stand_on(5_990, 1)).unwrap();
+    drop(store);
+    assert_eq!(rows(directory.path()), 5_000);
+    // A store that is never tidied gets rid of them too.
+    let (mut store, _) = open(&storage);
+    for index in 6_001..=6_010 {
+        store.persist(&append(commands(index, index, 1))).unwrap();
+    }
+    drop(store);
+    assert!((4_000..4_500).contains(&rows(directory.path())), "{} rows", rows(directory.path()));
+    let (mut store, _) = open(&storage);
+    let mut steps = 0;
+    while store.tidy().unwrap() {
+        steps += 1;
+    }
+    drop(store);
+    assert!((4..=8).contains(&steps), "{steps} steps");
+    assert_eq!(rows(directory.path()), 20);
+    assert_eq!(recover(&storage).entries, commands(5_991, 6_010, 1));
+}
+
+/// Fails when: pages that are free are never given back.
+#[cfg(feature = "sqlite")]
+#[test]
+fn a_database_that_is_mostly_free_gets_shorter() {
+    let directory = tempfile::tempdir().unwrap();
+    let storage = SqliteStorage::new(directory.path());
+    let (mut store, _) = open(&storage);
+    for start in (1..=3_000).step_by(300) {
+        store.persist(&append((start..start + 300).map(|index| command(index, 1, vec![7; 8_000])).collect())).unwrap();
+    }
+    take_snapshot(&*storage.snapshots(), 2_999, 1, b"state");
+    store.persist(&stand_on(2_999, 1)).unwrap();
+    drop(store);
+    let size = || std::fs::metadata(directory.path().join("raft.db")).unwrap().len();
+    let (mut store, _) = open(&storage);
+    let before = size();
+    while store.tidy().unwrap() {}
+    drop(store);
+    assert_eq!(recover(&storage).entries.len(), 1);
+    assert!(before > 20 << 20 && size() < 18 << 20, "{before} bytes, then {}", size());
+}
+
 for_every_store! {
     the_log_goes_on_behind_a_base_that_it_has
     a_base_beyond_the_log_leaves_it_empty
@@ -182,6 +262,7 @@ for_every_store! {
     a_base_that_goes_back_is_a_bug_of_the_caller
     ten_thousand_entries_are_deleted_step_by_step_also_after_a_restart
     d05_a_full_disk_refuses_a_base_and_takes_it_later
+    d05_a_full_disk_puts_the_deletion_off
     a_base_without_a_snapshot_is_refused
     l08_a_condemned_store_is_never_opened_again
 }

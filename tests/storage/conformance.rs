@@ -80,8 +80,8 @@ fn every_kind_of_entry_comes_back_as_it_was(disk: &Disk) {
         Entry { index: 1, term: 1, payload: Payload::Noop },
         command(2, 1, Bytes::new()),
         command(3, 1, large),
-        Entry { index: 4, term: 2, payload: Payload::Membership(membership) },
-        Entry { index: 5, term: u64::MAX, payload: Payload::Membership(Membership::default()) },
+        Entry { index: 4, term: 2, payload: Payload::Membership(membership.into()) },
+        Entry { index: 5, term: u64::MAX, payload: Payload::Membership(Membership::default().into()) },
         command(6, u64::MAX, vec![0; 300]),
     ];
     let (mut store, _) = open(&*disk.storage);

@@ -1,5 +1,7 @@
 //! What the tests start from: stores of each kind, and writes to put in them.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use ractor_raft::{
     raft::{
@@ -119,8 +121,8 @@ pub fn position(index: LogIndex, term: Term) -> LogPosition {
 }
 
 /// Who belongs to the cluster as of a snapshot at this index: told from others by an address.
-pub fn membership_at(index: LogIndex) -> Membership {
-    Membership::of_voters([(1, format!("one:{index}"))])
+pub fn membership_at(index: LogIndex) -> Arc<Membership> {
+    Arc::new(Membership::of_voters([(1, format!("one:{index}"))]))
 }
 
 /// A write that lets the log stand on this entry.

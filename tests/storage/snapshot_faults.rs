@@ -10,7 +10,7 @@ use ractor_raft::{
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 
 use crate::given::{
-    append, bytes, commands, membership_at, metadata, open, position, read_snapshot, recover, seeds, stand_on,
+    append, bytes, command, commands, membership_at, metadata, open, position, read_snapshot, recover, seeds, stand_on,
     take_snapshot, try_open,
 };
 
@@ -84,7 +84,7 @@ fn found(storage: &SqliteStorage, recovered: &Recovered) -> Done {
     let bytes_there = read_snapshot(&*storage.snapshots(), snapshot);
     assert!(bytes_there == bytes(snapshot.last_included.index, SIZE), "{snapshot} has other bytes");
     let log: (LogIndex, &[Entry]) = (recovered.base.index, &recovered.entries);
-    assert_eq!(recovered.membership, membership_at(recovered.base.index));
+    assert_eq!(recovered.membership, *membership_at(recovered.base.index));
     let receiving = recovered.receiving.as_ref().map_or(0, |(snapshot, stored)| {
         assert_eq!(*snapshot, snapshot_at(40, 2));
         *stored as usize
@@ -109,7 +109,7 @@ fn found(storage: &SqliteStorage, recovered: &Recovered) -> Done {
 fn d02_a_crash_at_any_operation_leaves_a_snapshot_that_fits_the_log() {
     for operation in 1.. {
         let mut whole = false;
-        for seed in seeds(12) {
+        for seed in seeds(9) {
             let rng = &mut SmallRng::seed_from_u64(seed);
             let disk = SimulatedDisk::new();
             let (storage, mut store) = before(&disk);
@@ -144,6 +144,44 @@ fn d02_a_crash_at_any_operation_leaves_a_snapshot_that_fits_the_log() {
         if whole {
             break;
         }
+    }
+}
+
+/// SAFETY D02, D03, while thousands of rows are deleted step by step, and the database gets shorter.
+/// Fails when: a deletion goes beyond the base, or the opening goes by the rows that are left of what was deleted.
+#[test]
+fn d02_a_crash_while_a_long_log_is_compacted_harms_nothing_behind_the_base() {
+    for seed in seeds(6) {
+        let rng = &mut SmallRng::seed_from_u64(seed);
+        let disk = SimulatedDisk::new();
+        let storage = disk.storage();
+        let (mut store, _) = open(&storage);
+        // In every third run the database is mostly free afterwards, so that pages are given back.
+        let (size, last) = if seed % 3 == 0 { (8_000, 2_600) } else { (40, 6_000) };
+        let log: Vec<Entry> = (1..=last).map(|index| command(index, 1, vec![index as u8; size])).collect();
+        log.chunks(500).for_each(|entries| store.persist(&append(entries.to_vec())).unwrap());
+        drop(store);
+        let (mut store, _) = open(&storage);
+        let base = last - 10;
+        take_snapshot(&*storage.snapshots(), base, 1, &bytes(base, 100));
+        store.persist(&stand_on(base, 1)).unwrap();
+        for life in 0..4 {
+            if life < 3 {
+                disk.crash_at(rng.random_range(1..if size == 40 { 300 } else { 3_000 }));
+            }
+            while let Ok(true) = store.tidy() {}
+            assert!(life < 3 || !disk.has_crashed());
+            drop(store);
+            disk.power_loss(rng);
+            let (reopened, opened) = open(&storage);
+            assert_eq!(opened.recovered.base, position(base, 1), "seed {seed}");
+            assert!(opened.recovered.entries == log[base as usize..], "seed {seed}, life {life}");
+            store = reopened;
+        }
+        assert_eq!(store.tidy(), Ok(false), "seed {seed}");
+        drop(store);
+        let left = disk.image()["raft.db"].len();
+        assert!(size == 40 || left < 18 << 20, "seed {seed}: {left} bytes");
     }
 }
 
@@ -202,9 +240,9 @@ fn file_of(disk: &SimulatedDisk) -> String {
 /// All bits of the head, of the first blocks' headers and of the tail, and some of the rest.
 fn bits(size: usize) -> Vec<usize> {
     let rng = &mut SmallRng::seed_from_u64(4);
-    let samples = seeds(300).end as usize;
+    let samples = seeds(150).end as usize;
     let dense = [0..64, 65_536 + 20..65_536 + 64, size - 100..size];
-    let dense = dense.into_iter().flat_map(|bytes| bytes.start * 8..bytes.end * 8);
+    let dense = dense.into_iter().flat_map(|bytes| (bytes.start * 8..bytes.end * 8).step_by(3));
     dense.chain((0..samples).map(|_| rng.random_range(0..size * 8))).collect()
 }
 
@@ -252,7 +290,7 @@ fn d04_a_flipped_bit_of_a_snapshot_is_noticed() {
         at_read += 1;
         drop(store);
     }
-    assert!(at_open > 500 && at_read > 300, "{at_open} noticed at the opening, {at_read} by reading");
+    assert!(at_open > 200 && at_read > 150, "{at_open} noticed at the opening, {at_read} by reading");
 }
 
 /// SAFETY D04, for what is being received: what does not fit is received again.

@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Write as _};
 use proptest::prelude::*;
 use ractor_raft::{
     raft::SnapshotMetadata,
-    storage::{Received, Snapshots, StorageError},
+    storage::{Received, StorageError},
 };
 
 use crate::given::{Disk, bytes, membership_at, metadata, open, position, read_snapshot, recover, take_snapshot};
@@ -268,42 +268,73 @@ fn deliveries() -> impl Strategy<Value = Vec<Delivery>> {
     prop::collection::vec(delivery, 0..40)
 }
 
+/// What the receiver has, in plain words.
+#[derive(Default)]
+struct Expected {
+    finished: bool,
+    /// Of which of the two snapshots it has how many bytes.
+    receiving: Option<(bool, usize)>,
+}
+
+impl Expected {
+    /// `is_main`: of the snapshot that is to arrive, not of the other.
+    fn store(&mut self, is_main: bool, offset: usize, length: usize) -> Received {
+        if is_main && self.finished {
+            return Received { stored: SIZE as u64, complete: true };
+        }
+        if offset == 0 {
+            self.receiving = Some((is_main, 0));
+        }
+        let Some((_, stored)) = self.receiving.as_mut().filter(|(which, _)| *which == is_main) else {
+            return received(0);
+        };
+        if *stored == offset {
+            *stored += length;
+        }
+        let stored = *stored;
+        self.finished |= stored == SIZE;
+        self.receiving = self.receiving.filter(|_| stored < SIZE);
+        Received { stored: stored as u64, complete: stored == SIZE }
+    }
+}
+
 /// Sends a snapshot over a network that loses, repeats and reorders; in the end all arrives.
 fn transfer(disk: &Disk, deliveries: Vec<Delivery>) {
     let bytes = bytes(1, SIZE);
-    let (snapshot, other) = (metadata(5, 3, &bytes), metadata(4, 3, &bytes));
-    let send = |snapshots: &dyn Snapshots, offset: usize, length: usize| {
-        let end = SIZE.min(offset + length);
-        let received = snapshots.store(&snapshot, offset as u64, &bytes[offset..end]).unwrap();
-        assert!(received.complete == (received.stored == SIZE as u64));
-        received.stored as usize
-    };
+    let (snapshot, other) = (metadata(5, 3, &bytes), metadata(6, 3, &bytes));
+    let mut expected = Expected::default();
     let (mut store, _) = open(&*disk.storage);
     let snapshots = disk.storage.snapshots();
+    let send = |expected: &mut Expected, is_main: bool, offset: usize, length: usize| {
+        let end = SIZE.min(offset + length);
+        let snapshot = if is_main { &snapshot } else { &other };
+        let outcome = snapshots.store(snapshot, offset as u64, &bytes[offset..end]).unwrap();
+        assert_eq!(outcome, expected.store(is_main, offset, end - offset), "{length} bytes from {offset}");
+        outcome.stored as usize
+    };
     let mut offset = 0;
     for delivery in deliveries {
         match delivery {
-            Delivery::Chunk(length) => offset = send(&*snapshots, offset, length),
-            Delivery::Unanswered(length) => drop(send(&*snapshots, offset, length)),
-            Delivery::Stray(from, length) => drop(send(&*snapshots, from, length)),
+            Delivery::Chunk(length) => offset = send(&mut expected, true, offset, length),
+            Delivery::Unanswered(length) => _ = send(&mut expected, true, offset, length),
+            Delivery::Stray(from, length) => _ = send(&mut expected, true, from, length),
             Delivery::Other(length, begins) => {
-                let from = if begins { 0 } else { 1_000 };
-                let received = snapshots.store(&other, from as u64, &bytes[from..from + length]).unwrap();
-                assert!(!received.complete);
+                send(&mut expected, false, if begins { 0 } else { 1_000 }, length);
             }
             Delivery::Reopen => {
                 drop(store);
                 let (reopened, opened) = open(&*disk.storage);
                 store = reopened;
-                let receiving = opened.recovered.receiving.map_or(0, |(_, stored)| stored);
-                assert!(receiving < SIZE as u64);
+                let found = opened.recovered.receiving.map(|(found, stored)| (found == snapshot, stored as usize));
+                assert_eq!(found, expected.receiving);
             }
         }
         let finished = snapshots.chunk(&snapshot, 0, SIZE).unwrap();
+        assert_eq!(finished.is_some(), expected.finished);
         assert!(finished.is_none_or(|found| found == bytes));
     }
     for _ in 0..20 {
-        offset = send(&*snapshots, offset, 100_000);
+        offset = send(&mut expected, true, offset, 100_000);
         if offset == SIZE {
             assert_eq!(read_snapshot(&*snapshots, &snapshot), bytes);
             return;

@@ -20,6 +20,9 @@ use crate::{
 
 const CALL: &str = "reading of a snapshot";
 
+/// No head is longer: it may hold a membership, but not a damaged length's worth of memory.
+const LARGEST_HEAD: usize = 16 << 20;
+
 /// What the tail of a finished file says the snapshot is, and where its data begins.
 pub(super) fn read_tail(file: &mut dyn File, path: &Path) -> Result<(SnapshotMetadata, u64), StorageError> {
     let error = |error: io::Error| failed(path, CALL, &error);
@@ -56,7 +59,7 @@ pub(super) fn read_head(file: &mut dyn File, path: &Path) -> Result<(Option<Snap
         bytes.truncate(read);
         Ok(bytes)
     };
-    let header = Header::of(&read(HEADER)?).filter(|header| header.is(Kind::Head, 0) && header.length <= BLOCK);
+    let header = Header::of(&read(HEADER)?).filter(|header| header.is(Kind::Head, 0) && header.length <= LARGEST_HEAD);
     let length = header.ok_or_else(|| damaged("there is none"))?.length;
     let head = read(HEADER + length)?;
     let bytes = format::unseal(&head, Kind::Head, 0).ok_or_else(|| damaged("it does not fit its checksum"))?;
