@@ -231,6 +231,7 @@ impl Applier {
         if let Some(consensus) = &self.consensus {
             let _ = context.send(consensus, ConsensusMessage::Restored { index });
         }
+        self.shared.applied_waiters.tell();
         self.answer_waiting();
     }
 

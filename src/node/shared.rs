@@ -266,7 +266,6 @@ impl Shared {
     }
 
     /// What the disk has when it is opened.
-
     pub(crate) fn set_snapshot(&self, snapshot: Option<SnapshotMetadata>) {
         *self.snapshot.write().unwrap_or_else(PoisonError::into_inner) = snapshot;
     }

@@ -14,13 +14,14 @@ use bytes::Bytes;
 use ractor_raft::{
     Config,
     error::{NodeError, SnapshotError},
-    node::{Crash, NodeEvent},
+    flow::Filter,
+    node::{Crash, NodeEvent, NodeRef},
     raft::{LogIndex, LogPosition, Membership, NodeId, SnapshotMetadata},
     state_machine::{RestoreError, Snapshot, StateMachine},
     storage::{Bootstrap, MemoryStorage, Opened, Received, SnapshotWriter, Snapshots, Storage, StorageError, Store},
     testing::{Cluster, Ledger, Line, Written},
 };
-use tokio::time::timeout;
+use tokio::{task::JoinHandle, time::timeout};
 
 /// What is wrong at the moment. Clones are the same.
 #[derive(Clone, Default)]
@@ -30,7 +31,7 @@ struct Trouble(Arc<Troubles>);
 struct Troubles {
     /// Snapshots are written, restored and stored on threads of their own.
     threads: AtomicBool,
-    /// Who writes a snapshot waits.
+    /// Who writes or begins to read a snapshot waits.
     gate: (Mutex<bool>, Condvar),
     /// So many wait there.
     waiting: AtomicU64,
@@ -43,6 +44,18 @@ struct Troubles {
     fails: AtomicBool,
     /// Once.
     panics: AtomicBool,
+    /// What is done, once, when a state is written, restored or dropped.
+    hook: Mutex<Option<(Moment, Hook)>>,
+}
+
+type Hook = Box<dyn FnOnce() + Send>;
+
+/// When a snapshotter is in the middle of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Moment {
+    Write,
+    Restore,
+    Discard,
 }
 
 impl Trouble {
@@ -56,8 +69,20 @@ impl Trouble {
         if *gate {
             self.0.waiting.fetch_add(1, SeqCst);
             let patience = Duration::from_secs(30);
-            drop(self.0.gate.1.wait_timeout_while(gate, patience, |closed| *closed).expect("nobody panics in there"));
+            let waited = self.0.gate.1.wait_timeout_while(gate, patience, |closed| *closed);
+            *waited.expect("nobody panics in there").0 = false;
         }
+    }
+
+    fn reached(&self, moment: Moment) {
+        let mut hook = self.0.hook.lock().expect("nobody panics in there");
+        if let Some((_, hook)) = hook.take_if(|(wanted, _)| *wanted == moment) {
+            hook();
+        }
+    }
+
+    fn at(&self, moment: Moment, hook: impl FnOnce() + Send + 'static) {
+        *self.0.hook.lock().expect("nobody panics in there") = Some((moment, Box::new(hook)));
     }
 
     fn cluster(&self, nodes: u64, seed: u64) -> ractor_raft::testing::ClusterBuilder<Moody> {
@@ -103,6 +128,7 @@ impl Snapshots for TroubledSnapshots {
     }
 
     fn read(&self, snapshot: &SnapshotMetadata) -> Result<Box<dyn Read + Send>, StorageError> {
+        self.trouble.pass();
         let bytes = self.snapshots.read(snapshot)?;
         if !self.trouble.0.damaged.load(SeqCst) {
             return Ok(bytes);
@@ -182,7 +208,17 @@ impl StateMachine for Moody {
         if self.trouble.0.refuses.load(SeqCst) {
             return Err(RestoreError("I do not like it".to_owned()));
         }
+        self.trouble.reached(Moment::Restore);
         self.ledger.restore(bytes)
+    }
+}
+
+impl Drop for Moody {
+    fn drop(&mut self) {
+        // One that is dropped empty was never in use.
+        if !self.ledger.is_empty() {
+            self.trouble.reached(Moment::Discard);
+        }
     }
 }
 
@@ -191,6 +227,7 @@ struct MoodySnapshot(Ledger, Trouble);
 impl Snapshot for MoodySnapshot {
     fn write(self, to: &mut dyn Write) -> io::Result<()> {
         let MoodySnapshot(ledger, trouble) = self;
+        trouble.reached(Moment::Write);
         assert!(!trouble.0.panics.swap(false, SeqCst), "no mood for writing");
         if trouble.0.fails.load(SeqCst) {
             return Err(io::Error::other("no words"));
@@ -208,6 +245,20 @@ async fn write(cluster: &Cluster<Moody>, lines: u64) -> LogIndex {
         last = cluster.propose(Line::new(format!("line {number}"))).await.expect("there is a leader").index;
     }
     last
+}
+
+/// Has a snapshot taken, in bounded time.
+async fn taken(node: &NodeRef) -> Result<LogIndex, SnapshotError> {
+    answer(taking(node)).await
+}
+
+fn taking(node: &NodeRef) -> JoinHandle<Result<LogIndex, SnapshotError>> {
+    let node = node.clone();
+    tokio::spawn(async move { node.take_snapshot().await })
+}
+
+async fn answer(call: JoinHandle<Result<LogIndex, SnapshotError>>) -> Result<LogIndex, SnapshotError> {
+    timeout(Duration::from_secs(20), call).await.expect("nobody hangs").expect("no panic")
 }
 
 /// How a node ended by itself.
@@ -231,10 +282,7 @@ async fn applies_and_heartbeats_go_on_while_snapshots_are_written() {
     cluster.until_applied(before).await;
 
     trouble.set_gate(true);
-    let take = |id| {
-        let node = cluster.node(id).expect("it runs");
-        tokio::spawn(async move { node.take_snapshot().await })
-    };
+    let take = |id| taking(&cluster.node(id).expect("it runs"));
     let calls: Vec<_> = cluster.ids().into_iter().map(take).collect();
     cluster.until("all to be in the middle of it", |_| (trouble.0.waiting.load(SeqCst) == 3).then_some(())).await;
     let term = cluster.status(1).expect("it runs").term;
@@ -248,8 +296,7 @@ async fn applies_and_heartbeats_go_on_while_snapshots_are_written() {
 
     trouble.set_gate(false);
     for call in calls {
-        let index = timeout(Duration::from_secs(20), call).await.expect("it ends").expect("no panic");
-        assert_eq!(index, Ok(before), "it is of what was applied when it was taken");
+        assert_eq!(answer(call).await, Ok(before), "it is of what was applied when it was taken");
     }
 }
 
@@ -262,11 +309,11 @@ async fn a_snapshot_without_end_holds_up_no_shutdown() {
     write(&cluster, 5).await;
     trouble.0.endless.store(true, SeqCst);
     let node = cluster.node(1).expect("it runs");
-    let call = tokio::spawn(async move { node.take_snapshot().await });
+    let call = taking(&node);
     let written = || trouble.0.written.load(SeqCst);
     cluster.until("it to be written", |_| (written() > 1 << 20).then_some(())).await;
     timeout(Duration::from_secs(5), cluster.stop(1)).await.expect("it stops at once").expect("nothing was wrong");
-    assert_eq!(call.await.expect("no panic"), Err(SnapshotError::Unavailable { node: 1 }));
+    assert_eq!(answer(call).await, Err(SnapshotError::Unavailable { node: 1 }));
     let stopped_at = written();
     tokio::task::yield_now().await;
     assert_eq!(written(), stopped_at, "somebody still writes");
@@ -282,18 +329,15 @@ async fn a_snapshot_without_end_holds_up_no_restart_of_the_keepers() {
     for how in [Crash::Panic, Crash::Kill] {
         trouble.0.endless.store(true, SeqCst);
         let node = cluster.node(1).expect("it runs");
-        let call = tokio::spawn({
-            let node = node.clone();
-            async move { node.take_snapshot().await }
-        });
+        let call = taking(&node);
         let before = trouble.0.written.load(SeqCst);
         let written = || trouble.0.written.load(SeqCst) > before + (1 << 20);
         cluster.until("it to be written", |_| written().then_some(())).await;
         assert!(node.crash("consensus", how));
-        assert_eq!(call.await.expect("no panic"), Err(SnapshotError::Unavailable { node: 1 }));
+        assert_eq!(answer(call).await, Err(SnapshotError::Unavailable { node: 1 }));
         trouble.0.endless.store(false, SeqCst);
         timeout(Duration::from_secs(5), write(&cluster, 1)).await.expect("it heals at once");
-        node.take_snapshot().await.expect("there is room");
+        taken(&node).await.expect("there is room");
         write(&cluster, 1).await;
     }
 }
@@ -307,11 +351,11 @@ async fn no_room_for_a_snapshot_harms_nobody() {
     let last = write(&cluster, 5).await;
     for flag in [&trouble.0.full, &trouble.0.fails] {
         flag.store(true, SeqCst);
-        assert_eq!(node.take_snapshot().await, Err(SnapshotError::Failed { node: 1 }));
+        assert_eq!(taken(&node).await, Err(SnapshotError::Failed { node: 1 }));
         flag.store(false, SeqCst);
     }
     assert_eq!((node.status().snapshot_index, node.status().restarts), (0, 0));
-    assert_eq!(node.take_snapshot().await, Ok(last));
+    assert_eq!(taken(&node).await, Ok(last));
 }
 
 /// Fails when: a courier's death is not told to the core (`Lost`), which then waits for the report for ever.
@@ -322,10 +366,7 @@ async fn a_panic_of_the_users_write_is_a_couriers_death() {
     let node = cluster.node(1).expect("it runs");
     let last = write(&cluster, 5).await;
     trouble.0.panics.store(true, SeqCst);
-    let call = tokio::spawn({
-        let node = node.clone();
-        async move { node.take_snapshot().await }
-    });
+    let call = taking(&node);
     let restarted = |event: &NodeEvent| match event {
         NodeEvent::ActorRestarted { path, cause } => path == "consensus/snapshotter" && cause.contains("no mood"),
         _ => false,
@@ -335,7 +376,7 @@ async fn a_panic_of_the_users_write_is_a_couriers_death() {
             cluster.events().iter().any(|(_, event)| restarted(event)).then_some(())
         })
         .await;
-    assert_eq!(call.await.expect("no panic"), Ok(last));
+    assert_eq!(answer(call).await, Ok(last));
     write(&cluster, 1).await;
 }
 
@@ -345,7 +386,7 @@ async fn a_damaged_snapshot_and_one_that_is_refused_stop_the_node_and_are_told_a
     let trouble = Trouble::default();
     let cluster = trouble.cluster(1, 706).start().await;
     let last = write(&cluster, 5).await;
-    cluster.node(1).expect("it runs").take_snapshot().await.expect("there is room");
+    taken(&cluster.node(1).expect("it runs")).await.expect("there is room");
 
     trouble.0.damaged.store(true, SeqCst);
     cluster.restart(1).await;
@@ -376,7 +417,7 @@ async fn a_disk_that_fails_in_a_snapshot_stops_the_node() {
     cluster.propose(Line::new("a line")).await.expect("it leads alone");
     cluster.memory(1).fail_snapshot_writes(1);
     let node = cluster.node(1).expect("it runs");
-    assert_eq!(node.take_snapshot().await, Err(SnapshotError::Unavailable { node: 1 }));
+    assert_eq!(taken(&node).await, Err(SnapshotError::Unavailable { node: 1 }));
     let stopped = timeout(Duration::from_secs(20), node.stopped()).await.expect("it stops");
     assert!(matches!(stopped, Err(NodeError::Storage(StorageError::Failed { .. }))), "{stopped:?}");
 }
@@ -387,9 +428,128 @@ async fn a_poison_entry_behind_a_snapshot_is_found_after_one_rebuild() {
     let trouble = Trouble::default();
     let cluster = trouble.cluster(1, 708).start().await;
     let last = write(&cluster, 5).await;
-    cluster.node(1).expect("it runs").take_snapshot().await.expect("there is room");
+    taken(&cluster.node(1).expect("it runs")).await.expect("there is room");
     let _ = cluster.propose(Line::new(POISON)).await;
     let error = end(&cluster, 1).await;
     assert!(matches!(error, NodeError::PoisonEntry { index, .. } if index == last + 1), "{error}");
     assert_eq!(cluster.status(1).expect("its handle is there").restarts, 1);
+}
+
+/// N03. A node that starts is slow to read its own snapshot; a later one comes from the leader, and takes its place.
+///
+/// Fails when: `Snapshotter::restore` takes a snapshot that was replaced for one that cannot be read.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_snapshot_may_be_replaced_before_it_is_restored() {
+    let mut config = Config::default();
+    config.snapshot_trailing = 0;
+    let trouble = Trouble::default();
+    trouble.0.threads.store(true, SeqCst);
+    let cluster = trouble.cluster(3, 709).config(config).start().await;
+    let take_all = async || {
+        for id in cluster.ids() {
+            if let Some(node) = cluster.node(id) {
+                taken(&node).await.expect("there is room");
+            }
+        }
+    };
+    let last = write(&cluster, 5).await;
+    cluster.until_applied(last).await;
+    take_all().await;
+    let follower = cluster.leader().await % 3 + 1;
+    cluster.stop(follower).await.expect("nothing was wrong");
+    let last = write(&cluster, 5).await;
+    cluster.until_applied(last).await;
+    take_all().await;
+    let last = write(&cluster, 5).await;
+
+    trouble.set_gate(true);
+    cluster.restart(follower).await;
+    cluster
+        .until("the later one to be there", |cluster| {
+            let waits = trouble.0.waiting.load(SeqCst) > 0;
+            (waits && cluster.status(follower)?.snapshot_index >= last - 5).then_some(())
+        })
+        .await;
+    trouble.set_gate(false);
+    cluster.until_applied(last).await;
+    assert_eq!(cluster.look(follower, |moody| moody.ledger.len()).await, 15);
+    assert_eq!(cluster.status(follower).expect("it runs").restarts, 0);
+}
+
+/// N01. The snapshotter dies just after it has sent a state to be installed; its successor sends it again, late: by then the
+/// log has gone on.
+///
+/// Fails when: `Applier::install` takes what is older than what it has.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_state_that_is_installed_twice_does_not_go_back() {
+    let trouble = Trouble::default();
+    trouble.0.threads.store(true, SeqCst);
+    let cluster = trouble.cluster(1, 710).start().await;
+    let node = cluster.node(1).expect("it runs");
+    write(&cluster, 5).await;
+    taken(&node).await.expect("there is room");
+    let last = write(&cluster, 5).await;
+    cluster.stop(1).await.expect("nothing was wrong");
+    trouble.at(Moment::Restore, {
+        let trouble = trouble.clone();
+        move || {
+            // The first one dies behind this order; the next waits with the same one.
+            node.crash("consensus/snapshotter", Crash::Panic);
+            trouble.set_gate(true);
+        }
+    });
+    let node = cluster.restart(1).await;
+    cluster.until_applied(last).await;
+    cluster.until("the next one to be at it", |_| (trouble.0.waiting.load(SeqCst) == 1).then_some(())).await;
+    trouble.set_gate(false);
+    let installs = || node.flow().events(&Filter::default()).iter().filter(|event| event.message == "Install").count();
+    cluster.until("it to be sent twice", |_| (installs() == 2).then_some(())).await;
+    assert_eq!(cluster.look(1, |moody| moody.ledger.len()).await, 10);
+    write(&cluster, 1).await;
+    assert_eq!(node.status().restarts, 1);
+}
+
+/// C04. The snapshotters die at each of their messages, killed and by a panic: what they were doing is ordered anew.
+///
+/// Fails when: the core is not told `Lost(Snapshotter)`.
+#[tokio::test(start_paused = true)]
+async fn a_snapshotter_may_die_at_each_of_its_messages() {
+    let mut config = Config::default();
+    config.snapshot_trailing = 0;
+    for moment in [Moment::Write, Moment::Restore, Moment::Discard] {
+        for how in [Crash::Kill, Crash::Panic] {
+            let trouble = Trouble::default();
+            let cluster = trouble.cluster(3, 711).config(config.clone()).start().await;
+            let last = write(&cluster, 5).await;
+            cluster.until_applied(last).await;
+            let nodes: Vec<_> = cluster.ids().into_iter().filter_map(|id| cluster.node(id)).collect();
+            let leader = cluster.leader().await;
+            let follower = leader % 3 + 1;
+            let others: Vec<_> = cluster.ids().into_iter().filter(|id| *id != follower).collect();
+            cluster.network().partition(&[follower], &others);
+            write(&cluster, 5).await;
+            trouble.at(moment, move || {
+                for node in nodes {
+                    // It dies at its next message or await: when it has done what it is at.
+                    node.crash("consensus/snapshotter", how);
+                }
+            });
+            for id in &others {
+                let node = cluster.node(*id).expect("it runs");
+                taken(&node).await.unwrap_or_else(|error| panic!("{moment:?}, {how:?}: {error}"));
+            }
+            cluster.run_for(Duration::from_secs(5)).await;
+            cluster.network().heal();
+            let last = write(&cluster, 1).await;
+            cluster.until_applied(last).await;
+            let is_installed = |(id, event): &(NodeId, NodeEvent)| {
+                *id == follower && matches!(event, NodeEvent::SnapshotInstalled { .. })
+            };
+            assert!(cluster.events().iter().any(is_installed), "{moment:?}, {how:?}");
+            for id in cluster.ids() {
+                assert_eq!(cluster.look(id, |moody| moody.ledger.len()).await, 11, "{moment:?}, {how:?}, node {id}");
+                assert_eq!(cluster.status(id).expect("it runs").restarts, 1, "{moment:?}, {how:?}, node {id}");
+            }
+        }
+    }
 }
