@@ -217,6 +217,60 @@ impl ReadError {
     }
 }
 
+/// Why a snapshot was not taken, or not handed out.
+#[non_exhaustive]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SnapshotError {
+    /// R016. Nothing changed: the snapshot before is still there.
+    #[error("node {node} could not take a snapshot: there was no room for it, or nothing is applied yet")]
+    Failed {
+        /// Who was asked.
+        node: NodeId,
+    },
+    /// There is no snapshot yet.
+    #[error("node {node} has no snapshot yet")]
+    Absent {
+        /// Who was asked.
+        node: NodeId,
+    },
+    /// A later snapshot took its place while it was handed out.
+    #[error("node {node} has a later snapshot now than the one of entry {index}")]
+    Replaced {
+        /// Who was asked.
+        node: NodeId,
+        /// The last entry of the one that is gone.
+        index: LogIndex,
+    },
+    /// The node has stopped or is starting its actors anew.
+    #[error("node {node} is not running")]
+    Unavailable {
+        /// Who was asked.
+        node: NodeId,
+    },
+}
+
+impl SnapshotError {
+    /// Its number.
+    pub fn code(&self) -> Code {
+        Code(match self {
+            SnapshotError::Unavailable { .. } | SnapshotError::Absent { .. } | SnapshotError::Replaced { .. } => 2,
+            SnapshotError::Failed { .. } => 16,
+        })
+    }
+
+    /// What to do about it, with the values at hand.
+    pub fn fix(&self) -> String {
+        match self {
+            SnapshotError::Failed { node } => {
+                format!("see in the log of node {node} why, make room on its disk if it is full, and try again")
+            }
+            SnapshotError::Absent { node } => format!("let node {node} take one: `raftkv snapshot take`"),
+            SnapshotError::Replaced { .. } => "try again, and get the later one".to_owned(),
+            SnapshotError::Unavailable { node } => fix_unavailable(*node),
+        }
+    }
+}
+
 /// Why a watch ended. Everything up to what was told last has been told.
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -272,6 +326,14 @@ pub enum NodeError {
         /// The panic's message.
         cause: String,
     },
+    /// R017. The snapshot's bytes are what was written, and the state machine does not take them.
+    #[error("the state machine does not take the snapshot of entry {index}: {cause}")]
+    Restore {
+        /// The snapshot's last entry.
+        index: LogIndex,
+        /// What [`StateMachine::restore`](crate::StateMachine::restore) said.
+        cause: String,
+    },
     /// The restart budget is spent.
     #[error(
         "{actor} failed {failures} times within {window:?}, more than the budget of {budget}; the last cause: {cause}"
@@ -314,6 +376,7 @@ impl NodeError {
         match self {
             NodeError::Storage(error) => Some(error.code()),
             NodeError::PoisonEntry { .. } => Some(Code(15)),
+            NodeError::Restore { .. } => Some(Code(17)),
             // Without first members there is nothing to bootstrap.
             NodeError::Config { key: "cluster", .. } => Some(Code(3)),
             NodeError::Config { .. } => Some(Code(20)),
@@ -328,6 +391,10 @@ impl NodeError {
             NodeError::PoisonEntry { index, .. } => format!(
                 "make the state machine's apply accept entry {index} (every node has to, or they diverge) and start \
                  the node again; nothing of its data is lost"
+            ),
+            NodeError::Restore { index, .. } => format!(
+                "make the state machine's restore accept what the snapshot of entry {index} holds (an earlier version of \
+                 the program may have written it) and start the node again; nothing of its data is lost"
             ),
             NodeError::BudgetSpent { actor, .. } => {
                 format!("remove the cause of the failures of {actor}, then start the node again")

@@ -18,7 +18,8 @@
 //!    ├─ applier      KEEPER   your state machine; answers clients
 //!    ├─ consensus    KEEPER   drives raft::Raft, turns its effects into messages
 //!    │  ├─ election timer   COURIER   one alarm
-//!    │  └─ replicator n     COURIER   one for each peer
+//!    │  ├─ replicator n     COURIER   one for each peer
+//!    │  └─ snapshotter      COURIER   the state as bytes, and back
 //!    └─ server       COURIER  keeps the address open
 //! ```
 //! A courier that dies is started again alone; keepers fall together and start anew from disk ([`node`] has the contract).
@@ -69,7 +70,7 @@ pub mod transport;
 pub use crate::{
     client::Client,
     config::Config,
-    error::{NodeError, ProposeError, ReadError, WatchError},
+    error::{NodeError, ProposeError, ReadError, SnapshotError, WatchError},
     node::{Consistency, Node},
     state_machine::StateMachine,
     storage::StorageError,

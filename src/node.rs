@@ -9,7 +9,8 @@
 //!    ├─ applier                KEEPER              applier.rs        the state machine; answers clients
 //!    ├─ consensus              KEEPER              consensus.rs      drives raft::Raft
 //!    │  ├─ election timer      COURIER             consensus/election_timer.rs
-//!    │  └─ replicator n        COURIER, one a peer consensus/replicator.rs
+//!    │  ├─ replicator n        COURIER, one a peer consensus/replicator.rs
+//!    │  └─ snapshotter         COURIER             consensus/snapshotter.rs
 //!    └─ server                 COURIER             server.rs         keeps the address open
 //! ```
 //!
@@ -23,6 +24,9 @@
 //! - **Keepers fall together** and start anew from disk. Who waits is answered: `Unknown`, where a command may have been
 //!   applied, else `Unavailable`. Calls that were not yet taken up are served by the next consensus.
 //! - A **disk error** is never retried: the node stops with [`NodeError::Storage`](crate::error::NodeError::Storage).
+//! - A **snapshot that cannot be restored** is final, too: damaged bytes are a
+//!   [`NodeError::Storage`](crate::error::NodeError::Storage), a state machine that does not take them a
+//!   [`NodeError::Restore`](crate::error::NodeError::Restore).
 //! - A **poison entry**, at which the state machine panics again after a rebuild, stops the node with
 //!   [`NodeError::PoisonEntry`](crate::error::NodeError::PoisonEntry).
 //! - A **keeper that does not stop**, because a disk or an `apply` does not return, stops the node, after 20 seconds, with
@@ -53,6 +57,8 @@ mod ports;
 mod server;
 pub mod sessions;
 mod shared;
+mod snapshot_bytes;
+mod snapshot_calls;
 mod supervision;
 mod traces;
 
@@ -63,7 +69,8 @@ pub use self::{
     events::{NodeEvent, Subscriber},
     handle::{Node, NodeRef},
     messages::ConsensusMessage,
-    ports::{ProposePort, ReadPort},
+    ports::{ProposePort, ReadPort, SnapshotPort},
+    snapshot_calls::SavedSnapshot,
 };
 
 /// A command's result, and where in the log it was applied.

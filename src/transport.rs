@@ -2,7 +2,7 @@
 //!
 //! *Architecture invariant: the network is touched only behind [`Transport`], so that a simulation can stand in for it.*
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -63,6 +63,8 @@ pub struct Link {
     pub to: NodeId,
     /// Where it is.
     pub address: String,
+    /// A snapshot that makes no progress for so long is given up.
+    pub snapshot_timeout: Duration,
     /// Hears what becomes of the requests. Called from the transport's own tasks; never waits.
     pub heard: Arc<dyn Fn(Heard) + Send + Sync>,
 }
@@ -95,7 +97,7 @@ pub trait Connection: Send {
 
     /// Streams a snapshot beside the requests. `request` is its first message, which carries no bytes and asks how much is
     /// there; then it goes on from there with `chunks`. Ends with one [`Heard::Answer`], or with [`Heard::Broken`]: when no
-    /// progress was made for [`Config::snapshot_timeout`](crate::config::Config::snapshot_timeout), too. Another one of the same
+    /// progress was made for [`Link::snapshot_timeout`], too. Another one of the same
     /// connection ends the one before.
     fn send_snapshot(&mut self, session: u64, request: InstallSnapshotRequest, chunks: Chunks);
 }

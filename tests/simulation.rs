@@ -17,5 +17,9 @@ mod log;
 mod random;
 #[path = "simulation/sessions.rs"]
 mod sessions;
+#[path = "simulation/snapshot_faults.rs"]
+mod snapshot_faults;
+#[path = "simulation/snapshots.rs"]
+mod snapshots;
 #[path = "simulation/support.rs"]
 mod support;

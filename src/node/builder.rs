@@ -177,6 +177,8 @@ impl<M: StateMachine> Builder<M> {
             root: Default::default(),
             consensus: Place::nowhere(),
             applier: Place::nowhere(),
+            log_store: Place::nowhere(),
+            snapshot: Default::default(),
             standing: watch::Sender::new(Standing::starting(members.clone())),
             leader_known: Default::default(),
             progress: Progress::default(),

@@ -1,21 +1,24 @@
 //! Drives the rules: turns messages into inputs of [`Raft`], and its effects into messages.
 //!
 //! Parent: node. Restart: with the other keepers, from disk.
-//! Hears: Propose, OpenSession, ProposeInSession, Read (by the admission queue, after CallsWaiting), Request from the server; Timeout from the election
-//! timer; Delivered, Undelivered from the replicators; Persisted from the log store; Applied from the applier.
-//! Says: SetTimer, Deliver, Persist, Apply; RoleChanged, MembershipChanged, CourierRestarted to node.
+//! Hears: Propose, OpenSession, ProposeInSession, Read (by the admission queue, after CallsWaiting), Request from the
+//! server; Timeout from the election timer; Delivered, Undelivered from the replicators; Persisted, ChunkStored from the log store; Applied, Restored from
+//! the applier; SnapshotWritten, SnapshotFailed from the snapshotter; TakeSnapshot from an operator.
+//! Says: SetTimer, Deliver, DeliverSnapshot, Persist, StoreChunk, Apply, TakeSnapshot, Restore; RoleChanged,
+//! MembershipChanged, CourierRestarted, SnapshotTaken, SnapshotInstalled to node.
 //! Lost in a crash: the ports of the calls under way. Each answers by itself when it is dropped.
 //!
 //! A courier that dies is started again at once, the core is told, and so is the root, who keeps the budget. What an
 //! earlier life of a courier reported is dropped.
-//!
-//! (The snapshotter will be the third kind of courier.)
 
+mod chunks;
 mod couriers;
 mod effects;
 mod election_timer;
 mod proposals;
 mod replicator;
+mod snapshots;
+mod snapshotter;
 
 use std::{collections::BTreeMap, sync::Arc, sync::atomic::Ordering::Relaxed};
 
@@ -24,23 +27,28 @@ use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use tokio::sync::oneshot;
 
 use self::{
-    couriers::{start_replicator, start_timer},
+    couriers::{start_replicator, start_snapshotter, start_timer},
     proposals::Gathered,
+    snapshots::Stopping,
+    snapshotter::SnapshotterArguments,
 };
 use crate::{
     error::ReadError,
     flow::{self, Actor, Context, Sender, TraceId},
     node::{
         admission::{Denied, TakenCalls},
+        applier::Factory,
         child::Child,
         messages::{
             ApplierMessage, ConsensusMessage, ElectionTimerMessage, LogStoreMessage, NodeMessage, ReplicatorMessage,
+            SnapshotterMessage,
         },
-        ports::{ProposePort, ReadPort},
+        ports::{ProposePort, ReadPort, SnapshotPort},
         shared::{PeerGauge, Shared},
         traces::Traces,
     },
     raft::{CallId, Courier, Effect, Input, LogIndex, NodeId, Payload, Raft, Recovered, Reply, Request, Settings},
+    storage::Storage,
 };
 
 /// So many calls are taken at once; then it is the others' turn.
@@ -54,6 +62,8 @@ pub(crate) struct ConsensusArguments {
     pub root: flow::Address<NodeMessage>,
     pub log_store: flow::Address<LogStoreMessage>,
     pub applier: flow::Address<ApplierMessage>,
+    pub storage: Arc<dyn Storage>,
+    pub factory: Factory,
 }
 
 pub(crate) struct Consensus {
@@ -72,6 +82,12 @@ pub(crate) struct Consensus {
     applier: flow::Address<ApplierMessage>,
     election_timer: Child<ElectionTimerMessage>,
     replicators: BTreeMap<NodeId, Child<ReplicatorMessage>>,
+    snapshotter: Child<SnapshotterMessage>,
+    /// What each life of it starts from.
+    snapshotter_arguments: SnapshotterArguments,
+    stopping: Stopping,
+    /// The last entry of the snapshot that came from the leader in this life and is not restored yet.
+    received: Option<LogIndex>,
     gauges: BTreeMap<NodeId, Arc<PeerGauge>>,
     /// Empty between two steps; kept for its room.
     effects: Vec<Effect>,
@@ -86,6 +102,7 @@ enum Call {
     Propose(ProposePort),
     Read(ReadPort),
     Request(oneshot::Sender<Reply>),
+    TakeSnapshot(SnapshotPort),
 }
 
 impl Actor for Consensus {
@@ -96,10 +113,22 @@ impl Actor for Consensus {
         arguments: ConsensusArguments,
         context: &mut Context<ConsensusMessage>,
     ) -> Result<Self, ActorProcessingErr> {
-        let ConsensusArguments { shared, recovered, seed, root, log_store, applier } = arguments;
+        let ConsensusArguments { shared, recovered, seed, root, log_store, applier, storage, factory } = arguments;
         let intake = shared.intake.take().ok_or("an earlier consensus has not ended")?;
         let mut random = SmallRng::seed_from_u64(seed);
         let timer = start_timer(&shared, random.random(), context).await?;
+        let stopping = Stopping(Arc::default());
+        let snapshotter_arguments = SnapshotterArguments {
+            shared: shared.clone(),
+            snapshots: storage.snapshots(),
+            factory,
+            own_thread: storage.blocks(),
+            stopping: stopping.0.clone(),
+            root: root.clone(),
+            consensus: context.myself().clone(),
+            applier: applier.clone(),
+        };
+        let snapshotter = start_snapshotter(&snapshotter_arguments, context).await?;
         let mut effects = Vec::new();
         let raft = Raft::new(settings(&shared), recovered, shared.clock.now(), &mut effects);
         let mut consensus = Consensus {
@@ -116,6 +145,10 @@ impl Actor for Consensus {
             applier,
             election_timer: timer,
             replicators: BTreeMap::new(),
+            snapshotter,
+            snapshotter_arguments,
+            stopping,
+            received: None,
             gauges: BTreeMap::new(),
             effects: Vec::new(),
             gathered: Gathered::default(),
@@ -163,14 +196,19 @@ impl Actor for Consensus {
                 path
             }
             Courier::Replicator(peer) => {
-                let next = start_replicator(&self.shared, peer, context).await?;
+                let next = start_replicator(&self.shared, peer, &self.log_store, context).await?;
                 let path = next.path.clone();
                 if let Some(former) = self.replicators.insert(peer, next) {
                     former.gone().await;
                 }
                 path
             }
-            Courier::Snapshotter => return Ok(()),
+            Courier::Snapshotter => {
+                let next = start_snapshotter(&self.snapshotter_arguments, context).await?;
+                let path = next.path.clone();
+                std::mem::replace(&mut self.snapshotter, next).gone().await;
+                path
+            }
         };
         let _ = context.send(&self.root, NodeMessage::CourierRestarted { path, cause });
         self.step(Input::Lost(courier), context);
@@ -180,9 +218,11 @@ impl Actor for Consensus {
 
     async fn stop(&mut self, context: &mut Context<ConsensusMessage>) {
         let me = context.cell();
+        self.stopping.say();
         for (_, mut replicator) in std::mem::take(&mut self.replicators).into_iter().rev() {
             replicator.stop(&me).await;
         }
+        self.snapshotter.stop(&me).await;
         self.election_timer.stop(&me).await;
     }
 }
@@ -225,6 +265,13 @@ impl Consensus {
                     self.step(Input::Applied { index }, context);
                 }
             }
+            ConsensusMessage::TakeSnapshot { port } => self.snapshot_asked(port, context),
+            ConsensusMessage::SnapshotWritten { snapshot } => self.snapshot_written(snapshot, context),
+            ConsensusMessage::SnapshotFailed => self.snapshot_failed(context),
+            ConsensusMessage::ChunkStored { call, snapshot, stored, complete } => {
+                self.chunk_stored(call, &snapshot, stored, complete, context);
+            }
+            ConsensusMessage::Restored { index } => self.restored(index, context),
             ConsensusMessage::CallsWaiting => unreachable!("it is never put into the admission queue"),
             ConsensusMessage::Crash => panic!("consensus was told to crash"),
         }

@@ -6,7 +6,7 @@ use ractor::{ActorRef, Message};
 
 use crate::{
     error::NodeError,
-    raft::{Membership, NodeId, Role, Term},
+    raft::{LogIndex, Membership, NodeId, Role, Term},
 };
 
 /// Something happened to a node. Subscribers hear all of it, in order, from what is the case when they subscribe on.
@@ -24,6 +24,16 @@ pub enum NodeEvent {
     },
     /// The servers of the cluster changed.
     MembershipChanged(Membership),
+    /// It took a snapshot of its state machine, and its log may be compacted up to there.
+    SnapshotTaken {
+        /// The last entry in it.
+        index: LogIndex,
+    },
+    /// Its state machine was put at a snapshot that came from the leader.
+    SnapshotInstalled {
+        /// The last entry in it.
+        index: LogIndex,
+    },
     /// An actor of the tree died and was started again; a keeper together with the other keepers.
     ActorRestarted {
         /// Its place in the tree: "applier", "consensus/replicator 2", …
@@ -80,7 +90,10 @@ impl Subscribers {
         match &event {
             NodeEvent::RoleChanged { .. } => self.role = Some(event.clone()),
             NodeEvent::MembershipChanged(_) => self.membership = Some(event.clone()),
-            NodeEvent::ActorRestarted { .. } | NodeEvent::Stopped { .. } => {}
+            NodeEvent::SnapshotTaken { .. }
+            | NodeEvent::SnapshotInstalled { .. }
+            | NodeEvent::ActorRestarted { .. }
+            | NodeEvent::Stopped { .. } => {}
         }
         self.all.retain(|subscriber| subscriber.tell(event.clone()));
     }

@@ -1,8 +1,8 @@
 //! Keeps term, vote and log on disk.
 //!
 //! Parent: node. Restart: with the other keepers. Runs on a thread of its own if the storage blocks.
-//! Hears: ReportTo, Persist; Tidy from itself.
-//! Says: Persisted to consensus; DiskFailed to node.
+//! Hears: ReportTo, Persist, StoreChunk; ReadChunk from the transport; Tidy from itself.
+//! Says: Persisted, ChunkStored to consensus; DiskFailed to node.
 //! Lost in a crash: the write in flight. Whether it is on disk shows when the store is opened again.
 //!
 //! A disk error is final. The log store lets go of the store, says so once, and answers nothing any more; the node stops.
@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use ractor::ActorProcessingErr;
 use tokio::{sync::oneshot, time::Instant};
 
@@ -22,8 +23,8 @@ use crate::{
         messages::{ConsensusMessage, LogStoreMessage, NodeMessage},
         shared::Shared,
     },
-    raft::{Recovered, Write},
-    storage::{Bootstrap, Storage, StorageError, Store},
+    raft::{CallId, Recovered, SnapshotMetadata, Write},
+    storage::{Bootstrap, Received, Snapshots, Storage, StorageError, Store},
 };
 
 /// After so long without a write it is quiet enough for housekeeping.
@@ -42,6 +43,7 @@ pub(crate) struct LogStore {
     shared: Arc<Shared>,
     /// `None` once the disk has failed.
     store: Option<Box<dyn Store>>,
+    snapshots: Arc<dyn Snapshots>,
     root: flow::Address<NodeMessage>,
     consensus: Option<flow::Address<ConsensusMessage>>,
     last_write: Instant,
@@ -58,7 +60,8 @@ impl Actor for LogStore {
             Ok((store, found)) => {
                 let _ = opened.send(Ok(found.recovered));
                 let (last_write, tidy) = (Instant::now(), Alarm::default());
-                Ok(LogStore { shared, store: Some(store), root, consensus: None, last_write, tidy })
+                let snapshots = storage.snapshots();
+                Ok(LogStore { shared, store: Some(store), snapshots, root, consensus: None, last_write, tidy })
             }
             Err(error) => {
                 let _ = opened.send(Err(error.clone()));
@@ -75,6 +78,12 @@ impl Actor for LogStore {
         match message {
             LogStoreMessage::ReportTo(consensus) => self.consensus = Some(consensus),
             LogStoreMessage::Persist { seq, write } => self.persist(seq, &write, context),
+            LogStoreMessage::StoreChunk { call, snapshot, offset, data } => {
+                self.store_chunk(call, snapshot, offset, &data, context);
+            }
+            LogStoreMessage::ReadChunk { snapshot, offset, length, port } => {
+                self.read_chunk(&snapshot, offset, length, port, context);
+            }
             LogStoreMessage::Tidy => self.tidy(context),
             LogStoreMessage::Crash => panic!("the log store was told to crash"),
         }
@@ -96,6 +105,55 @@ impl LogStore {
         self.last_write = Instant::now();
         if self.tidy.deadline().is_none() {
             self.tidy_later(self.last_write + QUIET, context);
+        }
+    }
+
+    fn store_chunk(
+        &mut self,
+        call: CallId,
+        snapshot: SnapshotMetadata,
+        offset: u64,
+        data: &[u8],
+        context: &Context<LogStoreMessage>,
+    ) {
+        if self.store.is_none() {
+            return;
+        }
+        let Received { stored, complete } = match self.snapshots.store(&snapshot, offset, data) {
+            Ok(received) => received,
+            Err(error @ StorageError::Full { .. }) => {
+                // The sender sees that it does not get on, and tries again later; what is there shows then.
+                tracing::warn!(%error, offset, "there is no room for a snapshot that is being received");
+                Received { stored: offset, complete: false }
+            }
+            Err(error) => return self.fail(error, context),
+        };
+        if complete {
+            self.shared.finished(&snapshot);
+        }
+        if let Some(consensus) = &self.consensus {
+            let report = ConsensusMessage::ChunkStored { call, snapshot, stored, complete };
+            let _ = consensus.send(context.origin(), report);
+        }
+    }
+
+    fn read_chunk(
+        &mut self,
+        snapshot: &SnapshotMetadata,
+        offset: u64,
+        length: usize,
+        port: oneshot::Sender<Option<Bytes>>,
+        context: &Context<LogStoreMessage>,
+    ) {
+        if self.store.is_none() || port.is_closed() {
+            return;
+        }
+        match self.snapshots.chunk(snapshot, offset, length) {
+            Ok(chunk) => {
+                // Whoever asked may have been told to stop.
+                let _ = port.send(chunk);
+            }
+            Err(error) => self.fail(error, context),
         }
     }
 

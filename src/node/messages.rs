@@ -8,27 +8,42 @@
 //! consensus ────────── Persist ────────────────────────────▶ log store ───── Persisted ───────────────▶ consensus
 //! consensus ────────── Apply ──────────────────────────────▶ applier ─────── Applied ─────────────────▶ consensus
 //! consensus ────────── SetTimer ───────────────────────────▶ election timer ─ Timeout ────────────────▶ consensus
-//! consensus ────────── Deliver ────────────────────────────▶ replicator n ── Delivered, Undelivered ──▶ consensus
+//! consensus ────────── Deliver, DeliverSnapshot ───────────▶ replicator n ── Delivered, Undelivered ──▶ consensus
 //! transport ────────── Answered, Broken ───────────────────▶ replicator n
 //! outside ──────────── Query ──────────────────────────────▶ applier
-//! consensus ────────── RoleChanged, MembershipChanged, CourierRestarted ──▶ node
-//! log store ────────── DiskFailed ─────────────────────────▶ node
+//! consensus ────────── RoleChanged, MembershipChanged, CourierRestarted, Snapshot… ──▶ node
+//! log store, snapshotter ─ DiskFailed; RestoreFailed ──────▶ node
 //! outside ──────────── Subscribe, Shutdown ────────────────▶ node
+//! ```
+//! Snapshots go round: one is taken, one is received, one is restored, one is sent.
+//! ```text
+//! consensus ─ TakeSnapshot ─▶ applier ─ Write ─▶ snapshotter ─ SnapshotWritten, SnapshotFailed ─▶ consensus
+//! consensus ─ StoreChunk ─▶ log store ─ ChunkStored ─▶ consensus
+//! consensus ─ Restore ─▶ snapshotter ─ Install ─▶ applier ─ Restored ─▶ consensus
+//!                                                applier ─ Discard ─▶ snapshotter
+//! consensus ─ DeliverSnapshot ─▶ replicator n ─▶ transport ─ ReadChunk ─▶ log store
 //! ```
 //!
 //! Every actor also hears `Crash`, which makes it panic: demonstrations and tests of the supervision say it.
+
+use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use crate::{
+    error::NodeError,
     flow::{self, Mark, Message, TraceId},
     node::{
         applier::Query,
         events::Subscriber,
-        ports::{ProposePort, ReadPort},
+        ports::{ProposePort, ReadPort, SnapshotPort},
+        snapshot_bytes::{Rebuilt, Taken},
     },
-    raft::{Alarm, Entry, LogIndex, Membership, NodeId, Reply, Request, Role, SessionCommand, Term, Write},
+    raft::{
+        Alarm, CallId, Entry, InstallSnapshotRequest, LogIndex, LogPosition, Membership, NodeId, Reply, Request, Role,
+        SessionCommand, SnapshotMetadata, Term, Write,
+    },
     storage::StorageError,
 };
 
@@ -57,6 +72,11 @@ pub enum ConsensusMessage {
         lease: bool,
         /// Always answered.
         port: ReadPort,
+    },
+    /// An operator wants a snapshot of this server.
+    TakeSnapshot {
+        /// Always answered.
+        port: SnapshotPort,
     },
     /// The admission queue is not empty. One is under way at most.
     CallsWaiting,
@@ -106,6 +126,29 @@ pub enum ConsensusMessage {
         /// The last entry applied.
         index: LogIndex,
     },
+    /// The snapshot that was ordered is on disk.
+    SnapshotWritten {
+        /// What it became.
+        snapshot: SnapshotMetadata,
+    },
+    /// The snapshot that was ordered was given up.
+    SnapshotFailed,
+    /// A received chunk is on disk, or was of no use.
+    ChunkStored {
+        /// From [`LogStoreMessage::StoreChunk`].
+        call: CallId,
+        /// Which snapshot.
+        snapshot: SnapshotMetadata,
+        /// So many bytes of it are there.
+        stored: u64,
+        /// It is whole, and the finished one.
+        complete: bool,
+    },
+    /// The state machine stands at the snapshot that was to be restored.
+    Restored {
+        /// Its last entry.
+        index: LogIndex,
+    },
     /// Panic.
     Crash,
 }
@@ -120,6 +163,28 @@ pub enum LogStoreMessage {
         seq: u64,
         /// One transaction.
         write: Write,
+    },
+    /// Put a received chunk on disk, then report [`ConsensusMessage::ChunkStored`].
+    StoreChunk {
+        /// Comes back in the report.
+        call: CallId,
+        /// Which snapshot it belongs to.
+        snapshot: SnapshotMetadata,
+        /// Where `data` begins.
+        offset: u64,
+        /// Bytes of it.
+        data: Bytes,
+    },
+    /// Read a part of the finished snapshot.
+    ReadChunk {
+        /// Which it should be.
+        snapshot: SnapshotMetadata,
+        /// From where on.
+        offset: u64,
+        /// So many bytes at most.
+        length: usize,
+        /// `None`: it is not the finished one any more. Dropped unanswered if the disk fails.
+        port: oneshot::Sender<Option<Bytes>>,
     },
     /// To itself, when nothing was written for a while: one bounded step of housekeeping.
     Tidy,
@@ -140,6 +205,46 @@ pub enum ApplierMessage {
     },
     /// Run this against the state machine as soon as it has applied enough.
     Query(Box<dyn Query>),
+    /// Take the state as it is now, and let the snapshotter write it.
+    TakeSnapshot {
+        /// What must have been applied by now, and nothing behind it.
+        last_included: LogPosition,
+        /// As of that entry.
+        membership: Arc<Membership>,
+        /// Which life of the snapshotter.
+        snapshotter: flow::Address<SnapshotterMessage>,
+    },
+    /// Go on with this state machine, unless what is here is ahead of it; then report [`ConsensusMessage::Restored`].
+    Install {
+        /// Restored from a snapshot.
+        rebuilt: Rebuilt,
+        /// The snapshot's last entry.
+        index: LogIndex,
+        /// Who takes the state machine that is not needed any more.
+        snapshotter: flow::Address<SnapshotterMessage>,
+    },
+    /// Panic.
+    Crash,
+}
+
+/// What the snapshotter hears.
+pub enum SnapshotterMessage {
+    /// Make a finished snapshot of this, then report [`ConsensusMessage::SnapshotWritten`].
+    Write {
+        /// The state, on its way to bytes.
+        taken: Taken,
+        /// The last entry that is in it.
+        last_included: LogPosition,
+        /// As of that entry.
+        membership: Arc<Membership>,
+    },
+    /// Build a state machine from the finished snapshot, for the applier.
+    Restore {
+        /// Which it should be.
+        snapshot: SnapshotMetadata,
+    },
+    /// Drop this here, where nobody waits: a large state takes long.
+    Discard(Rebuilt),
     /// Panic.
     Crash,
 }
@@ -171,6 +276,13 @@ pub enum ReplicatorMessage {
         request: Request,
         /// Which of its entries belong to which trace.
         traces: Vec<(LogIndex, TraceId)>,
+    },
+    /// Stream the finished snapshot to the peer, beside what is sent.
+    DeliverSnapshot {
+        /// Comes back in [`ConsensusMessage::Delivered`].
+        session: u64,
+        /// Its first message, without bytes.
+        request: InstallSnapshotRequest,
     },
     /// From the transport: the peer answered.
     Answered {
@@ -224,8 +336,20 @@ pub enum NodeMessage {
         /// Why it died.
         cause: String,
     },
-    /// The disk failed; the log store has given it up.
+    /// A snapshot of this server was written.
+    SnapshotTaken {
+        /// Its last entry.
+        index: LogIndex,
+    },
+    /// The state machine stands at a snapshot that came from the leader.
+    SnapshotInstalled {
+        /// Its last entry.
+        index: LogIndex,
+    },
+    /// The disk failed; whoever says it has given it up.
     DiskFailed(StorageError),
+    /// The state machine cannot be put at the finished snapshot.
+    RestoreFailed(NodeError),
     /// Panic.
     Crash,
 }
@@ -236,6 +360,10 @@ fn mark(term: Term, index: LogIndex) -> Mark {
 
 fn of_entries(entries: &[Entry]) -> Mark {
     entries.last().map_or(Mark::default(), |entry| mark(entry.term, entry.index))
+}
+
+fn of_snapshot(snapshot: &SnapshotMetadata) -> Mark {
+    mark(snapshot.last_included.term, snapshot.last_included.index)
 }
 
 /// The term, and the last entry that a request carries or speaks of.
@@ -271,6 +399,7 @@ impl Message for ConsensusMessage {
             ConsensusMessage::OpenSession { .. } => "OpenSession",
             ConsensusMessage::ProposeInSession { .. } => "ProposeInSession",
             ConsensusMessage::Read { .. } => "Read",
+            ConsensusMessage::TakeSnapshot { .. } => "TakeSnapshot",
             ConsensusMessage::CallsWaiting => "CallsWaiting",
             ConsensusMessage::Request { request, .. } => request.name(),
             ConsensusMessage::Timeout { .. } => "Timeout",
@@ -278,6 +407,10 @@ impl Message for ConsensusMessage {
             ConsensusMessage::Undelivered { .. } => "Undelivered",
             ConsensusMessage::Persisted { .. } => "Persisted",
             ConsensusMessage::Applied { .. } => "Applied",
+            ConsensusMessage::SnapshotWritten { .. } => "SnapshotWritten",
+            ConsensusMessage::SnapshotFailed => "SnapshotFailed",
+            ConsensusMessage::ChunkStored { .. } => "ChunkStored",
+            ConsensusMessage::Restored { .. } => "Restored",
             ConsensusMessage::Crash => "Crash",
         }
     }
@@ -286,7 +419,12 @@ impl Message for ConsensusMessage {
         match self {
             ConsensusMessage::Request { request, .. } => of_request(request),
             ConsensusMessage::Delivered { reply, .. } => of_reply(reply),
-            ConsensusMessage::Persisted { index, .. } | ConsensusMessage::Applied { index } => mark(0, *index),
+            ConsensusMessage::Persisted { index, .. }
+            | ConsensusMessage::Applied { index }
+            | ConsensusMessage::Restored { index } => mark(0, *index),
+            ConsensusMessage::SnapshotWritten { snapshot } | ConsensusMessage::ChunkStored { snapshot, .. } => {
+                of_snapshot(snapshot)
+            }
             _ => Mark::default(),
         }
     }
@@ -297,6 +435,8 @@ impl Message for LogStoreMessage {
         match self {
             LogStoreMessage::ReportTo(_) => "ReportTo",
             LogStoreMessage::Persist { .. } => "Persist",
+            LogStoreMessage::StoreChunk { .. } => "StoreChunk",
+            LogStoreMessage::ReadChunk { .. } => "ReadChunk",
             LogStoreMessage::Tidy => "Tidy",
             LogStoreMessage::Crash => "Crash",
         }
@@ -309,6 +449,9 @@ impl Message for LogStoreMessage {
                 (None, Some(hard_state)) => mark(hard_state.current_term, 0),
                 (None, None) => Mark::default(),
             },
+            LogStoreMessage::StoreChunk { snapshot, .. } | LogStoreMessage::ReadChunk { snapshot, .. } => {
+                of_snapshot(snapshot)
+            }
             _ => Mark::default(),
         }
     }
@@ -320,6 +463,8 @@ impl Message for ApplierMessage {
             ApplierMessage::ReportTo(_) => "ReportTo",
             ApplierMessage::Apply { .. } => "Apply",
             ApplierMessage::Query(_) => "Query",
+            ApplierMessage::TakeSnapshot { .. } => "TakeSnapshot",
+            ApplierMessage::Install { .. } => "Install",
             ApplierMessage::Crash => "Crash",
         }
     }
@@ -328,6 +473,8 @@ impl Message for ApplierMessage {
         match self {
             ApplierMessage::Apply { entries, .. } => of_entries(entries),
             ApplierMessage::Query(query) => mark(0, query.at_least()),
+            ApplierMessage::TakeSnapshot { last_included, .. } => mark(last_included.term, last_included.index),
+            ApplierMessage::Install { index, .. } => mark(0, *index),
             _ => Mark::default(),
         }
     }
@@ -343,10 +490,30 @@ impl Message for ElectionTimerMessage {
     }
 }
 
+impl Message for SnapshotterMessage {
+    fn name(&self) -> &'static str {
+        match self {
+            SnapshotterMessage::Write { .. } => "Write",
+            SnapshotterMessage::Restore { .. } => "Restore",
+            SnapshotterMessage::Discard(_) => "Discard",
+            SnapshotterMessage::Crash => "Crash",
+        }
+    }
+
+    fn mark(&self) -> Mark {
+        match self {
+            SnapshotterMessage::Write { last_included, .. } => mark(last_included.term, last_included.index),
+            SnapshotterMessage::Restore { snapshot } => of_snapshot(snapshot),
+            _ => Mark::default(),
+        }
+    }
+}
+
 impl Message for ReplicatorMessage {
     fn name(&self) -> &'static str {
         match self {
             ReplicatorMessage::Deliver { .. } => "Deliver",
+            ReplicatorMessage::DeliverSnapshot { .. } => "DeliverSnapshot",
             ReplicatorMessage::Answered { .. } => "Answered",
             ReplicatorMessage::Broken { .. } => "Broken",
             ReplicatorMessage::Crash => "Crash",
@@ -356,6 +523,7 @@ impl Message for ReplicatorMessage {
     fn mark(&self) -> Mark {
         match self {
             ReplicatorMessage::Deliver { request, .. } => of_request(request),
+            ReplicatorMessage::DeliverSnapshot { request, .. } => of_snapshot(&request.snapshot),
             ReplicatorMessage::Answered { reply, .. } => of_reply(reply),
             _ => Mark::default(),
         }
@@ -378,7 +546,10 @@ impl Message for NodeMessage {
             NodeMessage::RoleChanged { .. } => "RoleChanged",
             NodeMessage::MembershipChanged(_) => "MembershipChanged",
             NodeMessage::CourierRestarted { .. } => "CourierRestarted",
+            NodeMessage::SnapshotTaken { .. } => "SnapshotTaken",
+            NodeMessage::SnapshotInstalled { .. } => "SnapshotInstalled",
             NodeMessage::DiskFailed(_) => "DiskFailed",
+            NodeMessage::RestoreFailed(_) => "RestoreFailed",
             NodeMessage::Crash => "Crash",
         }
     }
@@ -386,6 +557,7 @@ impl Message for NodeMessage {
     fn mark(&self) -> Mark {
         match self {
             NodeMessage::RoleChanged { term, .. } => mark(*term, 0),
+            NodeMessage::SnapshotTaken { index } | NodeMessage::SnapshotInstalled { index } => mark(0, *index),
             _ => Mark::default(),
         }
     }

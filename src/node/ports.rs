@@ -6,9 +6,9 @@ use ractor::RpcReplyPort;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    error::{ProposeError, ReadError},
+    error::{ProposeError, ReadError, SnapshotError},
     node::{Applied, ReadPoint, admission::Permit},
-    raft::NodeId,
+    raft::{LogIndex, NodeId},
 };
 
 /// Answers a proposal. `Unknown` if it is dropped after consensus took the command, `Unavailable` if before.
@@ -16,6 +16,9 @@ pub type ProposePort = Port<Result<Applied, ProposeError>>;
 
 /// Answers a read with what it must see. `Unavailable` if it is dropped.
 pub type ReadPort = Port<Result<ReadPoint, ReadError>>;
+
+/// Answers a call for a snapshot with its last entry. `Unavailable` if it is dropped.
+pub type SnapshotPort = Port<Result<LogIndex, SnapshotError>>;
 
 /// An answer that can be given by a port that nobody answered through.
 pub trait Answer: Send + 'static {
@@ -84,6 +87,12 @@ impl<A: Answer> Port<A> {
         Port { reply: Some(ReplyTo::Stream(answers, number)), permit: Some(permit), node, taken: false }
     }
 
+    /// For a call that an operator makes: it waits behind no limit.
+    pub(crate) fn without_permit(node: NodeId) -> (Self, oneshot::Receiver<A>) {
+        let (sender, receiver) = oneshot::channel();
+        (Port { reply: Some(ReplyTo::Caller(sender.into())), permit: None, node, taken: false }, receiver)
+    }
+
     /// Whether it still needs a permit, because it came past the admission.
     pub(crate) fn needs_permit(&self) -> bool {
         self.permit.is_none()
@@ -137,6 +146,12 @@ impl Answer for Result<Applied, ProposeError> {
 impl Answer for Result<ReadPoint, ReadError> {
     fn lost(node: NodeId, _: bool) -> Self {
         Err(ReadError::Unavailable { node })
+    }
+}
+
+impl Answer for Result<LogIndex, SnapshotError> {
+    fn lost(node: NodeId, _: bool) -> Self {
+        Err(SnapshotError::Unavailable { node })
     }
 }
 

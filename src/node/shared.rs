@@ -27,9 +27,9 @@ use crate::{
         PeerStatus, Status,
         admission::{Admission, Intake},
         applied::AppliedWaiters,
-        messages::{ApplierMessage, ConsensusMessage, NodeMessage},
+        messages::{ApplierMessage, ConsensusMessage, LogStoreMessage, NodeMessage},
     },
-    raft::{Address, Membership, NodeId, Role, Term, majority},
+    raft::{Address, LogIndex, Membership, NodeId, Role, SnapshotMetadata, Term, majority},
     storage::{Identity, StorageError},
     transport::{Link, Transport},
 };
@@ -52,6 +52,9 @@ pub(crate) struct Shared {
     pub root: OnceLock<flow::Address<NodeMessage>>,
     pub consensus: Place<ConsensusMessage>,
     pub applier: Place<ApplierMessage>,
+    pub log_store: Place<LogStoreMessage>,
+    /// The finished snapshot. Written by whoever finishes one.
+    pub snapshot: RwLock<Option<SnapshotMetadata>>,
     pub standing: watch::Sender<Standing>,
     /// Told when a leader becomes known. It wakes in the order of asking, where `standing` itself wakes in a random one.
     pub leader_known: Notify,
@@ -221,7 +224,8 @@ impl Shared {
             Some(address) => address.clone(),
             None => self.address_of(to)?,
         };
-        Some(Link { from: self.identity.clone(), to, address, heard })
+        let snapshot_timeout = self.config.snapshot_timeout;
+        Some(Link { from: self.identity.clone(), to, address, snapshot_timeout, heard })
     }
 
     fn address_of(&self, node: NodeId) -> Option<Address> {
@@ -244,12 +248,35 @@ impl Shared {
             commit_index,
             applied_index,
             last_index: self.progress.last_index.load(Relaxed).max(commit_index),
-            snapshot_index: 0,
+            snapshot_index: self.snapshot_index(),
             membership,
             restarts: self.restarts.load(Relaxed),
             log_writes: self.progress.log_writes.load(Relaxed),
             peers: if role == Role::Leader { self.peer_status() } else { Vec::new() },
         }
+    }
+
+    /// A snapshot was finished. The disk keeps the newest, and so does this.
+    pub(crate) fn finished(&self, snapshot: &SnapshotMetadata) {
+        let mut newest = self.snapshot.write().unwrap_or_else(PoisonError::into_inner);
+        let index = newest.as_ref().map_or(0, |newest| newest.last_included.index);
+        if snapshot.last_included.index >= index {
+            *newest = Some(snapshot.clone());
+        }
+    }
+
+    /// What the disk has when it is opened.
+    pub(crate) fn set_snapshot(&self, snapshot: Option<SnapshotMetadata>) {
+        *self.snapshot.write().unwrap_or_else(PoisonError::into_inner) = snapshot;
+    }
+
+    pub(crate) fn finished_snapshot(&self) -> Option<SnapshotMetadata> {
+        self.snapshot.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn snapshot_index(&self) -> LogIndex {
+        let snapshot = self.snapshot.read().unwrap_or_else(PoisonError::into_inner);
+        snapshot.as_ref().map_or(0, |snapshot| snapshot.last_included.index)
     }
 
     fn peer_status(&self) -> Vec<PeerStatus> {

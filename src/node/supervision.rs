@@ -1,8 +1,9 @@
 //! The root of the tree: starts the others, and decides what becomes of the node when one of them dies.
 //!
 //! Parent: the application's supervisor. Restart: that is for the application to decide.
-//! Hears: RoleChanged, MembershipChanged, CourierRestarted from consensus; DiskFailed from the log store; Subscribe and
-//! Shutdown from the handles; the death of its children.
+//! Hears: RoleChanged, MembershipChanged, CourierRestarted, SnapshotTaken, SnapshotInstalled from consensus; DiskFailed
+//! from the log store and the snapshotter, RestoreFailed from the latter; Subscribe and Shutdown from the handles; the
+//! death of its children.
 //! Says: events to the subscribers.
 //!
 //! 1. *Keepers fall together.* When the log store, the applier or consensus dies, the others are stopped in reverse order,
@@ -38,7 +39,7 @@ use crate::{
     node::{
         NodeRef, RestartPolicy,
         applier::{Applier, ApplierArguments, Factory},
-        child::Child,
+        child::{Child, await_namesake},
         consensus::{Consensus, ConsensusArguments},
         events::{NodeEvent, Subscribers},
         log_store::{LogStore, LogStoreArguments},
@@ -56,11 +57,16 @@ const DRAIN: Duration = Duration::from_secs(1);
 /// How long the store is waited for when this process itself has it.
 const RELEASE: Duration = Duration::from_secs(1);
 
+/// How long a snapshotter whose consensus fell is waited for: as long as any actor that is to stop.
+const GIVE_UP: Duration = Duration::from_secs(10);
+
 /// The places of the root's children in the tree.
 pub(crate) const LOG_STORE: &str = "log store";
 pub(crate) const APPLIER: &str = "applier";
 pub(crate) const CONSENSUS: &str = "consensus";
 pub(crate) const SERVER: &str = "server";
+/// And of one that stands under consensus.
+const SNAPSHOTTER: &str = "consensus/snapshotter";
 
 /// What it takes to start the actors, again and again.
 pub(crate) struct Blueprint {
@@ -148,6 +154,11 @@ impl Actor for Root {
                 }
                 self.restarted(path, cause);
             }
+            NodeMessage::SnapshotTaken { index } => self.subscribers.publish(NodeEvent::SnapshotTaken { index }),
+            NodeMessage::SnapshotInstalled { index } => {
+                self.subscribers.publish(NodeEvent::SnapshotInstalled { index });
+            }
+            NodeMessage::RestoreFailed(error) => return Err(self.give_up(error, context).await),
             NodeMessage::DiskFailed(error) => return Err(self.give_up(error.into(), context).await),
             NodeMessage::Crash => panic!("the root was told to crash"),
         }
@@ -281,6 +292,8 @@ impl Root {
     async fn start_keepers(&mut self, context: &mut Context<NodeMessage>) -> Result<(), StartFailure> {
         let shared = self.shared().clone();
         let (flow, me) = (shared.flow.clone(), context.cell());
+        // One that was killed with its consensus may still be at a block of its own; nobody opens the disk before that.
+        await_namesake(&flow, SNAPSHOTTER, GIVE_UP).await;
         let storage = self.blueprint.storage.clone();
         let placement = if storage.blocks() { Placement::OwnThread } else { Placement::Runtime };
         let (opened, opening) = oneshot::channel();
@@ -302,9 +315,10 @@ impl Root {
         let log_store_address = log_store.address.clone();
         self.log_store = Some(log_store);
 
-        let base = recovered.base.index;
+        shared.set_snapshot(recovered.snapshot.clone());
         let (factory, applying) = (self.blueprint.factory.clone(), self.applying.clone());
-        let arguments = ApplierArguments { shared: shared.clone(), factory, base, applying };
+        let from_snapshot = recovered.snapshot.is_some();
+        let arguments = ApplierArguments { shared: shared.clone(), factory, from_snapshot, applying };
         let spawned = Child::spawn::<Applier>(&flow, APPLIER, Placement::Runtime, arguments, me.clone()).await;
         let applier = spawned.map_err(|error| not_started(APPLIER, error))?;
         let applier_address = applier.address.clone();
@@ -315,14 +329,17 @@ impl Root {
             recovered,
             seed: self.random.random(),
             root: context.myself().clone(),
-            log_store: log_store_address,
+            log_store: log_store_address.clone(),
             applier: applier_address.clone(),
+            storage: self.blueprint.storage.clone(),
+            factory: self.blueprint.factory.clone(),
         };
         let spawned = Child::spawn::<Consensus>(&flow, CONSENSUS, Placement::Runtime, arguments, me).await;
         let consensus = spawned.map_err(|error| not_started(CONSENSUS, error))?;
         let consensus_address = consensus.address.clone();
         self.consensus = Some(consensus);
 
+        shared.log_store.set(Some(log_store_address));
         shared.applier.set(Some(applier_address));
         shared.consensus.set(Some(consensus_address));
         // Calls may have come while nobody could be told.
@@ -344,6 +361,7 @@ impl Root {
         let (me, shared) = (context.cell(), self.shared().clone());
         shared.consensus.set(None);
         shared.applier.set(None);
+        shared.log_store.set(None);
         let mut blocked = None;
         if let Some(mut consensus) = self.consensus.take()
             && !consensus.stop(&me).await
@@ -401,6 +419,7 @@ impl Drop for Root {
         let shared = self.shared();
         shared.consensus.set(None);
         shared.applier.set(None);
+        shared.log_store.set(None);
         let _ = shared.verdict.set(Err(shared.fallen()));
         shared.applied_waiters.end();
         shared.intake.end();

@@ -204,6 +204,7 @@ impl From<NodeError> for Status {
                 (Code::DataLoss, reason::DATA_CORRUPT)
             }
             NodeError::Storage(StorageError::LostEntries { .. }) => (Code::DataLoss, reason::ENTRIES_LOST),
+            NodeError::Restore { .. } => (Code::DataLoss, reason::RESTORE_REFUSED),
             NodeError::PoisonEntry { .. } => (Code::Internal, reason::POISON_ENTRY),
             NodeError::BudgetSpent { .. } => (Code::Internal, reason::BUDGET_SPENT),
             NodeError::Config { .. } => (Code::FailedPrecondition, reason::BAD_CONFIG),

@@ -30,6 +30,8 @@ pub const DISK_FAILED: &str = "DISK_FAILED";
 pub const DISK_FULL: &str = "DISK_FULL";
 /// R017.
 pub const DATA_CORRUPT: &str = "DATA_CORRUPT";
+/// R017. The state machine does not take its snapshot.
+pub const RESTORE_REFUSED: &str = "RESTORE_REFUSED";
 /// R018. `INVALID_ARGUMENT` with `size` and `limit`. Not applied.
 pub const TOO_LARGE: &str = "TOO_LARGE";
 /// R019. `RESOURCE_EXHAUSTED` with RetryInfo. Not applied.

@@ -3,6 +3,8 @@
 //! A [`Wire`] can be laid between them: it says of every letter whether and when it arrives. So a test can delay, lose and
 //! cut without knowing anything else of the nodes.
 
+mod snapshot;
+
 use std::{
     collections::BTreeMap,
     future::{Future, pending, ready},
@@ -120,7 +122,14 @@ impl Transport for InProcess {
     fn connect(&self, link: Link) -> Box<dyn Connection> {
         let (letters, arriving) = mpsc::unbounded_channel();
         let task = tokio::spawn(carry(self.clone(), link.clone(), arriving));
-        Box::new(Line { network: self.clone(), link, letters, last: Instant::now(), task: task.abort_handle() })
+        Box::new(Line {
+            network: self.clone(),
+            link,
+            letters,
+            last: Instant::now(),
+            task: task.abort_handle(),
+            snapshot: None,
+        })
     }
 
     fn propose(
@@ -181,6 +190,8 @@ struct Line {
     /// When the last letter arrives: none overtakes it.
     last: Instant,
     task: AbortHandle,
+    /// The snapshot on its way.
+    snapshot: Option<AbortHandle>,
 }
 
 impl Connection for Line {
@@ -196,14 +207,25 @@ impl Connection for Line {
         let _ = self.letters.send(Sent { session, request, traces, arrives });
     }
 
-    fn send_snapshot(&mut self, _session: u64, _request: InstallSnapshotRequest, _chunks: Chunks) {
-        todo!("the snapshot branch brings it")
+    fn send_snapshot(&mut self, session: u64, request: InstallSnapshotRequest, chunks: Chunks) {
+        self.end_snapshot();
+        let task = tokio::spawn(snapshot::stream(self.network.clone(), self.link.clone(), session, request, chunks));
+        self.snapshot = Some(task.abort_handle());
+    }
+}
+
+impl Line {
+    fn end_snapshot(&mut self) {
+        if let Some(task) = self.snapshot.take() {
+            task.abort();
+        }
     }
 }
 
 impl Drop for Line {
     fn drop(&mut self) {
         self.task.abort();
+        self.end_snapshot();
     }
 }
 

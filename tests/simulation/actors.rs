@@ -90,7 +90,8 @@ async fn callers_of_a_fallen_consensus_are_answered() {
 #[tokio::test(start_paused = true)]
 async fn a_spent_budget_stops_the_node_and_its_supervisor_is_told_why() {
     let policy = RestartPolicy { budget: 2, window: Duration::from_secs(10) };
-    for path in ["log store", "applier", "consensus", "consensus/election timer", "consensus/replicator 2", "server"] {
+    let couriers = ["consensus/election timer", "consensus/replicator 2", "consensus/snapshotter", "server"];
+    for path in ["log store", "applier", "consensus"].into_iter().chain(couriers) {
         let cluster = Cluster::builder(Ledger::default).seed(306).restart_policy(policy).start().await;
         cluster.leader().await;
         let node = cluster.node(1).expect("it runs");
@@ -175,6 +176,7 @@ async fn a_stopped_node_stops_its_children_first_and_leaves_nothing_behind() {
             "server",
             &replicator(one.max(other)),
             &replicator(one.min(other)),
+            "consensus/snapshotter",
             "consensus/election timer",
             "consensus",
             "applier",

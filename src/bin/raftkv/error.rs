@@ -122,6 +122,7 @@ impl From<NodeError> for Failure {
             NodeError::Storage(StorageError::Foreign { .. }) => {
                 ("the data directory is another node's", exit::DATA_NOT_OURS)
             }
+            NodeError::Restore { .. } => ("the state machine does not take its snapshot", exit::CORRUPT_DATA),
             NodeError::PoisonEntry { .. } => ("an entry makes the state machine panic", exit::POISON_ENTRY),
             NodeError::BudgetSpent { .. } => ("the node failed too often to go on", exit::BUDGET_SPENT),
             NodeError::Config { .. } => ("a setting will not do", exit::USAGE),

@@ -1,4 +1,4 @@
-//! The children of consensus: one election timer, and one replicator for each peer.
+//! The children of consensus: one election timer, one replicator for each peer, and one snapshotter.
 
 use std::sync::Arc;
 
@@ -9,12 +9,13 @@ use super::{
     election_timer::{ElectionTimer, ElectionTimerArguments},
     is_current,
     replicator::{Replicator, ReplicatorArguments},
+    snapshotter::{Snapshotter, SnapshotterArguments},
 };
 use crate::{
-    flow::{Context, Placement},
+    flow::{self, Context, Placement},
     node::{
         child::Child,
-        messages::{ConsensusMessage, ElectionTimerMessage, ReplicatorMessage},
+        messages::{ConsensusMessage, ElectionTimerMessage, LogStoreMessage, ReplicatorMessage, SnapshotterMessage},
         shared::Shared,
     },
     raft::{Courier, NodeId},
@@ -28,6 +29,9 @@ impl Consensus {
     pub(super) fn courier(&self, cell: &ActorCell) -> Option<Courier> {
         if self.election_timer.is(cell.get_id()) {
             return Some(Courier::ElectionTimer);
+        }
+        if self.snapshotter.is(cell.get_id()) {
+            return Some(Courier::Snapshotter);
         }
         let mut replicators = self.replicators.iter();
         replicators.find(|(_, replicator)| replicator.is(cell.get_id())).map(|(peer, _)| Courier::Replicator(*peer))
@@ -49,7 +53,7 @@ impl Consensus {
         }
         for peer in membership.peers_of(me) {
             if !self.replicators.contains_key(&peer) {
-                self.replicators.insert(peer, start_replicator(&self.shared, peer, context).await?);
+                self.replicators.insert(peer, start_replicator(&self.shared, peer, &self.log_store, context).await?);
             }
         }
         self.gauges = self.shared.progress.set_peers(membership.peers_of(me));
@@ -91,9 +95,20 @@ pub(super) async fn start_timer(
 pub(super) async fn start_replicator(
     shared: &Arc<Shared>,
     peer: NodeId,
+    log_store: &flow::Address<LogStoreMessage>,
     context: &Context<ConsensusMessage>,
 ) -> Result<Child<ReplicatorMessage>, ActorProcessingErr> {
-    let arguments = ReplicatorArguments { shared: shared.clone(), peer, consensus: context.myself().clone() };
+    let (log_store, consensus) = (log_store.clone(), context.myself().clone());
+    let arguments = ReplicatorArguments { shared: shared.clone(), peer, consensus, log_store };
     let path = format!("consensus/replicator {peer}");
     Ok(Child::spawn::<Replicator>(&shared.flow, path, Placement::Runtime, arguments, context.cell()).await?)
+}
+
+pub(super) async fn start_snapshotter(
+    arguments: &SnapshotterArguments,
+    context: &Context<ConsensusMessage>,
+) -> Result<Child<SnapshotterMessage>, ActorProcessingErr> {
+    let placement = if arguments.own_thread { Placement::OwnThread } else { Placement::Runtime };
+    let (flow, path) = (arguments.shared.flow.clone(), "consensus/snapshotter");
+    Ok(Child::spawn::<Snapshotter>(&flow, path, placement, arguments.clone(), context.cell()).await?)
 }

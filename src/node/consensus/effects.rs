@@ -41,6 +41,15 @@ impl Consensus {
                         let _ = port.send(reply);
                     }
                 }
+                Effect::TakeSnapshot { last_included, membership } => {
+                    self.take_snapshot(last_included, membership, origin);
+                }
+                Effect::SendSnapshot { to, session, request } => self.deliver_snapshot(to, session, request, origin),
+                Effect::StoreChunk { call, snapshot, offset, data } => {
+                    self.store_chunk(call, snapshot, offset, data, origin);
+                }
+                Effect::Restore { snapshot } => self.restore(snapshot, origin),
+                Effect::AnswerSnapshot { call, index } => self.answer_snapshot(call, index),
                 Effect::Refuse { call, refusal } => self.refuse(call, refusal),
                 Effect::RoleChanged { role, term, leader } => self.role_changed(role, term, leader, origin),
                 Effect::MembershipChanged(membership) => {
@@ -89,6 +98,7 @@ impl Consensus {
                 Refusal::NotLeader { .. } => self.shared.read_no_leader(),
                 _ => ReadError::TimedOut { node, waited: std::time::Duration::ZERO },
             })),
+            Some(Call::TakeSnapshot(port)) => self.refuse_snapshot(port),
             Some(Call::Request(_)) | None => {}
         }
     }

@@ -1,7 +1,7 @@
 //! Delivers this node's requests to one peer, in order.
 //!
 //! Parent: consensus. Restart: alone (courier).
-//! Hears: Deliver; Answered and Broken from the transport.
+//! Hears: Deliver, DeliverSnapshot; Answered and Broken from the transport, which also asks the log store for chunks.
 //! Says: Delivered, Undelivered to consensus.
 //! Lost in a crash: the connection and the requests in flight; Raft sends them again.
 //!
@@ -13,13 +13,14 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use ractor::ActorProcessingErr;
 use tokio::time::Instant;
 
+use super::chunks::chunks;
 use crate::{
     flow::{self, Actor, Context, TraceId},
     node::{
-        messages::{ConsensusMessage, ReplicatorMessage},
+        messages::{ConsensusMessage, LogStoreMessage, ReplicatorMessage},
         shared::Shared,
     },
-    raft::{AppendOutcome, LogIndex, NodeId, Reply, Request},
+    raft::{AppendOutcome, InstallSnapshotRequest, LogIndex, NodeId, Reply, Request},
     transport::{Connection, Heard},
 };
 
@@ -32,12 +33,15 @@ pub(crate) struct ReplicatorArguments {
     pub shared: Arc<Shared>,
     pub peer: NodeId,
     pub consensus: flow::Address<ConsensusMessage>,
+    /// Has the chunks of snapshots.
+    pub log_store: flow::Address<LogStoreMessage>,
 }
 
 pub(crate) struct Replicator {
     shared: Arc<Shared>,
     peer: NodeId,
     consensus: flow::Address<ConsensusMessage>,
+    log_store: flow::Address<LogStoreMessage>,
     connection: Option<Box<dyn Connection>>,
     /// Connections made so far; what an earlier one reports is dropped.
     connections: u64,
@@ -58,11 +62,12 @@ impl Actor for Replicator {
         arguments: ReplicatorArguments,
         _: &mut Context<ReplicatorMessage>,
     ) -> Result<Self, ActorProcessingErr> {
-        let ReplicatorArguments { shared, peer, consensus } = arguments;
+        let ReplicatorArguments { shared, peer, consensus, log_store } = arguments;
         Ok(Replicator {
             shared,
             peer,
             consensus,
+            log_store,
             connection: None,
             connections: 0,
             paused_until: None,
@@ -80,6 +85,9 @@ impl Actor for Replicator {
         match message {
             ReplicatorMessage::Deliver { session, request, traces } => {
                 self.deliver(session, request, traces, context);
+            }
+            ReplicatorMessage::DeliverSnapshot { session, request } => {
+                self.deliver_snapshot(session, request, context);
             }
             ReplicatorMessage::Answered { connection, session, reply } if connection == self.connections => {
                 self.answered(session, reply, context);
@@ -102,17 +110,40 @@ impl Replicator {
         traces: Vec<(LogIndex, TraceId)>,
         context: &Context<ReplicatorMessage>,
     ) {
-        if self.connection.is_none() {
-            if self.paused_until.is_some_and(|end| Instant::now() < end) {
-                return self.report_paused(context);
-            }
-            self.connect(context);
-        }
-        let Some(connection) = &mut self.connection else { return };
+        let Some(connection) = self.connection(context) else { return };
+        connection.send(session, request, traces.clone());
         self.traced.extend(&traces);
         let excess = self.traced.len().saturating_sub(MAX_TRACED);
         self.traced.drain(..excess);
-        connection.send(session, request, traces);
+    }
+
+    /// Beside it, requests and heartbeats go on.
+    fn deliver_snapshot(
+        &mut self,
+        session: u64,
+        request: InstallSnapshotRequest,
+        context: &Context<ReplicatorMessage>,
+    ) {
+        let (snapshot, origin) = (request.snapshot.clone(), context.origin());
+        let chunks = chunks(&self.shared, self.log_store.clone(), snapshot, origin);
+        if let Some(connection) = self.connection(context) {
+            connection.send_snapshot(session, request, chunks);
+        }
+    }
+
+    /// Made now, if there is none. `None`: it cannot be had at the moment, and that was reported.
+    fn connection(&mut self, context: &Context<ReplicatorMessage>) -> Option<&mut dyn Connection> {
+        if self.connection.is_none() {
+            if self.paused_until.is_some_and(|end| Instant::now() < end) {
+                self.report_paused(context);
+                return None;
+            }
+            self.connect(context);
+        }
+        match &mut self.connection {
+            Some(connection) => Some(&mut **connection),
+            None => None,
+        }
     }
 
     fn connect(&mut self, context: &Context<ReplicatorMessage>) {

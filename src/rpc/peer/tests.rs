@@ -250,7 +250,13 @@ impl Conversation {
 }
 
 fn link(address: &str, heard: impl Fn(Heard) + Send + Sync + 'static) -> Link {
-    Link { from: OWN, to: PEER.node_id, address: address.to_owned(), heard: Arc::new(heard) }
+    Link {
+        from: OWN,
+        to: PEER.node_id,
+        address: address.to_owned(),
+        snapshot_timeout: Duration::from_secs(10),
+        heard: Arc::new(heard),
+    }
 }
 
 #[tokio::test]
