@@ -173,11 +173,6 @@ impl Sessions {
         SessionsSnapshot(self.table.clone())
     }
 
-    /// How many sessions there are.
-    pub(crate) fn len(&self) -> usize {
-        self.table.len()
-    }
-
     /// Lets go what was not used for long, and what is too much.
     fn expire(&mut self, index: LogIndex) {
         let expiry = self.limits.expiry;

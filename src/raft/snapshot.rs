@@ -324,9 +324,11 @@ impl Raft {
     }
 
     pub(super) fn restored(&mut self, index: LogIndex) {
-        let restoring = self.snapshots.restoring.take_if(|snapshot| snapshot.last_included.index == index);
+        // A newer one may have taken the place of the one that was ordered, while entries overtook both.
+        let restoring = self.snapshots.restoring.take_if(|snapshot| snapshot.last_included.index <= index);
         if restoring.is_some() {
             self.last_applied = self.last_applied.max(index);
+            self.applying_index = self.applying_index.max(index);
         }
     }
 
