@@ -13,8 +13,8 @@
 //!    └─ server                 COURIER             server.rs         keeps the address open
 //! ```
 //!
-//! What they say to each other stands in [`messages`], all on one page. Around the tree: `admission` lets calls in,
-//! `calls` is the caller's side of a proposal and a read, [`Builder`] makes the tree, [`Node`] and [`NodeRef`] are what
+//! What they say to each other stands in `node/messages.rs`, all on one page. Around the tree: `admission` lets calls in,
+//! `calls` is the caller's side of a proposal and a read, `changes` that of an operator's order, [`Builder`] makes the tree, [`Node`] and [`NodeRef`] are what
 //! the application holds.
 //!
 //! The contract of supervision:
@@ -33,21 +33,23 @@
 
 use bytes::Bytes;
 
-use crate::raft::{Address, LogIndex, Membership, NodeId, Role, Term};
+use crate::raft::{Address, Incarnation, LogIndex, Membership, NodeId, Role, Term};
 
 mod admission;
 mod alarm;
 mod applier;
 mod builder;
 mod calls;
+mod changes;
 mod child;
 mod consensus;
 mod crash;
 mod events;
 mod handle;
 mod log_store;
-pub mod messages;
+mod messages;
 mod ports;
+mod request;
 mod server;
 mod shared;
 mod supervision;
@@ -59,8 +61,8 @@ pub use self::{
     crash::Crash,
     events::{NodeEvent, Subscriber},
     handle::{Node, NodeRef},
-    messages::ConsensusMessage,
-    ports::{ProposePort, ReadPort},
+    ports::{Answer, ChangePort, Port, ProposePort, ReadPort},
+    request::NodeRequest,
 };
 
 /// A command's result, and where in the log it was applied.
@@ -109,12 +111,38 @@ pub struct Status {
     pub snapshot_index: LogIndex,
     /// Who belongs to the cluster, as its log says.
     pub membership: Membership,
+    /// The number of its disk, drawn when it was created. 0: it was not opened yet.
+    pub incarnation: Incarnation,
+    /// What keeps it from its work.
+    pub trouble: Option<Trouble>,
     /// How often its supervisors restarted an actor.
     pub restarts: u64,
     /// Transactions that its log store has made durable since the node was built.
     pub log_writes: u64,
     /// The leader's view of the others; empty elsewhere.
     pub peers: Vec<PeerStatus>,
+}
+
+/// What keeps a node from its work.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// R016. Its disk has no room. It takes no writes, serves reads, and goes on by itself once there is room.
+    DiskFull,
+    /// R008. It was removed from the cluster.
+    Removed,
+    /// R007. The cluster knows it by another disk: it must be replaced.
+    Wiped,
+}
+
+impl std::fmt::Display for Trouble {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Trouble::DiskFull => "disk full",
+            Trouble::Removed => "removed",
+            Trouble::Wiped => "wiped",
+        })
+    }
 }
 
 /// How a leader sees a peer.

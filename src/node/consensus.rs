@@ -1,9 +1,10 @@
 //! Drives the rules: turns messages into inputs of [`Raft`], and its effects into messages.
 //!
 //! Parent: node. Restart: with the other keepers, from disk.
-//! Hears: Propose, Read (by the admission queue, after CallsWaiting), Request from the server; Timeout from the election
-//! timer; Delivered, Undelivered from the replicators; Persisted from the log store; Applied from the applier.
-//! Says: SetTimer, Deliver, Persist, Apply; RoleChanged, MembershipChanged, CourierRestarted to node.
+//! Hears: Propose, Read, ChangeMembership, TransferLeadership (by the admission queue, after CallsWaiting), Request and
+//! ToldWiped from the server; Timeout from the election timer; Delivered, Undelivered from the replicators; Persisted,
+//! DiskFull, DiskFreed from the log store; Applied from the applier.
+//! Says: SetTimer, Deliver, Persist, Condemn, Apply; RoleChanged, MembershipChanged, CourierRestarted, Happened to node.
 //! Lost in a crash: the ports of the calls under way. Each answers by itself when it is dropped.
 //!
 //! A courier that dies is started again at once, the core is told, and so is the root, who keeps the budget. What an
@@ -14,6 +15,8 @@
 mod couriers;
 mod effects;
 mod election_timer;
+mod identity;
+mod orders;
 mod replicator;
 
 use std::{collections::BTreeMap, sync::Arc, sync::atomic::Ordering::Relaxed};
@@ -33,7 +36,7 @@ use crate::{
         messages::{
             ApplierMessage, ConsensusMessage, ElectionTimerMessage, LogStoreMessage, NodeMessage, ReplicatorMessage,
         },
-        ports::{ProposePort, ReadPort},
+        ports::{ChangePort, ProposePort, ReadPort},
         shared::{PeerGauge, Shared},
         traces::Traces,
     },
@@ -80,6 +83,7 @@ pub(crate) struct Consensus {
 enum Call {
     Propose(ProposePort),
     Read(ReadPort),
+    Change(ChangePort),
     Request(oneshot::Sender<Reply>),
 }
 
@@ -185,6 +189,12 @@ impl Consensus {
         match message {
             ConsensusMessage::Propose { command, port } => self.propose(command, port, context),
             ConsensusMessage::Read { port } => self.read(port, context),
+            ConsensusMessage::ChangeMembership { change, port } => {
+                self.order(port, context, |call| Input::ChangeMembership { call, change });
+            }
+            ConsensusMessage::TransferLeadership { to, port } => {
+                self.order(port, context, |call| Input::TransferLeadership { call, to });
+            }
             ConsensusMessage::Request { from, request, traces, port } => {
                 self.request(from, request, traces, port, context);
             }
@@ -193,16 +203,29 @@ impl Consensus {
                     self.step(Input::Timeout { epoch }, context);
                 }
             }
-            ConsensusMessage::Delivered { peer, session, reply } => {
+            ConsensusMessage::Delivered { peer, session, incarnation, reply } => {
                 if self.is_current_replicator(peer, context) {
                     self.reached(peer);
                     self.step(Input::Response { from: peer, session, reply }, context);
+                    self.met(peer, incarnation, context);
                 }
             }
-            ConsensusMessage::Undelivered { peer, cause, wrong_peer } => {
+            ConsensusMessage::Undelivered { peer, cause, why } => {
                 if self.is_current_replicator(peer, context) {
-                    self.not_reached(peer, cause, wrong_peer);
+                    self.not_reached(peer, cause, why);
                     self.step(Input::Undelivered { peer }, context);
+                    self.refused(peer, why, context);
+                }
+            }
+            ConsensusMessage::ToldWiped { peer, known } => self.told_wiped(peer, known, context),
+            ConsensusMessage::DiskFull => {
+                if is_current(self.log_store.identity(), context) {
+                    self.step(Input::DiskFull, context);
+                }
+            }
+            ConsensusMessage::DiskFreed => {
+                if is_current(self.log_store.identity(), context) {
+                    self.step(Input::DiskFreed, context);
                 }
             }
             ConsensusMessage::Persisted { seq, .. } => {
@@ -319,7 +342,11 @@ impl Consensus {
     fn show(&self) {
         let progress = &self.shared.progress;
         progress.commit_index.store(self.raft.commit_index(), Relaxed);
-        progress.last_index.store(self.raft.last_index(), Relaxed);
+        let last_index = self.raft.last_index();
+        if progress.last_index.swap(last_index, Relaxed) != last_index || progress.last_term.load(Relaxed) == 0 {
+            let last_term = self.raft.entry(last_index).map_or(self.raft.current_term(), |entry| entry.term);
+            progress.last_term.store(if last_index == 0 { 0 } else { last_term }, Relaxed);
+        }
         for (peer, match_index, reachable) in self.raft.peers() {
             if let Some(gauge) = self.gauges.get(&peer) {
                 gauge.match_index.store(match_index, Relaxed);

@@ -4,14 +4,15 @@
 //! an arrow shows its direction by its name.
 //!
 //! ```text
-//! outside ──────────── Propose, Read, Request ─────────────▶ consensus
-//! consensus ────────── Persist ────────────────────────────▶ log store ───── Persisted ───────────────▶ consensus
+//! outside ──────────── Propose, Read, ChangeMembership, TransferLeadership, Request ──▶ consensus
+//! consensus ────────── Persist, Condemn ───────────────────▶ log store ───── Persisted, DiskFull, DiskFreed ▶ consensus
 //! consensus ────────── Apply ──────────────────────────────▶ applier ─────── Applied ─────────────────▶ consensus
 //! consensus ────────── SetTimer ───────────────────────────▶ election timer ─ Timeout ────────────────▶ consensus
 //! consensus ────────── Deliver ────────────────────────────▶ replicator n ── Delivered, Undelivered ──▶ consensus
 //! transport ────────── Answered, Broken ───────────────────▶ replicator n
 //! outside ──────────── Query ──────────────────────────────▶ applier
-//! consensus ────────── RoleChanged, MembershipChanged, CourierRestarted ──▶ node
+//! consensus ────────── RoleChanged, MembershipChanged, CourierRestarted, Happened ──▶ node
+//! transport ────────── ToldWiped ──────────────────────────▶ consensus
 //! log store ────────── DiskFailed ─────────────────────────▶ node
 //! outside ──────────── Subscribe, Shutdown ────────────────▶ node
 //! ```
@@ -25,15 +26,19 @@ use crate::{
     flow::{self, Mark, Message, TraceId},
     node::{
         applier::Query,
-        events::Subscriber,
-        ports::{ProposePort, ReadPort},
+        events::{NodeEvent, Subscriber},
+        ports::{ChangePort, ProposePort, ReadPort},
     },
-    raft::{Alarm, Entry, LogIndex, Membership, NodeId, Reply, Request, Role, Term, Write},
+    raft::{
+        Alarm, Change, Entry, Incarnation, LogIndex, Membership, NodeId, Reply, Request, Role, Term, Write,
+    },
     storage::StorageError,
+    transport::Breach,
 };
 
-/// What consensus hears. It is what [`NodeRef::actor`](crate::node::NodeRef::actor) can be sent.
-pub enum ConsensusMessage {
+/// What consensus hears. Of this, [`NodeRef::actor`](crate::node::NodeRef::actor) can be sent what is a
+/// [`NodeRequest`](crate::node::NodeRequest).
+pub(crate) enum ConsensusMessage {
     /// A client wants `command` replicated.
     Propose {
         /// Encoded.
@@ -45,6 +50,20 @@ pub enum ConsensusMessage {
     Read {
         /// Always answered.
         port: ReadPort,
+    },
+    /// An operator wants the cluster's servers changed.
+    ChangeMembership {
+        /// How.
+        change: Change,
+        /// Always answered, once the change is committed or refused.
+        port: ChangePort,
+    },
+    /// An operator, or this node's shutdown, wants another leader.
+    TransferLeadership {
+        /// Who. `None`: whoever has most of the log.
+        to: Option<NodeId>,
+        /// Always answered.
+        port: ChangePort,
     },
     /// The admission queue is not empty. One is under way at most.
     CallsWaiting,
@@ -70,6 +89,8 @@ pub enum ConsensusMessage {
         peer: NodeId,
         /// The request's.
         session: u64,
+        /// The peer's disk. 0: it does not say.
+        incarnation: Incarnation,
         /// The answer.
         reply: Reply,
     },
@@ -79,9 +100,20 @@ pub enum ConsensusMessage {
         peer: NodeId,
         /// Why, in words.
         cause: String,
-        /// Who answered is another node, or of another cluster (R004, R005).
-        wrong_peer: bool,
+        /// Why, for those who decide.
+        why: Breach,
     },
+    /// A peer knows this node by another disk: `known`.
+    ToldWiped {
+        /// Which peer.
+        peer: NodeId,
+        /// The disk it knows. 0: it does not say.
+        known: Incarnation,
+    },
+    /// There is no room for the write in flight. It is tried again and again.
+    DiskFull,
+    /// There is room again: the write has gone through.
+    DiskFreed,
     /// A write is on disk.
     Persisted {
         /// From [`LogStoreMessage::Persist`].
@@ -99,7 +131,7 @@ pub enum ConsensusMessage {
 }
 
 /// What the log store hears.
-pub enum LogStoreMessage {
+pub(crate) enum LogStoreMessage {
     /// The first message: where reports go.
     ReportTo(flow::Address<ConsensusMessage>),
     /// Make this durable, then report [`ConsensusMessage::Persisted`].
@@ -109,6 +141,15 @@ pub enum LogStoreMessage {
         /// One transaction.
         write: Write,
     },
+    /// To itself, while there is no room: try the write again.
+    TryAgain,
+    /// Mark the disk as one that lost entries, let go of it, and say so.
+    Condemn {
+        /// What it had acknowledged.
+        acknowledged: LogIndex,
+        /// What it has.
+        last: LogIndex,
+    },
     /// To itself, when nothing was written for a while: one bounded step of housekeeping.
     Tidy,
     /// Panic.
@@ -116,7 +157,7 @@ pub enum LogStoreMessage {
 }
 
 /// What the applier hears.
-pub enum ApplierMessage {
+pub(crate) enum ApplierMessage {
     /// The first message: where reports go.
     ReportTo(flow::Address<ConsensusMessage>),
     /// Apply these, answer who waits for them, then report [`ConsensusMessage::Applied`].
@@ -133,7 +174,7 @@ pub enum ApplierMessage {
 }
 
 /// What the election timer hears.
-pub enum ElectionTimerMessage {
+pub(crate) enum ElectionTimerMessage {
     /// Ring `alarm`'s interval after `since`. Replaces the alarm set before.
     SetTimer {
         /// Comes back in [`ConsensusMessage::Timeout`].
@@ -150,7 +191,7 @@ pub enum ElectionTimerMessage {
 }
 
 /// What a replicator hears.
-pub enum ReplicatorMessage {
+pub(crate) enum ReplicatorMessage {
     /// Send this to the peer, behind what was sent before.
     Deliver {
         /// Comes back in [`ConsensusMessage::Delivered`].
@@ -166,6 +207,8 @@ pub enum ReplicatorMessage {
         connection: u64,
         /// The request's.
         session: u64,
+        /// The peer's disk. 0: it does not say.
+        incarnation: Incarnation,
         /// The answer.
         reply: Reply,
     },
@@ -175,21 +218,21 @@ pub enum ReplicatorMessage {
         connection: u64,
         /// Why, in words.
         cause: String,
-        /// Who answered is another node, or of another cluster (R004, R005).
-        wrong_peer: bool,
+        /// Why, for those who decide.
+        why: Breach,
     },
     /// Panic.
     Crash,
 }
 
 /// What the server hears. Its requests go from the transport straight to consensus.
-pub enum ServerMessage {
+pub(crate) enum ServerMessage {
     /// Panic.
     Crash,
 }
 
 /// What the root of the tree hears.
-pub enum NodeMessage {
+pub(crate) enum NodeMessage {
     /// Stop everything, in order.
     Shutdown,
     /// Tell this actor what happens from now on, and first what is.
@@ -212,6 +255,8 @@ pub enum NodeMessage {
         /// Why it died.
         cause: String,
     },
+    /// Something else happened that subscribers are told.
+    Happened(NodeEvent),
     /// The disk failed; the log store has given it up.
     DiskFailed(StorageError),
     /// Panic.
@@ -257,7 +302,12 @@ impl Message for ConsensusMessage {
         match self {
             ConsensusMessage::Propose { .. } => "Propose",
             ConsensusMessage::Read { .. } => "Read",
+            ConsensusMessage::ChangeMembership { .. } => "ChangeMembership",
+            ConsensusMessage::TransferLeadership { .. } => "TransferLeadership",
             ConsensusMessage::CallsWaiting => "CallsWaiting",
+            ConsensusMessage::ToldWiped { .. } => "ToldWiped",
+            ConsensusMessage::DiskFull => "DiskFull",
+            ConsensusMessage::DiskFreed => "DiskFreed",
             ConsensusMessage::Request { request, .. } => request.name(),
             ConsensusMessage::Timeout { .. } => "Timeout",
             ConsensusMessage::Delivered { .. } => "Delivered",
@@ -283,6 +333,8 @@ impl Message for LogStoreMessage {
         match self {
             LogStoreMessage::ReportTo(_) => "ReportTo",
             LogStoreMessage::Persist { .. } => "Persist",
+            LogStoreMessage::TryAgain => "TryAgain",
+            LogStoreMessage::Condemn { .. } => "Condemn",
             LogStoreMessage::Tidy => "Tidy",
             LogStoreMessage::Crash => "Crash",
         }
@@ -364,6 +416,7 @@ impl Message for NodeMessage {
             NodeMessage::RoleChanged { .. } => "RoleChanged",
             NodeMessage::MembershipChanged(_) => "MembershipChanged",
             NodeMessage::CourierRestarted { .. } => "CourierRestarted",
+            NodeMessage::Happened(_) => "Happened",
             NodeMessage::DiskFailed(_) => "DiskFailed",
             NodeMessage::Crash => "Crash",
         }

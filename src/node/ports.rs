@@ -6,7 +6,7 @@ use ractor::RpcReplyPort;
 use tokio::sync::oneshot;
 
 use crate::{
-    error::{ProposeError, ReadError},
+    error::{ChangeError, ProposeError, ReadError},
     node::{Applied, admission::Permit},
     raft::{LogIndex, NodeId},
 };
@@ -16,6 +16,10 @@ pub type ProposePort = Port<Result<Applied, ProposeError>>;
 
 /// Answers a read with the index that it must see. `Unavailable` if it is dropped.
 pub type ReadPort = Port<Result<LogIndex, ReadError>>;
+
+/// Answers an operator's order with the entry of the change; 0 where there was none to make. `Unknown` if it is dropped
+/// after consensus took the order, `Unavailable` if before.
+pub type ChangePort = Port<Result<LogIndex, ChangeError>>;
 
 /// An answer that can be given by a port that nobody answered through.
 pub trait Answer: Send + 'static {
@@ -101,6 +105,16 @@ impl Answer for Result<Applied, ProposeError> {
 impl Answer for Result<LogIndex, ReadError> {
     fn lost(node: NodeId, _: bool) -> Self {
         Err(ReadError::Unavailable { node })
+    }
+}
+
+impl Answer for Result<LogIndex, ChangeError> {
+    fn lost(node: NodeId, taken: bool) -> Self {
+        Err(if taken {
+            ChangeError::Unknown { reason: format!("node {node} stopped or started its actors anew meanwhile") }
+        } else {
+            ChangeError::Unavailable { node }
+        })
     }
 }
 

@@ -21,16 +21,16 @@ use tokio::{
 
 use crate::{
     config::Config,
-    error::{NodeError, ProposeError, ReadError},
+    error::{ChangeError, NodeError, ProposeError, ReadError},
     flow::{self, Envelope, Flow, Message, Origin},
     node::{
-        PeerStatus, Status,
+        PeerStatus, Status, Trouble,
         admission::{Admission, Intake},
         messages::{ApplierMessage, ConsensusMessage, NodeMessage},
     },
-    raft::{Address, Membership, NodeId, Role, Term, majority},
+    raft::{Address, LogPosition, Membership, NodeId, Request, Role, Term, majority},
     storage::{Identity, StorageError},
-    transport::{Link, Transport},
+    transport::{Caller, Link, Transport, WrongPeer},
 };
 
 /// When it is worth asking a busy node again: a few slices later.
@@ -54,6 +54,13 @@ pub(crate) struct Shared {
     pub standing: watch::Sender<Standing>,
     /// Told when a leader becomes known. It wakes in the order of asking, where `standing` itself wakes in a random one.
     pub leader_known: Notify,
+    /// Told when the membership in force is another. For the same reason not `standing`.
+    pub membership_known: Notify,
+    /// The number of this node's disk; 0 before it is opened.
+    pub incarnation: AtomicU64,
+    /// The disks of the others as the log has them, each shared with the links to it. 0: unknown.
+    pub known_disks: RwLock<BTreeMap<NodeId, Arc<AtomicU64>>>,
+    pub troubles: Troubles,
     pub progress: Progress,
     /// Restarts of actors, of all kinds.
     pub restarts: AtomicU64,
@@ -86,12 +93,25 @@ pub(crate) struct Standing {
     pub unreachable: BTreeMap<NodeId, String>,
 }
 
+/// What keeps the node from its work. Written by consensus and the log store.
+#[derive(Default)]
+pub(crate) struct Troubles {
+    /// The write in flight finds no room.
+    pub disk_full: AtomicBool,
+    /// A peer said that this node was removed, or its own log does.
+    pub removed: AtomicBool,
+    /// A peer knows this node by another disk, and its own log does not say better.
+    pub wiped: AtomicBool,
+}
+
 /// How far things have got; changes with every message, and is only looked at.
 #[derive(Default)]
 pub(crate) struct Progress {
     pub commit_index: AtomicU64,
     pub applied_index: AtomicU64,
     pub last_index: AtomicU64,
+    /// The term of the last entry.
+    pub last_term: AtomicU64,
     /// Over all lives of the log store.
     pub log_writes: AtomicU64,
     /// The members' progress as the leader knows it, each with whether it answered lately. Rebuilt with the membership.
@@ -144,6 +164,19 @@ impl<M: Message> Place<M> {
     }
 }
 
+impl Troubles {
+    fn worst(&self) -> Option<Trouble> {
+        let is = |trouble: &AtomicBool| trouble.load(Relaxed);
+        if is(&self.wiped) {
+            Some(Trouble::Wiped)
+        } else if is(&self.removed) {
+            Some(Trouble::Removed)
+        } else {
+            is(&self.disk_full).then_some(Trouble::DiskFull)
+        }
+    }
+}
+
 impl Standing {
     pub(crate) fn starting(membership: Membership) -> Self {
         Standing { role: Role::Follower, term: 0, leader: None, membership, unreachable: BTreeMap::new() }
@@ -153,8 +186,8 @@ impl Standing {
 impl Progress {
     /// Before the keepers start anew.
     pub(crate) fn reset(&self) {
-        for index in [&self.commit_index, &self.applied_index, &self.last_index] {
-            index.store(0, Relaxed);
+        for number in [&self.commit_index, &self.applied_index, &self.last_index, &self.last_term] {
+            number.store(0, Relaxed);
         }
     }
 
@@ -205,10 +238,60 @@ impl Shared {
             Some(address) => address.clone(),
             None => self.address_of(to)?,
         };
-        Some(Link { from: self.identity.clone(), to, address, heard })
+        let (from_incarnation, to_incarnation) = (self.incarnation.load(Relaxed), self.known_disk(to));
+        Some(Link { from: self.identity.clone(), to, address, from_incarnation, to_incarnation, heard })
     }
 
-    fn address_of(&self, node: NodeId) -> Option<Address> {
+    /// The disk of a peer as the log has it, kept up to date.
+    fn known_disk(&self, peer: NodeId) -> Arc<AtomicU64> {
+        self.known_disks.write().unwrap_or_else(PoisonError::into_inner).entry(peer).or_default().clone()
+    }
+
+    /// Takes over what the membership in force says of disks.
+    pub(crate) fn know_disks(&self, membership: &Membership) {
+        let mut known = self.known_disks.write().unwrap_or_else(PoisonError::into_inner);
+        for id in membership.incarnations.keys() {
+            known.entry(*id).or_default();
+        }
+        for (id, disk) in known.iter() {
+            disk.store(membership.incarnations.get(id).copied().unwrap_or(0), Relaxed);
+        }
+    }
+
+    /// Whether a request may be heard: it is for this disk, and not from a server that must not be heard any more.
+    ///
+    /// Only who asks for a vote or for a read index is judged by the membership that is known here: a leader may be ahead
+    /// of it (§6), and a leader was elected by others who knew it.
+    pub(crate) fn admits(&self, from: &Caller, request: &Request) -> Result<(), WrongPeer> {
+        let (node, own) = (self.id(), self.incarnation.load(Relaxed));
+        if from.knows != 0 && own != 0 && from.knows != own {
+            return Err(WrongPeer::OwnDisk { node, incarnation: own, known: from.knows });
+        }
+        let last_log = match request {
+            Request::RequestVote(request) => request.last_log,
+            Request::PreVote(request) => request.last_log,
+            Request::ReadIndex(_) => LogPosition::default(),
+            Request::AppendEntries(_) | Request::TimeoutNow(_) | Request::InstallSnapshot(_) => return Ok(()),
+        };
+        if self.troubles.wiped.load(Relaxed) {
+            // What this disk has forgotten may be a vote.
+            return Err(WrongPeer::OwnDisk { node, incarnation: own, known: 0 });
+        }
+        let standing = self.standing.borrow();
+        let membership = &standing.membership;
+        if membership.removed.contains(&from.id) && !membership.contains(from.id) {
+            return Err(WrongPeer::Removed { node, peer: from.id });
+        }
+        let known = membership.incarnations.get(&from.id).copied().unwrap_or(0);
+        // With a log that is ahead of this one it has been replaced in due form, and this node does not know it yet.
+        let (term, index) = (self.progress.last_term.load(Relaxed), self.progress.last_index.load(Relaxed));
+        if known != 0 && from.incarnation != 0 && known != from.incarnation && last_log <= (LogPosition { term, index }) {
+            return Err(WrongPeer::Replaced { node, peer: from.id, known, found: from.incarnation });
+        }
+        Ok(())
+    }
+
+    pub(crate) fn address_of(&self, node: NodeId) -> Option<Address> {
         self.standing.borrow().membership.address(node).cloned()
     }
 
@@ -230,6 +313,8 @@ impl Shared {
             last_index: self.progress.last_index.load(Relaxed).max(commit_index),
             snapshot_index: 0,
             membership,
+            incarnation: self.incarnation.load(Relaxed),
+            trouble: self.troubles.worst(),
             restarts: self.restarts.load(Relaxed),
             log_writes: self.progress.log_writes.load(Relaxed),
             peers: if role == Role::Leader { self.peer_status() } else { Vec::new() },
@@ -275,6 +360,20 @@ impl Shared {
                 ProposeError::NoLeader { node: self.id(), unreachable, needed, voters }
             }
         }
+    }
+
+    pub(crate) fn change_not_leader(&self, leader: Option<NodeId>) -> ChangeError {
+        match self.not_leader(leader) {
+            ProposeError::NotLeader { node, leader, address } => ChangeError::NotLeader { node, leader, address },
+            ProposeError::NoLeader { node, unreachable, needed, voters } => {
+                ChangeError::NoLeader { node, unreachable, needed, voters }
+            }
+            _ => ChangeError::Unavailable { node: self.id() },
+        }
+    }
+
+    pub(crate) fn change_busy(&self, limit: String) -> ChangeError {
+        ChangeError::Busy { node: self.id(), limit, retry_after: RETRY_AFTER }
     }
 
     pub(crate) fn read_no_leader(&self) -> ReadError {

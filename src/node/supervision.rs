@@ -13,7 +13,7 @@
 //! 5. *The budget.* So many deaths within a window, counted for each place in the tree; one more, and the node stops.
 //! 6. *A blocked thread is final.* A keeper that does not stop cannot be replaced; after a bounded wait the node stops.
 //!
-//! "Stops" means: server first, then the keepers in reverse order; then the root fails with the [`NodeError`], so that
+//! "Stops" means: the server, and with it the keepers in reverse order; then the root fails with the [`NodeError`], so that
 //! the application's supervisor gets an `ActorFailed` whose error can be downcast to it.
 
 use std::{
@@ -25,7 +25,7 @@ use std::{
     time::Duration,
 };
 
-use ractor::{ActorCell, ActorProcessingErr, SpawnErr};
+use ractor::{ActorCell, ActorProcessingErr, RpcReplyPort, SpawnErr};
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use tokio::{
     sync::oneshot,
@@ -43,10 +43,11 @@ use crate::{
         events::{NodeEvent, Subscribers},
         log_store::{LogStore, LogStoreArguments},
         messages::{ApplierMessage, ConsensusMessage, LogStoreMessage, NodeMessage, ServerMessage},
+        ports::ChangePort,
         server::Server,
         shared::{Shared, Standing},
     },
-    raft::{LogIndex, Membership},
+    raft::{LogIndex, Membership, Role},
     storage::{Bootstrap, Storage, StorageError},
 };
 
@@ -128,8 +129,8 @@ impl Actor for Root {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             NodeMessage::Shutdown => {
-                // Here leadership will be handed over. Then those who are in get their answers, while the server still
-                // carries them out.
+                // Then those who are in get their answers, while the server still carries them out.
+                self.hand_over(context).await;
                 let shared = self.shared().clone();
                 let _ = tokio::time::timeout(DRAIN, shared.admission.close()).await;
                 context.stop();
@@ -147,6 +148,7 @@ impl Actor for Root {
                 }
                 self.restarted(path, cause);
             }
+            NodeMessage::Happened(event) => self.subscribers.publish(event),
             NodeMessage::DiskFailed(error) => return Err(self.give_up(error.into(), context).await),
             NodeMessage::Crash => panic!("the root was told to crash"),
         }
@@ -370,11 +372,35 @@ impl Root {
         }
     }
 
-    async fn stop_all(&mut self, verdict: Result<(), NodeError>, context: &mut Context<NodeMessage>) {
-        if let Some(mut server) = self.server.take() {
-            server.stop(&context.cell()).await;
+    /// A leader that is told to stop lets another one lead first, so that nobody has to wait for an election.
+    async fn hand_over(&self, context: &Context<NodeMessage>) {
+        let shared = self.shared();
+        let leads_others = {
+            let standing = shared.standing.borrow();
+            let voters = &standing.membership.voters;
+            standing.role == Role::Leader && voters.keys().any(|voter| *voter != shared.id())
+        };
+        let (Some(consensus), true) = (&self.consensus, leads_others) else { return };
+        let (answer, answered) = oneshot::channel();
+        let order = ConsensusMessage::TransferLeadership { to: None, port: ChangePort::from(RpcReplyPort::from(answer)) };
+        consensus.send(context.origin(), order);
+        match tokio::time::timeout(shared.config.election_timeout_max, answered).await {
+            Ok(Ok(Ok(_))) => {}
+            _ => tracing::info!(node = shared.id(), "nobody took the leadership over in time; the others will elect"),
         }
-        let verdict = verdict.and(self.stop_keepers(context).await);
+    }
+
+    /// The server and the keepers at the same time: a call that can never be answered hears so when consensus drops it, and
+    /// the server waits for that.
+    async fn stop_all(&mut self, verdict: Result<(), NodeError>, context: &mut Context<NodeMessage>) {
+        let (server, me) = (self.server.take(), context.cell());
+        let stop_server = async {
+            if let Some(mut server) = server {
+                server.stop(&me).await;
+            }
+        };
+        let ((), stopped) = tokio::join!(stop_server, self.stop_keepers(context));
+        let verdict = verdict.and(stopped);
         self.shared().intake.end();
         let cause = verdict.as_ref().err().cloned();
         let _ = self.shared().verdict.set(verdict);

@@ -22,7 +22,7 @@ use crate::{
     },
 };
 
-pub use node::{status_from_pb, status_to_pb};
+pub use node::{event_to_pb, status_from_pb, status_to_pb};
 
 /// The largest term or index: what SQLite's 64-bit integers hold. A log that grows by a million entries a second
 /// reaches it after 290,000 years.

@@ -18,6 +18,7 @@ use crate::{
         shared::Shared,
     },
     raft::{Courier, NodeId},
+    transport::Breach,
 };
 
 impl Consensus {
@@ -64,12 +65,13 @@ impl Consensus {
         }
     }
 
-    pub(super) fn not_reached(&self, peer: NodeId, cause: String, wrong_peer: bool) {
+    pub(super) fn not_reached(&self, peer: NodeId, cause: String, why: Breach) {
         if !self.shared.standing.borrow().unreachable.contains_key(&peer) {
-            if wrong_peer {
-                tracing::warn!(peer, %cause, "another node answers at a peer's address");
-            } else {
-                tracing::info!(peer, %cause, "a peer cannot be reached");
+            match why {
+                Breach::WrongPeer => tracing::warn!(peer, %cause, "another node answers at a peer's address"),
+                Breach::PeerWiped => tracing::warn!(peer, %cause, "a peer has another disk than it had"),
+                Breach::Wiped | Breach::Removed => tracing::warn!(peer, %cause, "a peer does not hear this node any more"),
+                Breach::Lost => tracing::info!(peer, %cause, "a peer cannot be reached"),
             }
             self.shared.standing.send_modify(|standing| {
                 standing.unreachable.insert(peer, cause);

@@ -39,6 +39,11 @@ impl Consensus {
                     }
                 }
                 Effect::Refuse { call, refusal } => self.refuse(call, refusal),
+                Effect::AnswerTransfer { call } => self.answer_order(call, 0),
+                Effect::PeerLostData { peer } => self.peer_lost_data(peer, origin),
+                Effect::Condemn { acknowledged, last } => {
+                    let _ = self.log_store.send(origin, LogStoreMessage::Condemn { acknowledged, last });
+                }
                 Effect::RoleChanged { role, term, leader } => self.role_changed(role, term, leader, origin),
                 Effect::MembershipChanged(membership) => self.membership_changed(membership, origin),
                 _ => {}
@@ -63,6 +68,11 @@ impl Consensus {
         let origin = traced(origin, self.traces.first_of(&entries));
         let mut port = |(index, call): (LogIndex, CallId)| match self.calls.remove(&call) {
             Some(Call::Propose(port)) => Some((index, port)),
+            // It is committed; there is nothing to apply.
+            Some(Call::Change(port)) => {
+                port.answer(Ok(index));
+                None
+            }
             _ => None,
         };
         let ports = calls.into_iter().filter_map(&mut port).collect();
@@ -78,8 +88,10 @@ impl Consensus {
                     let reason = format!("node {node} stopped leading before the command was committed");
                     ProposeError::Unknown { reason }
                 }
+                Refusal::DiskFull => ProposeError::DiskFull { node },
                 _ => ProposeError::Unavailable { node },
             })),
+            Some(Call::Change(port)) => self.refuse_order(port, refusal),
             Some(Call::Read(port)) => port.answer(Err(match refusal {
                 Refusal::NotLeader { .. } => self.shared.read_no_leader(),
                 _ => ReadError::TimedOut { node, waited: std::time::Duration::ZERO },
@@ -105,7 +117,10 @@ impl Consensus {
 
     fn membership_changed(&mut self, membership: Membership, origin: Origin) {
         self.peers_changed = true;
+        self.shared.know_disks(&membership);
+        self.recognised_by(&membership, origin);
         self.shared.standing.send_modify(|standing| standing.membership = membership.clone());
+        self.shared.membership_known.notify_waiters();
         let _ = self.root.send(origin, NodeMessage::MembershipChanged(membership));
     }
 }

@@ -19,8 +19,8 @@ use crate::{
         messages::{ConsensusMessage, ReplicatorMessage},
         shared::Shared,
     },
-    raft::{AppendOutcome, LogIndex, NodeId, Reply, Request},
-    transport::{Connection, Heard},
+    raft::{AppendOutcome, Incarnation, LogIndex, NodeId, Reply, Request},
+    transport::{Breach, Connection, Heard},
 };
 
 const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
@@ -81,11 +81,11 @@ impl Actor for Replicator {
             ReplicatorMessage::Deliver { session, request, traces } => {
                 self.deliver(session, request, traces, context);
             }
-            ReplicatorMessage::Answered { connection, session, reply } if connection == self.connections => {
-                self.answered(session, reply, context);
+            ReplicatorMessage::Answered { connection, session, incarnation, reply } if connection == self.connections => {
+                self.answered(session, incarnation, reply, context);
             }
-            ReplicatorMessage::Broken { connection, cause, wrong_peer } if connection == self.connections => {
-                self.broken(cause, wrong_peer, context);
+            ReplicatorMessage::Broken { connection, cause, why } if connection == self.connections => {
+                self.broken(cause, why, context);
             }
             ReplicatorMessage::Answered { .. } | ReplicatorMessage::Broken { .. } => {}
             ReplicatorMessage::Crash => panic!("replicator {} was told to crash", self.peer),
@@ -121,18 +121,20 @@ impl Replicator {
         let (myself, outside) = (context.myself().clone(), context.flow().outside("transport", 0));
         let heard = move |heard: Heard| {
             let message = match heard {
-                Heard::Answer { session, reply } => ReplicatorMessage::Answered { connection, session, reply },
-                Heard::Broken { cause, wrong_peer } => ReplicatorMessage::Broken { connection, cause, wrong_peer },
+                Heard::Answer { session, incarnation, reply } => {
+                    ReplicatorMessage::Answered { connection, session, incarnation, reply }
+                }
+                Heard::Broken { cause, why } => ReplicatorMessage::Broken { connection, cause, why },
             };
             let _ = myself.send(outside, message);
         };
         match self.shared.link(self.peer, Arc::new(heard)) {
             Some(link) => self.connection = Some(self.shared.transport.connect(link)),
-            None => self.broken("it does not belong to the cluster".to_owned(), false, context),
+            None => self.broken("it does not belong to the cluster".to_owned(), Breach::Lost, context),
         }
     }
 
-    fn answered(&mut self, session: u64, reply: Reply, context: &Context<ReplicatorMessage>) {
+    fn answered(&mut self, session: u64, incarnation: Incarnation, reply: Reply, context: &Context<ReplicatorMessage>) {
         self.pause = SHORTEST_PAUSE;
         self.last_report = None;
         let mut origin = context.origin();
@@ -146,28 +148,28 @@ impl Replicator {
                 self.traced.pop_front();
             }
         }
-        let delivered = ConsensusMessage::Delivered { peer: self.peer, session, reply };
+        let delivered = ConsensusMessage::Delivered { peer: self.peer, session, incarnation, reply };
         let _ = self.consensus.send(origin, delivered);
     }
 
-    fn broken(&mut self, cause: String, wrong_peer: bool, context: &Context<ReplicatorMessage>) {
+    fn broken(&mut self, cause: String, why: Breach, context: &Context<ReplicatorMessage>) {
         self.connection = None;
         self.traced.clear();
         self.paused_until = Some(Instant::now() + self.pause);
         self.pause = (2 * self.pause).min(LONGEST_PAUSE);
-        self.report(cause, wrong_peer, context);
+        self.report(cause, why, context);
     }
 
     fn report_paused(&mut self, context: &Context<ReplicatorMessage>) {
         let heartbeat = self.shared.config.heartbeat_interval;
         if self.last_report.is_none_or(|last| last.elapsed() >= heartbeat) {
-            self.report("it could not be reached a moment ago".to_owned(), false, context);
+            self.report("it could not be reached a moment ago".to_owned(), Breach::Lost, context);
         }
     }
 
-    fn report(&mut self, cause: String, wrong_peer: bool, context: &Context<ReplicatorMessage>) {
+    fn report(&mut self, cause: String, why: Breach, context: &Context<ReplicatorMessage>) {
         self.last_report = Some(Instant::now());
-        let undelivered = ConsensusMessage::Undelivered { peer: self.peer, cause, wrong_peer };
+        let undelivered = ConsensusMessage::Undelivered { peer: self.peer, cause, why };
         let _ = self.consensus.send(context.origin(), undelivered);
     }
 }
