@@ -10,7 +10,10 @@
 //! |---|---|
 //! | `election` | §5.2, §5.4.1, pre-vote (thesis §9.6), stickiness (thesis §4.2.3), check-quorum (thesis §6.2) |
 //! | `replication` | §5.3, §5.4.2, back-off by conflicting term, the pipelined window |
-//! | `read` | linearizable reads without a log entry (thesis §6.4) |
+//! | `read` | linearizable reads without a log entry (thesis §6.4), leases |
+//! | `snapshot` | §7: snapshots, log compaction, InstallSnapshot |
+//! | `change` | §6: changes of the servers by joint consensus; learners |
+//! | `transfer` | leadership transfer (thesis §3.10), and when a leader gives way |
 //! | `log`, `membership`, `progress`, `quorum` | what those rules keep |
 //! | `outbox` | one write in flight; what must wait for it |
 //!
@@ -23,13 +26,15 @@
 //!   one thing after another costs half the messages.
 //! - *A heartbeat's reply needs no disk*: it reports what is durable so far, so that a slow disk does not depose a leader.
 //!
-//! Not here yet: snapshots, membership changes, leadership transfer on request, leases.
-//!
 //! *Architecture invariant: nothing in this module waits, fails, reads a clock, draws a random number, or names an
 //! actor, a socket or a disk. The same inputs give the same effects, always.*
 
-use std::{collections::VecDeque, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
 
+mod change;
 mod election;
 mod events;
 mod log;
@@ -41,6 +46,8 @@ mod quorum;
 mod read;
 mod recovered;
 mod replication;
+mod snapshot;
+mod transfer;
 mod types;
 
 pub use events::*;
@@ -51,7 +58,7 @@ pub use types::*;
 
 use self::{
     election::Campaign, log::Log, membership::MembershipHistory, outbox::Outbox, progress::Progress, progress::Window,
-    read::ForwardedReads, replication::Leadership,
+    read::ForwardedReads, replication::Leadership, snapshot::Snapshots,
 };
 
 /// What the core has to know about its surroundings.
@@ -59,6 +66,8 @@ use self::{
 pub struct Settings {
     /// This server.
     pub id: NodeId,
+    /// Its disk. 0: it is not told.
+    pub incarnation: Incarnation,
     /// How often a leader is heard from at least.
     pub heartbeat_interval: Duration,
     /// No election starts earlier than this after a leader was heard; votes are refused for as long.
@@ -96,7 +105,16 @@ pub struct Raft {
     hard_state: HardState,
     log: Log,
     memberships: MembershipHistory,
+    /// Disks of peers that the membership does not know yet.
+    met: BTreeMap<NodeId, Incarnation>,
+    snapshots: Snapshots,
     outbox: Outbox,
+    /// There is no room for the write in flight.
+    disk_full: bool,
+    /// The disk lost what was acknowledged: nothing is answered any more (L08).
+    condemned: bool,
+    /// A peer said that this server was removed.
+    told_removed: bool,
 
     role: RoleState,
     leader: Option<NodeId>,
@@ -127,15 +145,15 @@ enum RoleState {
     Follower,
     PreCandidate(Campaign),
     Candidate(Campaign),
-    Leader(Leadership),
+    Leader(Box<Leadership>),
 }
 
 impl Raft {
     /// A server as its disk remembers it. The first effects set its alarm and tell who it is; a cluster of one starts
     /// its election at once.
     pub fn new(settings: Settings, recovered: Recovered, now: Duration, effects: &mut Vec<Effect>) -> Self {
-        let Recovered { hard_state, base, membership, entries, snapshot: _, receiving: _ } = recovered;
-        let memberships = MembershipHistory::new(membership, &entries);
+        let Recovered { hard_state, base, membership, entries, snapshot, receiving } = recovered;
+        let memberships = MembershipHistory::new(membership.into(), &entries);
         let log = Log::new(base, entries);
         let mut raft = Raft {
             settings,
@@ -143,9 +161,15 @@ impl Raft {
             outbox: Outbox::new(log.last().index),
             log,
             memberships,
+            met: BTreeMap::new(),
+            snapshots: Snapshots::recovered(snapshot.clone(), receiving),
+            disk_full: false,
+            condemned: false,
+            told_removed: false,
             role: RoleState::Follower,
             leader: None,
-            leader_heard: None,
+            // It may have heard one just before it fell, and that one may rest on it (thesis §6.4.1).
+            leader_heard: (hard_state.current_term > 0).then_some(now),
             commit_index: base.index,
             last_applied: base.index,
             applying_index: base.index,
@@ -156,7 +180,10 @@ impl Raft {
             proposals: VecDeque::new(),
             forwarded_reads: ForwardedReads::default(),
         };
-        effects.push(Effect::MembershipChanged(raft.membership().clone()));
+        if let Some(snapshot) = snapshot {
+            raft.start_from(snapshot, effects);
+        }
+        effects.push(Effect::MembershipChanged(raft.memberships.current().clone()));
         let before = (Role::Follower, 0, None);
         raft.set_timer(now, Alarm::Election, effects);
         if raft.is_alone() {
@@ -168,19 +195,33 @@ impl Raft {
 
     /// Takes one input in and appends what is to be done about it, in order. `now` is monotonic, from any origin.
     pub fn step(&mut self, now: Duration, input: Input, effects: &mut Vec<Effect>) {
+        if self.condemned {
+            return;
+        }
         let before = self.standing();
         match input {
             Input::Timeout { epoch } => self.timeout(now, epoch, effects),
             Input::Propose { call, payload } => self.propose(call, payload, effects),
-            Input::Read { call, .. } => self.read(call, effects),
+            Input::Read { call, lease } => self.read(now, call, lease, effects),
+            Input::ChangeMembership { call, change } => self.change_membership(now, call, &change, effects),
+            Input::TransferLeadership { call, to } => self.transfer_leadership(now, call, to, effects),
+            Input::TakeSnapshot { call } => self.take_snapshot(call, effects),
             Input::Request { call, request, .. } => self.request(now, call, request, effects),
             Input::Response { from, session, reply } => self.response(now, from, session, reply, effects),
             Input::Undelivered { peer } => self.undelivered(peer, false, effects),
             Input::Persisted { seq } => self.persisted(now, seq, effects),
             Input::Applied { index } => self.applied(index),
             Input::Lost(Courier::ElectionTimer) => self.reset_timer(now, effects),
+            Input::SnapshotWritten { snapshot } => self.snapshot_written(snapshot, effects),
+            Input::SnapshotFailed => self.snapshot_failed(effects),
+            Input::ChunkStored { call, stored, complete } => self.chunk_stored(now, call, stored, complete, effects),
+            Input::Restored { index } => self.restored(index),
+            Input::Met { peer, incarnation } => self.met(peer, incarnation),
+            Input::ToldRemoved => self.told_removed = true,
+            Input::DiskFull => self.disk_is_full(now),
+            Input::DiskFreed => self.disk_full = false,
             Input::Lost(Courier::Replicator(peer)) => self.undelivered(peer, true, effects),
-            _ => {}
+            Input::Lost(Courier::Snapshotter) => self.snapshotter_lost(effects),
         }
         self.finish(now, before, effects);
     }
@@ -192,7 +233,7 @@ impl Raft {
             Request::PreVote(request) => self.pre_vote(now, call, request, effects),
             Request::TimeoutNow(request) => self.timeout_now(now, call, request, effects),
             Request::ReadIndex(request) => self.read_index(now, call, request, effects),
-            Request::InstallSnapshot(_) => {}
+            Request::InstallSnapshot(request) => self.install_snapshot(now, call, request, effects),
         }
     }
 
@@ -203,11 +244,12 @@ impl Raft {
             return;
         }
         match reply {
-            Reply::AppendEntries(reply) => self.append_entries_reply(now, from, session, reply),
+            Reply::AppendEntries(reply) => self.append_entries_reply(now, from, session, reply, effects),
             Reply::RequestVote(reply) => self.request_vote_reply(now, from, session, reply, effects),
             Reply::PreVote(reply) => self.pre_vote_reply(now, from, session, reply, effects),
             Reply::ReadIndex(reply) => self.read_index_reply(session, reply, effects),
-            Reply::TimeoutNow(_) | Reply::InstallSnapshot(_) => {}
+            Reply::InstallSnapshot(reply) => self.install_snapshot_reply(now, from, session, &reply),
+            Reply::TimeoutNow(_) => {}
         }
     }
 
@@ -224,12 +266,16 @@ impl Raft {
 
     /// What every step ends with: entries leave to the peers and to the disk, committed ones to the state machine.
     fn finish(&mut self, now: Duration, before: (Role, Term, Option<NodeId>), effects: &mut Vec<Effect>) {
-        let write = self.outbox.next_write(&self.log, effects);
+        self.advance_membership(now, effects);
+        self.compact(now);
+        let write = self.outbox.next_write(now, &self.log, effects);
         // First the network, then the disk: the peers' disks then work while this one does (thesis §10.2.1).
-        self.confirm_reads(effects);
+        self.confirm_reads(now, effects);
         self.replicate(now, effects);
+        self.advance_transfer(effects);
         effects.extend(write);
         self.apply(effects);
+        self.order_snapshot(now, effects);
         let standing = self.standing();
         if standing != before {
             let (role, term, leader) = standing;
@@ -241,10 +287,11 @@ impl Raft {
     /// Hands committed entries to the state machine, as far as they are durable here and it keeps up.
     fn apply(&mut self, effects: &mut Vec<Effect>) {
         let to = self.commit_index.min(self.outbox.durable_index()).min(self.last_applied + APPLY_WINDOW);
-        if to <= self.applying_index {
+        if to <= self.applying_index || self.snapshots.is_restoring() {
             return;
         }
         let entries = self.log.slice(self.applying_index + 1, to, usize::MAX, usize::MAX);
+        self.snapshots.note_applied(&entries);
         let answered = self.proposals.iter().take_while(|(index, _)| *index <= to).count();
         let calls = self.proposals.drain(..answered).collect();
         self.applying_index = to;
@@ -303,6 +350,12 @@ impl Raft {
             self.commit_index
         );
         assert!(self.commit_index <= last.index, "committed {} beyond the last entry {last}", self.commit_index);
+        let (base, snapshot) = (self.log.base(), self.snapshots.position());
+        assert!(
+            base.index <= snapshot.index && snapshot.index <= self.commit_index,
+            "base {base} <= snapshot {snapshot} <= committed {}",
+            self.commit_index
+        );
         assert!(
             self.outbox.durable_index() <= self.outbox.written_index() && self.outbox.written_index() <= last.index,
             "durable {} <= written {} <= last {last}",
@@ -369,6 +422,24 @@ impl Raft {
     /// The last entry that is on this server's disk.
     pub fn durable_index(&self) -> LogIndex {
         self.outbox.durable_index()
+    }
+
+    /// The last entry in the finished snapshot. 0@0: there is none.
+    pub fn snapshot(&self) -> LogPosition {
+        self.snapshots.position()
+    }
+
+    /// What the log stands on: the last entry that it does not have any more.
+    pub fn base(&self) -> LogPosition {
+        self.log.base()
+    }
+
+    /// Until when this leader may answer reads by its lease; `None`: it may not.
+    pub fn lease_until(&self) -> Option<Duration> {
+        match &self.role {
+            RoleState::Leader(leadership) => leadership.reads.lease_until(),
+            _ => None,
+        }
     }
 
     /// The entry at `index`, if the log has it in memory.

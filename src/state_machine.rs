@@ -75,7 +75,6 @@ pub(crate) trait Machine: Any + Send {
 /// Writes a state that was taken earlier.
 pub(crate) type WriteState = Box<dyn FnOnce(&mut dyn Write) -> io::Result<()> + Send>;
 
-
 impl<M: StateMachine> Machine for M {
     fn apply(&mut self, at: LogIndex, command: Bytes) -> Result<Bytes, prost::DecodeError> {
         let output = StateMachine::apply(self, at, M::Command::decode(command)?);

@@ -325,13 +325,13 @@ impl Walk {
         let call = self.world.new_call();
         let command = Bytes::from(format!("c{call}").repeat(1 + self.chance.below(8) as usize));
         self.checks.proposed(call, id, command.clone());
-        self.act(id, Input::Propose { call, command });
+        self.act(id, Input::Propose { call, payload: Payload::Command(command) });
     }
 
     fn read(&mut self, id: NodeId) {
         let call = self.world.new_call();
         self.checks.asked_to_read(call, id);
-        self.act(id, Input::Read { call });
+        self.act(id, Input::Read { call, lease: false });
     }
 
     /// A leader asks someone to take over.

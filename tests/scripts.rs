@@ -212,11 +212,11 @@ impl Stage {
             Command::Heal => self.partition.clear(),
             Command::Propose { id, command } => {
                 let call = self.world.new_call();
-                self.step(*id, Input::Propose { call, command: Bytes::from(command.clone()) });
+                self.step(*id, Input::Propose { call, payload: Payload::Command(Bytes::from(command.clone())) });
             }
             Command::Read { id } => {
                 let call = self.world.new_call();
-                self.step(*id, Input::Read { call });
+                self.step(*id, Input::Read { call, lease: false });
             }
             Command::Transfer { from, to } => self.transfer(*from, *to),
             Command::Crash { id, write_survives } => {

@@ -276,7 +276,11 @@ impl Consensus {
         let trace = context.trace();
         let last_index = self.raft.last_index();
         let mut effects = std::mem::take(&mut self.effects);
-        self.raft.step(self.shared.clock.now(), Input::Propose { call, payload: Payload::Command(command) }, &mut effects);
+        self.raft.step(
+            self.shared.clock.now(),
+            Input::Propose { call, payload: Payload::Command(command) },
+            &mut effects,
+        );
         if self.raft.last_index() > last_index {
             self.traces.set(self.raft.last_index(), trace);
         }
@@ -369,6 +373,7 @@ fn settings(shared: &Shared) -> Settings {
     let config = &shared.config;
     Settings {
         id: shared.id(),
+        incarnation: 0,
         heartbeat_interval: config.heartbeat_interval,
         election_timeout_min: config.election_timeout_min,
         election_timeout_max: config.election_timeout_max,

@@ -44,7 +44,9 @@ impl Raft {
         }
         self.retry_forwarded_reads(effects);
         let heard_since = self.timeout_since > self.timer_since;
-        if heard_since || !self.membership().is_voter(self.settings.id) {
+        let votes = self.membership().is_voter(self.settings.id) && !self.told_removed;
+        // A server whose disk hangs could not even vote for itself.
+        if heard_since || !votes || self.disk_hangs(now) {
             // Rang too early, or for a server that must not campaign: dated anew from what was heard last.
             let since = if heard_since { self.timeout_since } else { now };
             self.set_timer(since, Alarm::Election, effects);
@@ -238,7 +240,7 @@ impl Raft {
         self.leader = leader;
         match std::mem::replace(&mut self.role, RoleState::Follower) {
             RoleState::Leader(leadership) => {
-                leadership.refuse_reads(self.hard_state.current_term, effects);
+                leadership.end(self.hard_state.current_term, leader, effects);
                 self.timeout_since = now;
                 self.set_timer(now, Alarm::Election, effects);
             }
@@ -250,7 +252,7 @@ impl Raft {
     /// check-quorum ends it when it is no longer real.
     fn has_live_leader(&self, now: Duration) -> bool {
         let heard_lately = self.leader_heard.is_some_and(|heard| now < heard + self.settings.election_timeout_min);
-        matches!(self.role, RoleState::Leader(_)) || (self.leader.is_some() && heard_lately)
+        matches!(self.role, RoleState::Leader(_)) || heard_lately
     }
 
     fn other_voters(&self) -> Vec<NodeId> {

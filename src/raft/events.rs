@@ -4,6 +4,7 @@
 
 use std::{
     fmt::{self, Display, Formatter},
+    sync::Arc,
     time::Duration,
 };
 
@@ -41,7 +42,7 @@ pub enum Input {
     },
     /// An operator wants the cluster's servers changed (§6).
     ChangeMembership {
-        /// Answered by [`Effect::Apply`] or [`Effect::Refuse`].
+        /// Answered by [`Effect::AnswerChange`] or [`Effect::Refuse`].
         call: CallId,
         /// How.
         change: Change,
@@ -206,6 +207,13 @@ pub enum Effect {
         /// Where it rests on the leader's lease: the answer counts only if it is ready before this moment (R04).
         lease_until: Option<Duration>,
     },
+    /// The membership is as was asked for.
+    AnswerChange {
+        /// From [`Input::ChangeMembership`].
+        call: CallId,
+        /// The entry that made it so, or before which it was so already.
+        index: LogIndex,
+    },
     /// Another server leads, as was asked for, or is about to.
     AnswerTransfer {
         /// From [`Input::TransferLeadership`].
@@ -238,7 +246,7 @@ pub enum Effect {
         /// The last entry ordered so far.
         last_included: LogPosition,
         /// Who belongs to the cluster as of that entry.
-        membership: Membership,
+        membership: Arc<Membership>,
     },
     /// Put a received chunk on disk; then report [`Input::ChunkStored`]. There is never more than one in flight.
     StoreChunk {
@@ -255,6 +263,11 @@ pub enum Effect {
     Restore {
         /// Which.
         snapshot: SnapshotMetadata,
+    },
+    /// A removed server has been told, or could not be: nothing more is sent to it.
+    Forget {
+        /// The server.
+        peer: NodeId,
     },
     /// A peer's disk lost entries that it had acknowledged; it gets no more until it is replaced (L08).
     PeerLostData {
@@ -278,7 +291,7 @@ pub enum Effect {
         leader: Option<NodeId>,
     },
     /// The servers of the cluster changed, also back to what they were (§6).
-    MembershipChanged(Membership),
+    MembershipChanged(Arc<Membership>),
 }
 
 /// One transaction of the log store: first the hard state, then the truncation, then the base, then the entries.
@@ -307,7 +320,7 @@ pub struct Base {
     /// That entry.
     pub position: LogPosition,
     /// Who belonged to the cluster as of it.
-    pub membership: Membership,
+    pub membership: Arc<Membership>,
 }
 
 /// Why a client's call had no success.
@@ -426,6 +439,7 @@ impl Display for Effect {
                 write!(f, "AnswerRead call={call} read_index={read_index}")?;
                 lease_until.iter().try_for_each(|until| write!(f, " lease_until={until:?}"))
             }
+            Effect::AnswerChange { call, index } => write!(f, "AnswerChange call={call} index={index}"),
             Effect::AnswerTransfer { call } => write!(f, "AnswerTransfer call={call}"),
             Effect::AnswerSnapshot { call, index } => write!(f, "AnswerSnapshot call={call} index={index}"),
             Effect::Reply { call, reply } => write!(f, "Reply call={call} {reply}"),
@@ -437,6 +451,7 @@ impl Display for Effect {
                 write!(f, "StoreChunk call={call} {snapshot} offset={offset} {} bytes", data.len())
             }
             Effect::Restore { snapshot } => write!(f, "Restore {snapshot}"),
+            Effect::Forget { peer } => write!(f, "Forget peer=n{peer}"),
             Effect::PeerLostData { peer } => write!(f, "PeerLostData peer=n{peer}"),
             Effect::Condemn { acknowledged, last } => write!(f, "Condemn acknowledged={acknowledged} last={last}"),
             Effect::RoleChanged { role, term, leader } => {
@@ -495,7 +510,9 @@ impl Display for Request {
                 if request.read_round > 0 {
                     write!(f, " round={}", request.read_round)?;
                 }
-                if request.acknowledged > 0 { write!(f, " acknowledged={}", request.acknowledged) } else { Ok(()) }
+                // As a rule it says nothing new, and a log line is long enough.
+                let news = request.acknowledged > request.prev_log_index;
+                if news { write!(f, " acknowledged={}", request.acknowledged) } else { Ok(()) }
             }
             Request::RequestVote(request) => {
                 write!(f, " last={}", request.last_log)?;
@@ -522,6 +539,7 @@ impl Display for Reply {
                         write!(f, " conflict={conflict_index}@{conflict_term}")?;
                     }
                     AppendOutcome::Stale => write!(f, " stale")?,
+                    AppendOutcome::Lost { last_index } => write!(f, " lost last={last_index}")?,
                 }
                 if reply.read_round > 0 { write!(f, " round={}", reply.read_round) } else { Ok(()) }
             }

@@ -41,6 +41,14 @@ impl Log {
         if index == self.base.index { Some(self.base.term) } else { self.get(index).map(|entry| entry.term) }
     }
 
+    /// The entry before `index + 1`, which is here or the base.
+    pub fn position_at(&self, index: LogIndex) -> LogPosition {
+        let Some(term) = self.term_at(index) else {
+            panic!("entry {index} is not between {} and {}", self.base, self.last())
+        };
+        LogPosition { term, index }
+    }
+
     /// The entry at `index`, if it is here.
     pub fn get(&self, index: LogIndex) -> Option<&Entry> {
         let offset = index.checked_sub(self.base.index + 1)?;
@@ -62,6 +70,18 @@ impl Log {
     pub fn truncate_from(&mut self, index: LogIndex) {
         assert!(index > self.base.index, "entry {index} is in the snapshot at {}: it is committed", self.base);
         self.entries.truncate((index - self.base.index - 1) as usize);
+    }
+
+    /// Lets the log stand on `base`: what a snapshot replaced goes. Where the entry there is missing or of another term, all
+    /// of it does, since nothing behind it is known to follow (N02).
+    pub fn stand_on(&mut self, base: LogPosition) {
+        assert!(base.index > self.base.index, "the log stands on {} already, not on {base}", self.base);
+        if self.term_at(base.index) == Some(base.term) {
+            self.entries.drain(..(base.index - self.base.index) as usize);
+        } else {
+            self.entries.clear();
+        }
+        self.base = base;
     }
 
     /// The first index that has the same term as the entry at `index`, among what is here (§5.3).
@@ -153,6 +173,16 @@ mod tests {
                 naive.push(entry.clone());
             }
             prop_assert_eq!(log.slice(from, to, count, bytes), naive);
+        }
+
+        #[test]
+        fn a_new_base_agrees_with_a_list((mut log, mut list) in logs(), index in 1_u64..40, term in 1_u64..6) {
+            prop_assume!(index > log.base().index);
+            let base = LogPosition { index, term };
+            let matches = list.iter().any(|entry| entry.position() == base);
+            log.stand_on(base);
+            list.retain(|entry| matches && entry.index > index);
+            prop_assert_eq!(log, Log::new(base, list));
         }
 
         #[test]

@@ -3,27 +3,45 @@
 //!
 //! *Architecture invariant: nothing here waits, fails, reads a clock or draws a random number.*
 
+use std::sync::Arc;
+
 use super::types::{Entry, LogIndex, Membership, Payload};
 
 /// The configurations of the log, by rising index.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct MembershipHistory {
     /// The configuration as of the log's base. Never truncated: what stands there is committed.
-    base: Membership,
-    later: Vec<(LogIndex, Membership)>,
+    base: Arc<Membership>,
+    later: Vec<(LogIndex, Arc<Membership>)>,
 }
 
 impl MembershipHistory {
     /// As of a recovered log.
-    pub fn new<'a>(base: Membership, entries: impl IntoIterator<Item = &'a Entry>) -> Self {
+    pub fn new<'a>(base: Arc<Membership>, entries: impl IntoIterator<Item = &'a Entry>) -> Self {
         let mut history = MembershipHistory { base, later: Vec::new() };
         entries.into_iter().for_each(|entry| history.appended(entry));
         history
     }
 
     /// The configuration in force.
-    pub fn current(&self) -> &Membership {
+    pub fn current(&self) -> &Arc<Membership> {
         self.later.last().map_or(&self.base, |(_, membership)| membership)
+    }
+
+    /// The configuration that was in force at `index`, which is in the log or its base.
+    pub fn at(&self, index: LogIndex) -> &Arc<Membership> {
+        self.later.iter().rev().find(|(at, _)| *at <= index).map_or(&self.base, |(_, membership)| membership)
+    }
+
+    /// Where the configuration in force stands in the log. 0: at its base, or before it.
+    pub fn current_index(&self) -> LogIndex {
+        self.later.last().map_or(0, |(index, _)| *index)
+    }
+
+    /// The log stands on `index` now, as of which `membership` was in force, and begins behind it.
+    pub fn stand_on(&mut self, index: LogIndex, membership: Arc<Membership>) {
+        self.base = membership;
+        self.later.retain(|(at, _)| *at > index);
     }
 
     /// Takes note of an entry behind all the others.

@@ -55,6 +55,11 @@ pub enum AppendOutcome {
     },
     /// The request came from a deposed leader (`term` says why).
     Stale,
+    /// The follower's disk lost entries that it had acknowledged; it has these, and gives up (L08).
+    Lost {
+        /// Its last entry.
+        last_index: LogIndex,
+    },
 }
 
 /// Asks for a vote (§5.2).

@@ -10,8 +10,10 @@
 //!
 //! *Architecture invariant: nothing here waits, fails, reads a clock or draws a random number.*
 
+use std::time::Duration;
+
 use super::{
-    events::{Effect, Write},
+    events::{Base, Effect, Write},
     log::Log,
     message::{AppendOutcome, Reply},
     types::{HardState, LogIndex},
@@ -28,12 +30,14 @@ pub struct Outbox {
     durable_index: LogIndex,
     hard_state: Option<HardState>,
     truncate_from: Option<LogIndex>,
+    base: Option<Base>,
     then: Vec<Effect>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct InFlight {
     seq: u64,
+    since: Duration,
     /// The last of its entries that still stands; lowered by a truncation.
     last_index: LogIndex,
     has_hard_state: bool,
@@ -49,6 +53,7 @@ impl Outbox {
             durable_index,
             hard_state: None,
             truncate_from: None,
+            base: None,
             then: Vec::new(),
         }
     }
@@ -69,8 +74,12 @@ impl Outbox {
         self.hard_state.is_none() && !self.in_flight.as_ref().is_some_and(|write| write.has_hard_state)
     }
 
+    /// Since when the write in flight is; `None`: there is none.
+    pub fn writing_since(&self) -> Option<Duration> {
+        self.in_flight.as_ref().map(|write| write.since)
+    }
+
     /// Whether nothing is in flight.
-    #[cfg(test)]
     pub fn is_idle(&self) -> bool {
         self.in_flight.is_none()
     }
@@ -101,6 +110,15 @@ impl Outbox {
         }
     }
 
+    /// The log stands on `base` now, which a finished snapshot stands in for; so what the log lacked up to there counts as
+    /// written.
+    pub fn stand_on(&mut self, base: Base) {
+        let index = base.position.index;
+        self.written_index = self.written_index.max(index);
+        self.durable_index = self.durable_index.max(index);
+        self.base = Some(base);
+    }
+
     /// Carries `effect` out behind all that has changed so far.
     pub fn after_write(&mut self, effect: Effect) {
         self.then.push(effect);
@@ -108,13 +126,13 @@ impl Outbox {
 
     /// The next write, if one is due and none is in flight. Where there is nothing to write, what waited goes straight
     /// to `effects`.
-    pub fn next_write(&mut self, log: &Log, effects: &mut Vec<Effect>) -> Option<Effect> {
+    pub fn next_write(&mut self, now: Duration, log: &Log, effects: &mut Vec<Effect>) -> Option<Effect> {
         if self.in_flight.is_some() {
             return None;
         }
         let last_index = log.last().index;
         let has_entries = last_index > self.written_index;
-        if !has_entries && self.hard_state.is_none() && self.truncate_from.is_none() {
+        if !has_entries && self.hard_state.is_none() && self.truncate_from.is_none() && self.base.is_none() {
             effects.append(&mut self.then);
             return None;
         }
@@ -122,11 +140,16 @@ impl Outbox {
             true => log.slice(self.written_index + 1, last_index, usize::MAX, usize::MAX),
             false => Vec::new(),
         };
-        let write = Write { hard_state: self.hard_state.take(), truncate_from: self.truncate_from.take(), base: None, entries };
+        let write = Write {
+            hard_state: self.hard_state.take(),
+            truncate_from: self.truncate_from.take(),
+            base: self.base.take(),
+            entries,
+        };
         let seq = self.next_seq;
         self.next_seq += 1;
         self.written_index = last_index;
-        self.in_flight = Some(InFlight { seq, last_index, has_hard_state: write.hard_state.is_some() });
+        self.in_flight = Some(InFlight { seq, since: now, last_index, has_hard_state: write.hard_state.is_some() });
         Some(Effect::Persist { seq, write, then: std::mem::take(&mut self.then) })
     }
 
@@ -147,12 +170,16 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::raft::{AppendEntriesReply, Entry, Payload};
+    use crate::raft::{AppendEntriesReply, Entry, LogPosition, Payload};
 
     #[derive(Clone, Debug)]
     enum Operation {
         Append(u64),
         TruncateFrom(u64),
+        /// What is durable up to here is compacted.
+        Compact(u64),
+        /// A snapshot that reaches so far beyond the log takes its place.
+        Install(u64),
         Vote(u64),
         /// A reply that acknowledges all there is.
         Acknowledge,
@@ -166,6 +193,8 @@ mod tests {
         let operation = prop_oneof![
             3 => (1_u64..4).prop_map(Operation::Append),
             1 => (1_u64..20).prop_map(Operation::TruncateFrom),
+            1 => (1_u64..20).prop_map(Operation::Compact),
+            1 => (0_u64..3).prop_map(Operation::Install),
             1 => (1_u64..4).prop_map(Operation::Vote),
             2 => Just(Operation::Acknowledge),
             3 => Just(Operation::Sync),
@@ -180,6 +209,7 @@ mod tests {
         log: Log,
         hard_state: HardState,
         disk: Vec<Entry>,
+        disk_base: LogPosition,
         disk_hard_state: HardState,
         in_flight: Option<(u64, Write, Vec<Effect>)>,
         term: u64,
@@ -195,13 +225,31 @@ mod tests {
                         self.log.append(Entry { index, term: self.term, payload: Payload::Noop });
                     }
                 }
-                Operation::TruncateFrom(index) if *index <= self.log.last().index => {
+                Operation::TruncateFrom(index)
+                    if (self.log.base().index + 1..=self.log.last().index).contains(index) =>
+                {
                     // Only a later leader truncates: what it appends is told apart by its term.
                     self.term += 1;
                     self.log.truncate_from(*index);
                     outbox.truncate_from(*index);
                 }
                 Operation::TruncateFrom(_) => {}
+                Operation::Compact(index) => {
+                    let index = (*index).min(outbox.durable_index());
+                    if let Some(entry) = self.log.get(index) {
+                        self.stand_on(outbox, entry.position());
+                    }
+                }
+                Operation::Install(beyond) => {
+                    self.term += 1;
+                    let index = self.log.last().index + beyond;
+                    outbox.truncate_from(self.log.base().index + 1);
+                    if index > self.log.base().index {
+                        self.stand_on(outbox, LogPosition { index, term: self.term });
+                    } else {
+                        self.log.truncate_from(self.log.base().index + 1);
+                    }
+                }
                 Operation::Vote(id) => {
                     self.hard_state.current_term += 1;
                     self.hard_state.voted_for = Some(*id);
@@ -222,9 +270,18 @@ mod tests {
             self.next_write(outbox);
         }
 
+        fn stand_on(&mut self, outbox: &mut Outbox, position: LogPosition) {
+            self.log.stand_on(position);
+            outbox.stand_on(Base { position, membership: Default::default() });
+        }
+
+        fn disk_end(&self) -> LogIndex {
+            self.disk.last().map_or(self.disk_base.index, |entry| entry.index)
+        }
+
         fn next_write(&mut self, outbox: &mut Outbox) {
             let mut effects = Vec::new();
-            let next = outbox.next_write(&self.log, &mut effects);
+            let next = outbox.next_write(Duration::ZERO, &self.log, &mut effects);
             self.release(&effects);
             if let Some(Effect::Persist { seq, write, then }) = next {
                 assert!(self.in_flight.is_none(), "two writes in flight");
@@ -239,8 +296,12 @@ mod tests {
             if let Some(index) = write.truncate_from {
                 self.disk.retain(|entry| entry.index < index);
             }
+            if let Some(Base { position, .. }) = write.base {
+                self.disk.retain(|entry| entry.index > position.index);
+                self.disk_base = position;
+            }
             for entry in write.entries {
-                assert_eq!(entry.index, self.disk.len() as LogIndex + 1, "a gap on the disk");
+                assert_eq!(entry.index, self.disk_end() + 1, "a gap on the disk");
                 self.disk.push(entry);
             }
             assert!(outbox.persisted(seq));
@@ -253,7 +314,7 @@ mod tests {
                 if let Effect::Reply { reply: Reply::AppendEntries(reply), .. } = effect
                     && let AppendOutcome::Matched { match_index } = reply.outcome
                 {
-                    assert!(match_index <= self.disk.len() as LogIndex, "{match_index} is acknowledged, not on disk");
+                    assert!(match_index <= self.disk_end(), "{match_index} is acknowledged, not on disk");
                 }
             }
         }
@@ -262,8 +323,9 @@ mod tests {
         fn check(&self, outbox: &Outbox) {
             let (durable, written, last) = (outbox.durable_index(), outbox.written_index(), self.log.last().index);
             assert!(durable <= written && written <= last, "{durable} <= {written} <= {last}");
-            for index in 1..=durable {
-                assert_eq!(self.disk.get(index as usize - 1), self.log.get(index), "entry {index} is not durable");
+            for index in self.log.base().index + 1..=durable {
+                let on_disk = self.disk.iter().find(|entry| entry.index == index);
+                assert_eq!(on_disk, self.log.get(index), "entry {index} is not durable");
             }
             assert!(!outbox.hard_state_is_durable() || self.disk_hard_state == self.hard_state);
             assert_eq!(outbox.is_idle(), self.in_flight.is_none());
@@ -285,7 +347,8 @@ mod tests {
                 model.check(&outbox);
             }
             let last = model.log.last().index;
-            prop_assert_eq!((outbox.durable_index(), model.disk.len() as LogIndex), (last, last));
+            prop_assert_eq!((outbox.durable_index(), model.disk_end()), (last, last));
+            prop_assert_eq!(model.disk_base, model.log.base());
             prop_assert!(outbox.hard_state_is_durable() && outbox.is_idle());
             prop_assert_eq!(model.released, model.waited, "what waits for the disk is carried out, once");
         }

@@ -1,13 +1,16 @@
 //! What a leader knows about one peer, and what it may send next.
 //!
 //! ```text
-//!            a reply matched
-//!   Probe ───────────────────► Replicate
-//!     ▲                            │
-//!     └── conflict, or lost ───────┘
+//!               a reply matched
+//!      Probe ───────────────────► Replicate
+//!      │   ▲                       │   ▲
+//!      │   └── conflict, or lost ──┘   │ installed, or matched after all
+//!      │ nothing that is left agrees   │
+//!      └──────► Snapshot ──────────────┘
 //! ```
 //! *Probe*: the leader does not know where the logs agree; one request at a time, repeated with the heartbeat.
 //! *Replicate*: it knows; requests are pipelined up to a window by count and by bytes.
+//! *Snapshot*: what the peer lacks was compacted; a snapshot is on its way, and heartbeats beside it.
 //!
 //! Invariants: `match_index < next_index`; `match_index` never falls while the leader leads.
 //!
@@ -15,7 +18,7 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use super::types::LogIndex;
+use super::types::{LogIndex, LogPosition};
 
 /// One peer, as its leader sees it (Figure 2, "volatile state on leaders").
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -38,6 +41,13 @@ pub struct Progress {
     pub read_round_sent: u64,
     /// The highest commit index that it was told.
     pub commit_sent: LogIndex,
+    /// The snapshot that it is being sent, until its log has come so far.
+    pub sending: Option<LogPosition>,
+    /// Since when it is no member any more; it is still told so (M05).
+    pub leaving_since: Option<Duration>,
+    /// Its disk lost what it had acknowledged: it gets nothing, and counts for nothing (L08).
+    pub lost_data: bool,
+    catch_up: CatchUp,
     heartbeat_due: bool,
     in_flight: VecDeque<Batch>,
     in_flight_bytes: usize,
@@ -50,6 +60,17 @@ pub enum Mode {
     Probe,
     /// Pipelined.
     Replicate,
+    /// Waiting for a snapshot to be installed.
+    Snapshot,
+}
+
+/// How a learner catches up: in rounds, each of which replicates what the log was at its beginning. It has caught up once
+/// a round took less than an election timeout (thesis §4.2.1).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+struct CatchUp {
+    round_end: LogIndex,
+    round_began: Duration,
+    done: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -80,6 +101,10 @@ impl Progress {
             read_round: 0,
             read_round_sent: 0,
             commit_sent: 0,
+            sending: None,
+            leaving_since: None,
+            lost_data: false,
+            catch_up: CatchUp { round_end: next_index - 1, round_began: now, done: false },
             heartbeat_due: true,
             in_flight: VecDeque::new(),
             in_flight_bytes: 0,
@@ -124,6 +149,7 @@ impl Progress {
         self.match_index = self.match_index.max(match_index);
         self.next_index = self.next_index.max(self.match_index + 1);
         self.mode = Mode::Replicate;
+        self.sending.take_if(|snapshot| snapshot.index <= match_index);
         while let Some(batch) = self.in_flight.front()
             && batch.last_index <= match_index
         {
@@ -132,10 +158,40 @@ impl Progress {
         }
     }
 
-    /// The peer's log differs from the leader's just before `next_index`; they may agree up to `agree_at_most`.
-    pub fn conflicted(&mut self, agree_at_most: LogIndex) {
+    /// The peer has the leader's log up to `last_index`, or not yet: another step of its catching up. A learner whose round
+    /// took less than `patience` keeps up.
+    pub fn catch_up(&mut self, now: Duration, last_index: LogIndex, patience: Duration) {
+        let CatchUp { round_end, round_began, done } = &mut self.catch_up;
+        if self.match_index >= *round_end {
+            *done = now - *round_began < patience;
+            (*round_end, *round_began) = (last_index, now);
+        }
+    }
+
+    /// Whether it kept up when last seen, so that it may vote without making the cluster wait for it (M10).
+    pub fn has_caught_up(&self) -> bool {
+        self.catch_up.done && self.mode == Mode::Replicate
+    }
+
+    /// The leader's log begins behind `next_index` now. Whether the peer has what it begins behind, a probe will tell.
+    pub fn fell_behind(&mut self) {
+        self.restart(self.next_index);
+        self.heartbeat_due = true;
+    }
+
+    /// What is left of the leader's log begins behind `base`, and nothing there agrees: a snapshot has to be sent.
+    pub fn needs_snapshot(&mut self, session: u64, snapshot: LogPosition) {
+        self.restart(snapshot.index + 1);
+        self.session = session;
+        self.mode = Mode::Snapshot;
+        self.sending = Some(snapshot);
+    }
+
+    /// The peer's log differs from the leader's just before `next_index`; they may agree up to `agree_at_most`, or, as
+    /// far as is known, at the leader's `base`.
+    pub fn conflicted(&mut self, agree_at_most: LogIndex, base: LogIndex) {
         // The entry before `next_index` is known to differ: go back by one at least.
-        let next_index = (agree_at_most + 1).min(self.next_index - 1).max(self.match_index + 1);
+        let next_index = (agree_at_most + 1).min(self.next_index - 1).max(self.match_index + 1).max(base + 1);
         // A peer whose disk lost what it had acknowledged conflicts for ever (L08): where there is nowhere to go back to,
         // the next probe waits for the heartbeat.
         self.heartbeat_due = next_index < self.next_index;

@@ -1,39 +1,56 @@
-//! Majorities (§5.2, §5.3). Nothing else in the core counts voters, so that joint configurations (§6) get one home.
+//! Majorities (§5.2, §5.3), also of joint configurations (§6). Nothing else in the core counts voters.
 //!
-//! Invariant: any two quorums of one configuration share a server.
+//! In a joint configuration whatever takes a majority takes one of C_old *and* one of C_new (§6).
+//!
+//! Invariant: any two quorums of one configuration share a server, and so do a quorum of a configuration and one of the
+//! joint configuration on either side of it.
 //!
 //! *Architecture invariant: nothing here waits, fails, reads a clock or draws a random number.*
 
-use super::types::{LogIndex, Membership, NodeId};
+use std::collections::BTreeMap;
 
-/// How many voters make a majority. 1 where there are none: nobody must win an empty cluster.
+use super::types::{Address, LogIndex, Membership, NodeId};
+
+type Voters = BTreeMap<NodeId, Address>;
+
+/// How many voters make a majority; in a joint configuration, of the new ones. 1 where there are none: nobody must win an
+/// empty cluster.
 pub fn majority(membership: &Membership) -> usize {
-    membership.voters.len() / 2 + 1
+    majority_of(&membership.voters)
 }
 
 /// Whether the voters for whom `agrees` holds are a majority.
 pub fn reached(membership: &Membership, agrees: impl Fn(NodeId) -> bool) -> bool {
-    membership.voters.keys().filter(|id| agrees(**id)).count() >= majority(membership)
+    let reached = |voters: &Voters| voters.keys().filter(|id| agrees(**id)).count() >= majority_of(voters);
+    reached(&membership.voters) && (membership.outgoing.is_empty() || reached(&membership.outgoing))
 }
 
 /// The highest value that a majority has reached: of `match_index`, the index that may be committed (§5.3).
 /// 0 where there is no voter.
 pub fn reached_value(membership: &Membership, value: impl Fn(NodeId) -> u64) -> LogIndex {
+    let reached = reached_value_of(&membership.voters, &value);
+    if membership.outgoing.is_empty() { reached } else { reached.min(reached_value_of(&membership.outgoing, &value)) }
+}
+
+fn majority_of(voters: &Voters) -> usize {
+    voters.len() / 2 + 1
+}
+
+fn reached_value_of(voters: &Voters, value: impl Fn(NodeId) -> u64) -> LogIndex {
     // Seven voters and fewer stay on the stack: this runs at every acknowledgement.
     let mut few = [0; 7];
     let mut many = Vec::new();
-    let count = membership.voters.len();
-    let values = if count <= few.len() {
-        &mut few[..count]
+    let values = if voters.len() <= few.len() {
+        &mut few[..voters.len()]
     } else {
-        many.resize(count, 0);
+        many.resize(voters.len(), 0);
         &mut many[..]
     };
-    for (slot, id) in values.iter_mut().zip(membership.voters.keys()) {
+    for (slot, id) in values.iter_mut().zip(voters.keys()) {
         *slot = value(*id);
     }
     values.sort_unstable_by(|a, b| b.cmp(a));
-    values.get(majority(membership) - 1).copied().unwrap_or(0)
+    values.get(majority_of(voters) - 1).copied().unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -63,6 +80,37 @@ mod tests {
             let in_other = |id: NodeId| other >> id & 1 == 1;
             if reached(&membership, in_one) && reached(&membership, in_other) {
                 prop_assert!((1..=size).any(|id| in_one(id) && in_other(id)));
+            }
+        }
+    }
+
+    proptest! {
+        /// The naive oracle: a joint decision is one decision in each half, by listing every subset that would do.
+        #[test]
+        fn a_joint_quorum_is_a_quorum_of_both(old in 1_u32..128, new in 1_u32..128, agree in 0_u32..128) {
+            let members = |bits: u32| (1..8_u64).filter(move |id| bits >> (id - 1) & 1 == 1);
+            let of = |bits| Membership::of_voters(members(bits).map(|id| (id, "")));
+            let joint = Membership { outgoing: of(old).voters, ..of(new) };
+            let agrees = |id: NodeId| agree >> (id - 1) & 1 == 1;
+            let naive = |bits: u32| (bits & agree).count_ones() * 2 > bits.count_ones();
+            prop_assert_eq!(reached(&joint, agrees), naive(old) && naive(new));
+            // Whoever has agreed has reached 1: so a majority has, exactly where the quorum is reached.
+            prop_assert_eq!(reached_value(&joint, |id| u64::from(agrees(id))), u64::from(naive(old) && naive(new)));
+        }
+
+        /// Fails when: `reached` looks at one half only.
+        #[test]
+        fn a_joint_quorum_shares_a_voter_with_every_quorum_of_either_half(
+            old in 1_u32..128, new in 1_u32..128, one in 0_u32..128, other in 0_u32..128,
+        ) {
+            let members = |bits: u32| (1..8_u64).filter(move |id| bits >> (id - 1) & 1 == 1);
+            let of = |bits| Membership::of_voters(members(bits).map(|id| (id, "")));
+            let joint = Membership { outgoing: of(old).voters, ..of(new) };
+            let has = |bits: u32| move |id: NodeId| bits >> (id - 1) & 1 == 1;
+            for half in [old, new] {
+                if reached(&joint, has(one)) && reached(&of(half), has(other)) {
+                    prop_assert!(members(half).any(|id| has(one)(id) && has(other)(id)));
+                }
             }
         }
     }

@@ -15,15 +15,18 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use bytes::Bytes;
+
 use super::{
     Raft, RoleState,
     events::{Alarm, Effect, Refusal},
     log::Log,
-    message::{AppendEntriesReply, AppendEntriesRequest, AppendOutcome, Reply, Request},
+    message::{AppendEntriesReply, AppendEntriesRequest, AppendOutcome, InstallSnapshotRequest, Reply, Request},
     progress::{Mode, Progress},
     quorum,
     read::LeaderReads,
-    types::{CallId, Entry, LogIndex, NodeId, Payload, Term},
+    transfer::Transfer,
+    types::{CallId, Entry, LogIndex, LogPosition, NodeId, Payload, Term},
 };
 
 /// What only a leader has (Figure 2, "volatile state on leaders").
@@ -33,6 +36,9 @@ pub(super) struct Leadership {
     /// The no-op that opened its term: until it is committed, the leader does not know what is (§8).
     pub(super) first_index: LogIndex,
     pub(super) reads: LeaderReads,
+    /// Who waits for the change of the membership that is under way.
+    pub(super) change: Option<CallId>,
+    pub(super) transfer: Option<Transfer>,
     /// When the heartbeat was sent last.
     heartbeat_since: Duration,
     /// Whether the alarm is set to [`Alarm::Notice`].
@@ -49,17 +55,31 @@ impl Raft {
         let progress =
             peers.into_iter().map(|peer| (peer, Progress::new(first_index, self.new_session(), now))).collect();
         self.leader = Some(id);
-        let reads = LeaderReads::default();
-        self.role =
-            RoleState::Leader(Leadership { progress, first_index, reads, heartbeat_since: now, notice_set: false });
+        self.role = RoleState::Leader(Box::new(Leadership {
+            progress,
+            first_index,
+            reads: LeaderReads::default(),
+            change: None,
+            transfer: None,
+            heartbeat_since: now,
+            notice_set: false,
+        }));
         self.set_timer(now, Alarm::Heartbeat, effects);
+        self.met_itself();
         self.append(Entry { index: first_index, term: self.current_term(), payload: Payload::Noop }, effects);
     }
 
     /// "If command received from client: append entry to local log" (Figure 2); answered when it is applied.
     pub(super) fn propose(&mut self, call: CallId, payload: Payload, effects: &mut Vec<Effect>) {
-        if !matches!(self.role, RoleState::Leader(_)) {
+        let RoleState::Leader(leadership) = &mut self.role else {
             effects.push(Effect::Refuse { call, refusal: Refusal::NotLeader { leader: self.leader } });
+            return;
+        };
+        if let Some(transfer) = &mut leadership.transfer {
+            return transfer.hold_back(call, payload);
+        }
+        if self.disk_full {
+            effects.push(Effect::Refuse { call, refusal: Refusal::DiskFull });
             return;
         }
         let index = self.log.last().index + 1;
@@ -96,6 +116,15 @@ impl Raft {
             self.become_follower(now, self.current_term(), None, effects);
             return;
         }
+        // A leader whose disk hangs would lead for ever and commit nothing more than its peers do without it (D06).
+        if self.disk_hangs(now) {
+            self.give_way(now, effects);
+            return;
+        }
+        self.check_transfer(now, effects);
+        self.let_go_of_removed(now, effects);
+        let RoleState::Leader(leadership) = &mut self.role else { return };
+        let progress = &mut leadership.progress;
         progress.values_mut().for_each(Progress::heartbeat_due);
         (leadership.heartbeat_since, leadership.notice_set) = (now, false);
         self.set_timer(now, Alarm::Heartbeat, effects);
@@ -115,6 +144,12 @@ impl Raft {
             effects,
         };
         for (id, peer) in &mut leadership.progress {
+            if peer.lost_data {
+                continue;
+            }
+            if peer.mode == Mode::Replicate && peer.next_index <= self.log.base().index {
+                peer.fell_behind();
+            }
             while peer.may_send(window) && peer.next_index <= self.outbox.written_index() {
                 let (max_entries, max_bytes) = (self.settings.max_batch_entries, self.settings.max_batch_bytes);
                 let entries = self.log.slice(peer.next_index, self.outbox.written_index(), max_entries, max_bytes);
@@ -126,7 +161,10 @@ impl Raft {
             }
         }
         let news = leadership.progress.values().any(|peer| peer.lacks_notice(self.commit_index));
-        if news && !leadership.notice_set {
+        // Where the heartbeat comes first, it tells.
+        let heartbeat = self.settings.heartbeat_interval;
+        let before_heartbeat = now + heartbeat / 10 < leadership.heartbeat_since + heartbeat;
+        if news && !leadership.notice_set && before_heartbeat {
             leadership.notice_set = true;
             self.set_timer(now, Alarm::Notice, effects);
         }
@@ -144,24 +182,19 @@ impl Raft {
         let reply = |raft: &Self, outcome| {
             Reply::AppendEntries(AppendEntriesReply { term: raft.current_term(), outcome, read_round })
         };
-        // "Reply false if term < currentTerm" (§5.1).
-        if request.term < self.current_term() {
+        if !self.hear_leader(now, request.term, request.leader_id, effects) {
             let stale = reply(self, AppendOutcome::Stale);
             return self.reply(call, stale, effects);
         }
-        assert!(
-            request.term > self.current_term() || !matches!(self.role, RoleState::Leader(_)),
-            "Election Safety: n{} and n{} both lead term {}",
-            self.settings.id,
-            request.leader_id,
-            request.term
-        );
-        // "If the leader's term is at least as large as the candidate's current term, then the candidate recognizes the
-        // leader as legitimate and returns to follower state" (§5.2).
-        self.become_follower(now, request.term, Some(request.leader_id), effects);
-        self.leader_heard = Some(now);
-        self.timeout_since = now;
-
+        let last_index = self.log.last().index;
+        if request.acknowledged > last_index {
+            // Only a disk that lost entries gets here: what this leader was told is durable is only replaced by a later one.
+            let lost = reply(self, AppendOutcome::Lost { last_index });
+            self.reply(call, lost, effects);
+            self.condemned = true;
+            effects.push(Effect::Condemn { acknowledged: request.acknowledged, last: last_index });
+            return;
+        }
         if let Some(conflict) = self.conflict_at(request.prev_log_index, request.prev_log_term) {
             let conflict = reply(self, conflict);
             return self.reply(call, conflict, effects);
@@ -181,6 +214,31 @@ impl Raft {
             let matched = reply(self, AppendOutcome::Matched { match_index });
             self.reply(call, matched, effects);
         }
+    }
+
+    /// A message of the leader of `term`. Returns whether it leads.
+    pub(super) fn hear_leader(
+        &mut self,
+        now: Duration,
+        term: Term,
+        leader_id: NodeId,
+        effects: &mut Vec<Effect>,
+    ) -> bool {
+        // "Reply false if term < currentTerm" (§5.1).
+        if term < self.current_term() {
+            return false;
+        }
+        assert!(
+            term > self.current_term() || !matches!(self.role, RoleState::Leader(_)),
+            "Election Safety: n{} and n{leader_id} both lead term {term}",
+            self.settings.id
+        );
+        // "If the leader's term is at least as large as the candidate's current term, then the candidate recognizes the
+        // leader as legitimate and returns to follower state" (§5.2).
+        self.become_follower(now, term, Some(leader_id), effects);
+        self.leader_heard = Some(now);
+        self.timeout_since = now;
+        true
     }
 
     /// "Reply false if log doesn't contain an entry at prevLogIndex whose term matches prevLogTerm" (§5.3). What a
@@ -226,12 +284,12 @@ impl Raft {
             self.commit_index,
             self.current_term()
         );
-        let membership = self.membership().clone();
+        let membership = self.memberships.current().clone();
         self.log.truncate_from(index);
         self.memberships.truncated_from(index);
         self.outbox.truncate_from(index);
-        if *self.membership() != membership {
-            effects.push(Effect::MembershipChanged(self.membership().clone()));
+        if *self.memberships.current() != membership {
+            effects.push(Effect::MembershipChanged(self.memberships.current().clone()));
         }
         // Whoever waits for an entry that is gone is never told of success (L10): another server may still commit it.
         while let Some(&(at, call)) = self.proposals.back()
@@ -248,6 +306,7 @@ impl Raft {
         from: NodeId,
         session: u64,
         reply: AppendEntriesReply,
+        effects: &mut Vec<Effect>,
     ) {
         let RoleState::Leader(leadership) = &mut self.role else { return };
         // A round that was not begun cannot be confirmed.
@@ -262,19 +321,46 @@ impl Raft {
         peer.read_round = peer.read_round.max(read_round);
         match reply.outcome {
             AppendOutcome::Matched { match_index } => {
-                peer.matched(match_index);
+                // A peer that waits for a snapshot need not be a match for what the log still has.
+                if peer.mode != Mode::Snapshot || match_index >= self.log.base().index {
+                    peer.matched(match_index);
+                }
                 self.advance_commit_index();
             }
+            // It waits for a snapshot, as is known.
+            AppendOutcome::Conflict { .. } if peer.mode == Mode::Snapshot => {}
             AppendOutcome::Conflict { conflict_term, conflict_index } => {
                 // "The leader can decrement nextIndex to bypass all of the conflicting entries in that term" (§5.3):
                 // to its own last entry of that term, if it has one, else to before the follower's first.
                 let last_of_term = self.log.last_index_up_to_term(conflict_term);
                 let shared_term = conflict_term > 0 && self.log.term_at(last_of_term) == Some(conflict_term);
                 let agree = if shared_term { last_of_term } else { conflict_index.saturating_sub(1) };
-                peer.conflicted(agree);
+                let base = self.log.base().index;
+                if base > 0 && peer.next_index <= base + 1 {
+                    // Not even what the log stands on agrees: the snapshot has to be sent (§7).
+                    let snapshot = self.snapshots.finished().clone();
+                    self.last_session += 1;
+                    peer.needs_snapshot(self.last_session, snapshot.last_included);
+                    let (term, leader_id) = (self.hard_state.current_term, self.settings.id);
+                    let request = InstallSnapshotRequest { term, leader_id, snapshot, offset: 0, data: Bytes::new() };
+                    effects.push(Effect::SendSnapshot { to: from, session: self.last_session, request });
+                } else {
+                    peer.conflicted(agree, base);
+                    if base > 0 && peer.next_index == base + 1 {
+                        // An answer to an earlier probe must not pass for one to the probe at the base.
+                        self.last_session += 1;
+                        peer.session = self.last_session;
+                    }
+                }
             }
             AppendOutcome::Stale => {}
+            AppendOutcome::Lost { .. } => {
+                peer.lost_data = true;
+                peer.match_index = 0;
+                effects.push(Effect::PeerLostData { peer: from });
+            }
         }
+        self.note_catching_up(now, from);
     }
 
     /// "If there exists an N such that N > commitIndex, a majority of `matchIndex[i]` >= N, and `log[N].term` ==
@@ -298,6 +384,9 @@ impl Raft {
             if let Some(progress) = leadership.progress.get_mut(&peer) {
                 progress.lost(session, at_once);
             }
+            if let Some(transfer) = &mut leadership.transfer {
+                transfer.undelivered(peer);
+            }
         } else if self.leader == Some(peer) {
             self.refuse_forwarded_reads(effects);
         }
@@ -316,10 +405,9 @@ struct Sender<'a> {
 
 impl Sender<'_> {
     fn send(&mut self, to: NodeId, peer: &mut Progress, entries: Vec<Entry>) {
-        let prev_log_index = peer.next_index - 1;
-        let Some(prev_log_term) = self.log.term_at(prev_log_index) else {
-            panic!("n{to} needs entry {prev_log_index}, which a snapshot replaced at {}", self.log.base());
-        };
+        // What a snapshot replaced cannot be asked about: whoever has the log's base has all before it.
+        peer.next_index = peer.next_index.max(self.log.base().index + 1);
+        let LogPosition { index: prev_log_index, term: prev_log_term } = self.log.position_at(peer.next_index - 1);
         let bytes = entries.iter().map(Entry::size).sum();
         peer.sent(entries.last().map(|entry| entry.index), bytes);
         peer.commit_sent = self.commit_index;

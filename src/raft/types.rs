@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::{self, Display, Formatter},
+    sync::Arc,
 };
 
 use bytes::Bytes;
@@ -89,7 +90,7 @@ pub enum Payload {
     /// A command that is applied once, however often it is in the log (thesis §6.3).
     SessionCommand(SessionCommand),
     /// Who belongs to the cluster from this entry on, committed or not (§6).
-    Membership(Membership),
+    Membership(Arc<Membership>),
 }
 
 /// A command under a client's session.
@@ -207,7 +208,7 @@ pub struct SnapshotMetadata {
     /// The last entry it replaces (Figure 13, `last_included_index` and `last_included_term`).
     pub last_included: LogPosition,
     /// Who belonged to the cluster as of that entry (N04).
-    pub membership: Membership,
+    pub membership: Arc<Membership>,
     /// Bytes.
     pub size: u64,
     /// CRC-32 of the bytes.

@@ -141,7 +141,9 @@ pub fn append_entries_to_pb(
 /// [`Malformed`] names the first field that does not fit.
 pub fn append_reply_from_pb(reply: &pb::AppendEntriesReply) -> Result<AppendEntriesReply, Malformed> {
     let term = counted("term", reply.term)?;
+    let lost = reply.lost_last_index.map(|index| number("lost_last_index", index)).transpose()?;
     let outcome = match (reply.success, number("conflict_index", reply.conflict_index)?) {
+        (false, _) if lost.is_some() => AppendOutcome::Lost { last_index: lost.unwrap_or(0) },
         (true, _) => AppendOutcome::Matched { match_index: number("match_index", reply.match_index)? },
         (false, 0) => AppendOutcome::Stale,
         (false, conflict_index) => {
@@ -169,6 +171,7 @@ pub fn append_reply_to_pb(header: pb::Header, reply: &AppendEntriesReply) -> pb:
             message.conflict_index = conflict_index;
         }
         AppendOutcome::Stale => {}
+        AppendOutcome::Lost { last_index } => message.lost_last_index = Some(last_index),
     }
     message
 }

@@ -127,7 +127,13 @@ fn the_base_stands_in_for_a_compacted_log() {
         hard_state: HardState { current_term: 3, voted_for: None },
         base: LogPosition { index: 8, term: 3 },
         membership: Membership::of_voters([(1, ""), (2, ""), (3, "")]),
-        entries: Vec::new(),
+        snapshot: Some(SnapshotMetadata {
+            last_included: LogPosition { index: 8, term: 3 },
+            membership: Membership::of_voters([(1, ""), (2, ""), (3, "")]),
+            size: 1,
+            checksum: 0,
+        }),
+        ..Recovered::default()
     };
     let mut n1 = Fixture::start(recovered);
     n1.request_vote(2, 4, (7, 3)).persisted();

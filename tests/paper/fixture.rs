@@ -36,6 +36,7 @@ impl Fixture {
             base: LogPosition::default(),
             membership: Membership::of_voters((1..=size).map(|id| (id, ""))),
             entries: entries(1, log),
+            ..Recovered::default()
         };
         Fixture::start(recovered)
     }
@@ -43,6 +44,7 @@ impl Fixture {
     pub fn start(recovered: Recovered) -> Self {
         let settings = Settings {
             id: 1,
+            incarnation: 0,
             heartbeat_interval: HEARTBEAT,
             election_timeout_min: ELECTION_TIMEOUT_MIN,
             election_timeout_max: ELECTION_TIMEOUT_MAX,
@@ -50,6 +52,10 @@ impl Fixture {
             max_batch_bytes: 1000,
             max_in_flight_batches: 2,
             max_in_flight_bytes: 1000,
+            snapshot_threshold: 1_000_000,
+            snapshot_threshold_bytes: 1 << 30,
+            snapshot_trailing: 0,
+            disk_timeout: Duration::from_secs(3600),
         };
         let now = Duration::from_secs(1);
         let mut effects = Vec::new();
@@ -57,6 +63,8 @@ impl Fixture {
         let (in_flight, sessions) = (None, BTreeMap::new());
         let mut fixture = Fixture { raft, now, effects: Vec::new(), in_flight, epoch: 0, sessions, last_call: 0 };
         fixture.carry_out(effects);
+        // A server that has only just started refuses its vote: it may have heard a leader before it fell.
+        fixture.now += ELECTION_TIMEOUT_MIN;
         fixture
     }
 
@@ -196,6 +204,7 @@ impl Fixture {
             entries: entries(prev.0 + 1, terms),
             leader_commit,
             read_round: 0,
+            acknowledged: 0,
         };
         self.request(2, Request::AppendEntries(request))
     }
@@ -213,7 +222,7 @@ impl Fixture {
     }
 
     pub fn propose(&mut self, call: CallId) -> &mut Self {
-        self.step(Input::Propose { call, command: Bytes::from(format!("command {call}")) })
+        self.step(Input::Propose { call, payload: Payload::Command(Bytes::from(format!("command {call}"))) })
     }
 
     /// The replies among the last effects, as text.

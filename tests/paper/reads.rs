@@ -16,7 +16,7 @@ fn answer(n1: &mut Fixture, from: NodeId, match_index: LogIndex, read_round: u64
 #[test]
 fn a_fresh_leader_reads_when_its_no_op_is_committed() {
     let mut n1 = Fixture::leader_of(3, &[]);
-    n1.step(Input::Read { call: 5 });
+    n1.step(Input::Read { call: 5, lease: false });
     answer(&mut n1, 2, 0, 9);
     assert_eq!(n1.told(), [""; 0]);
     answer(&mut n1, 2, 1, 0);
@@ -32,8 +32,8 @@ fn a_fresh_leader_reads_when_its_no_op_is_committed() {
 #[test]
 fn each_round_of_reads_has_its_own_token() {
     let mut n1 = Fixture::settled_leader();
-    n1.step(Input::Read { call: 5 });
-    n1.step(Input::Read { call: 6 });
+    n1.step(Input::Read { call: 5, lease: false });
+    n1.step(Input::Read { call: 6, lease: false });
     answer(&mut n1, 2, 1, 0);
     assert_eq!(n1.told(), [""; 0], "an answer to what was sent before the round");
     answer(&mut n1, 2, 1, 1);
@@ -50,7 +50,7 @@ fn each_round_of_reads_has_its_own_token() {
 #[test]
 fn a_deposed_leader_refuses_its_reads() {
     let mut n1 = Fixture::settled_leader();
-    n1.step(Input::Read { call: 5 });
+    n1.step(Input::Read { call: 5, lease: false });
     n1.now += ELECTION_TIMEOUT_MAX + HEARTBEAT;
     n1.ring();
     assert_eq!(n1.told(), ["Refuse call=5 NotLeader leader=none"]);
@@ -63,9 +63,9 @@ fn a_deposed_leader_refuses_its_reads() {
 fn a_follower_asks_its_leader_for_the_read_index() {
     let mut n1 = Fixture::of(3);
     n1.append(1, (0, 0), &[1], 1).persisted();
-    n1.step(Input::Read { call: 5 });
+    n1.step(Input::Read { call: 5, lease: false });
     assert_eq!(n1.sent(), ["n2 ReadIndex term=1"]);
-    n1.step(Input::Read { call: 6 });
+    n1.step(Input::Read { call: 6, lease: false });
     assert_eq!(n1.sent(), [""; 0]);
     n1.reply_from(2, Reply::ReadIndex(ReadIndexReply { term: 1, read_index: Some(4) }));
     assert_eq!(n1.told(), ["AnswerRead call=5 read_index=4"]);

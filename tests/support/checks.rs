@@ -207,7 +207,7 @@ impl Checks {
                     self.acknowledged += 1;
                 }
             }
-            Effect::AnswerRead { call, read_index } => {
+            Effect::AnswerRead { call, read_index, .. } => {
                 let Kind::Read(must_see) = self.answered(*call, id) else {
                     panic!("n{id}: call {call} is not a read");
                 };

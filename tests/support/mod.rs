@@ -12,6 +12,7 @@ pub mod checks;
 pub fn settings(id: NodeId) -> Settings {
     Settings {
         id,
+        incarnation: 0,
         heartbeat_interval: HEARTBEAT,
         election_timeout_min: ELECTION_TIMEOUT_MIN,
         election_timeout_max: ELECTION_TIMEOUT_MAX,
@@ -19,6 +20,10 @@ pub fn settings(id: NodeId) -> Settings {
         max_batch_bytes: 64,
         max_in_flight_batches: 2,
         max_in_flight_bytes: 128,
+        snapshot_threshold: 1_000_000,
+        snapshot_threshold_bytes: 1 << 30,
+        snapshot_trailing: 0,
+        disk_timeout: Duration::from_secs(3600),
     }
 }
 
@@ -189,6 +194,7 @@ impl World {
             base: LogPosition::default(),
             membership,
             entries: server.disk.entries.clone(),
+            ..Recovered::default()
         };
         server.life += 1;
         server.last_seq = 0;
@@ -283,10 +289,7 @@ impl World {
                 let Asker { from: to, session, life } = asker;
                 self.network.push(Packet { from: id, to, session, life, body });
             }
-            Effect::AnswerRead { .. }
-            | Effect::Refuse { .. }
-            | Effect::RoleChanged { .. }
-            | Effect::MembershipChanged(_) => {}
+            _ => {}
         }
     }
 }

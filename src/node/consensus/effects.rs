@@ -45,7 +45,9 @@ impl Consensus {
                     let _ = self.log_store.send(origin, LogStoreMessage::Condemn { acknowledged, last });
                 }
                 Effect::RoleChanged { role, term, leader } => self.role_changed(role, term, leader, origin),
-                Effect::MembershipChanged(membership) => self.membership_changed(membership, origin),
+                Effect::MembershipChanged(membership) => {
+                    self.membership_changed(Membership::clone(&membership), origin)
+                }
                 _ => {}
             }
         }

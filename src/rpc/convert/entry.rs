@@ -52,7 +52,8 @@ fn entry_from_pb(last: LogPosition, leader_term: Term, entry: pb::Entry) -> Resu
             })
         }
         Some(pb::entry::Payload::Membership(membership)) => {
-            Payload::Membership(membership_from_pb(membership).map_err(|error| error.within("membership"))?)
+            let membership = membership_from_pb(membership).map_err(|error| error.within("membership"))?;
+            Payload::Membership(membership.into())
         }
         None => return Err(Malformed::new("payload", "is missing")),
     };

@@ -18,7 +18,7 @@ fn payload() -> impl Strategy<Value = Payload> {
     prop_oneof![
         Just(Payload::Noop),
         vec(any::<u8>(), 0..64).prop_map(|command| Payload::Command(Bytes::from(command))),
-        Just(Payload::Membership(membership())),
+        Just(Payload::Membership(membership().into())),
     ]
 }
 
@@ -38,6 +38,7 @@ prop_compose! {
             entries: (0..).zip(payloads).map(entry).collect(),
             leader_commit,
             read_round,
+            acknowledged: leader_commit / 2,
         }
     }
 }
@@ -115,7 +116,7 @@ proptest! {
         let entry = |index: usize| pb::Entry { index: numbers[index], term: numbers[index + 1], payload: payload.clone() };
         let message = pb::AppendEntriesRequest {
             header: Some(HEADER), term: numbers[0], leader_id: from, prev_log_index: numbers[1], prev_log_term: numbers[2],
-            entries: vec![entry(3), entry(5)], leader_commit: numbers[7], read_round: numbers[8], traces: vec![],
+            entries: vec![entry(3), entry(5)], leader_commit: numbers[7], read_round: numbers[8], traces: vec![], acknowledged: numbers[8],
         };
         convert_anything(&message.encode_to_vec(), from);
     }

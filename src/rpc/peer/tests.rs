@@ -194,6 +194,7 @@ impl Conversation {
             entries: vec![],
             leader_commit: 0,
             read_round: 0,
+            acknowledged: 0,
         };
         self.connection.send(session, Request::AppendEntries(request), vec![]);
     }

@@ -93,7 +93,7 @@ pub(super) fn encode_payload(payload: &Payload, out: &mut Vec<u8>) {
             first_unanswered: call.first_unanswered,
             command: call.command.clone(),
         }),
-        Payload::Membership(membership) => Kind::Membership(membership.into()),
+        Payload::Membership(membership) => Kind::Membership((&**membership).into()),
     };
     out.clear();
     StoredPayload { kind: Some(kind) }.encode(out).expect("a Vec grows as needed");
@@ -105,7 +105,7 @@ pub(super) fn decode_payload(stored: &[u8]) -> Result<Payload, String> {
     match payload.kind {
         Some(Kind::Noop(StoredNoop {})) => Ok(Payload::Noop),
         Some(Kind::Command(command)) => Ok(Payload::Command(command)),
-        Some(Kind::Membership(membership)) => Ok(Payload::Membership(membership.into())),
+        Some(Kind::Membership(membership)) => Ok(Payload::Membership(Membership::from(membership).into())),
         Some(Kind::OpenSession(StoredOpenSession {})) => Ok(Payload::OpenSession),
         Some(Kind::SessionCommand(call)) => Ok(Payload::SessionCommand(SessionCommand {
             session: call.session,
@@ -194,8 +194,8 @@ mod tests {
             Payload::Noop,
             Payload::Command(Bytes::new()),
             Payload::Command(Bytes::from_static(b"put")),
-            Payload::Membership(membership),
-            Payload::Membership(Membership::default()),
+            Payload::Membership(membership.into()),
+            Payload::Membership(Membership::default().into()),
         ];
         let mut stored = Vec::new();
         for payload in payloads {
@@ -212,7 +212,7 @@ mod tests {
         assert_eq!(stored, b"\x12\x03put");
         encode_payload(&Payload::Noop, &mut stored);
         assert_eq!(stored, b"\x0a\x00");
-        encode_payload(&Payload::Membership(Membership::of_voters([(1, "a:1")])), &mut stored);
+        encode_payload(&Payload::Membership(Membership::of_voters([(1, "a:1")]).into()), &mut stored);
         assert_eq!(stored, b"\x1a\x09\x0a\x07\x08\x01\x12\x03a:1");
         assert_eq!(chain(7, LogPosition { term: 2, index: 3 }, b"put"), 3_628_813_290);
         assert_eq!(row_checksum("state", &[Some(7), None], b"put"), 1_836_451_584);

@@ -37,7 +37,14 @@ pub(super) fn read(connection: &Connection, path: &Path, opener: &Identity) -> R
         .map_err(|cause| corrupt(path, "the membership of the log's base", cause))?;
     let entries = read_entries(connection, path, &base, &state)?;
     check_structure(connection, path)?;
-    let recovered = Recovered { hard_state: state.hard_state, base: base.position, membership, entries, snapshot: None, receiving: None };
+    let recovered = Recovered {
+        hard_state: state.hard_state,
+        base: base.position,
+        membership,
+        entries,
+        snapshot: None,
+        receiving: None,
+    };
     Ok(Found { opened: Opened { incarnation: owner.incarnation, recovered }, base, state })
 }
 

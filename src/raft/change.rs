@@ -1,0 +1,280 @@
+//! Changes of the cluster's servers (§6; thesis §4), by joint consensus.
+//!
+//! ```text
+//!   C_old ──── append C_old,new ────► joint ──── C_old,new committed: append C_new ────► C_new ──── committed: done
+//! ```
+//! Rules:
+//! 1. A configuration is in force from the moment it is in the log, committed or not (`membership`).
+//! 2. One change at a time (M03), and none before the leader has committed an entry of its term (M01).
+//! 3. What touches the voters goes through a joint configuration. Whoever leads when it is committed appends C_new: also
+//!    another leader than the one that began (M08). What does not (a learner, an address, a disk's number) is one entry.
+//! 4. A new server is a learner first, and votes once it keeps up (M10; `progress`).
+//! 5. A leader that is not in C_new does not count itself, and gives way once C_new is committed (M04).
+//! 6. A removed server is replicated to until it has C_new and knows that it is committed (M05).
+//! 7. No change may leave a configuration without a voter, or without a majority that this leader is in touch with (M09).
+//!
+//! *Architecture invariant: nothing here waits, fails, reads a clock or draws a random number.*
+
+use std::{collections::BTreeMap, time::Duration};
+
+use super::{
+    Raft, RoleState,
+    events::{Effect, Refusal},
+    progress::Progress,
+    quorum,
+    types::{CallId, Change, Entry, Incarnation, LogIndex, Membership, NodeId, Payload},
+};
+
+impl Raft {
+    /// An operator wants the servers changed.
+    pub(super) fn change_membership(
+        &mut self,
+        now: Duration,
+        call: CallId,
+        change: &Change,
+        effects: &mut Vec<Effect>,
+    ) {
+        let refuse = |refusal| Effect::Refuse { call, refusal };
+        let RoleState::Leader(_) = &self.role else {
+            return effects.push(refuse(Refusal::NotLeader { leader: self.leader }));
+        };
+        if let Some(refusal) = self.obstacle_to_changes() {
+            return effects.push(refuse(refusal));
+        }
+        match self.changed(now, change) {
+            Err(refusal) => effects.push(refuse(refusal)),
+            Ok(None) => effects.push(Effect::AnswerChange { call, index: self.memberships.current_index() }),
+            Ok(Some(goal)) => self.begin_change(now, goal, Some(call), effects),
+        }
+    }
+
+    /// Takes note of a peer's disk, for the log.
+    pub(super) fn met(&mut self, peer: NodeId, incarnation: Incarnation) {
+        if incarnation != 0 && self.membership().contains(peer) && !self.membership().incarnations.contains_key(&peer) {
+            self.met.insert(peer, incarnation);
+        }
+    }
+
+    /// A new leader knows its own disk.
+    pub(super) fn met_itself(&mut self) {
+        self.met(self.settings.id, self.settings.incarnation);
+    }
+
+    /// What a leader does about the membership by itself: it ends what is half done, promotes who has caught up, and
+    /// writes down whose disk is whose.
+    pub(super) fn advance_membership(&mut self, now: Duration, effects: &mut Vec<Effect>) {
+        let RoleState::Leader(leadership) = &mut self.role else { return };
+        let index = self.memberships.current_index();
+        if self.commit_index < leadership.first_index.max(index) {
+            return;
+        }
+        if self.memberships.current().is_joint() {
+            let goal = without_outgoing(self.memberships.current());
+            return self.append_membership(now, goal, effects);
+        }
+        if let Some(call) = leadership.change.take() {
+            effects.push(Effect::AnswerChange { call, index });
+        }
+        if !self.membership().is_voter(self.settings.id) {
+            return self.give_way(now, effects);
+        }
+        if self.memberships.current().staged.is_empty() && self.met.is_empty() || self.obstacle_to_changes().is_some() {
+            return;
+        }
+        if let Some(goal) = self.with_caught_up_learner(now).or_else(|| self.with_new_incarnations()) {
+            self.begin_change(now, goal, None, effects);
+        }
+    }
+
+    /// A learner has answered.
+    pub(super) fn note_catching_up(&mut self, now: Duration, peer: NodeId) {
+        let last_index = self.log.last().index;
+        if let RoleState::Leader(leadership) = &mut self.role
+            && self.memberships.current().learners.contains_key(&peer)
+            && let Some(progress) = leadership.progress.get_mut(&peer)
+        {
+            progress.catch_up(now, last_index, self.settings.election_timeout_min);
+        }
+    }
+
+    /// Removed servers that know it, or that have had their time.
+    pub(super) fn let_go_of_removed(&mut self, now: Duration, effects: &mut Vec<Effect>) {
+        let patience = 10 * self.settings.election_timeout_max;
+        let index = self.memberships.current_index();
+        let RoleState::Leader(leadership) = &mut self.role else { return };
+        leadership.progress.retain(|id, peer| {
+            let Some(since) = peer.leaving_since else { return true };
+            let told = peer.match_index >= index && peer.commit_sent >= index;
+            let stays = !told && now < since + patience;
+            if !stays {
+                effects.push(Effect::Forget { peer: *id });
+            }
+            stays
+        });
+    }
+
+    fn obstacle_to_changes(&self) -> Option<Refusal> {
+        let RoleState::Leader(leadership) = &self.role else { return None };
+        let index = self.memberships.current_index();
+        if self.commit_index < leadership.first_index || leadership.transfer.is_some() {
+            Some(Refusal::NotReady)
+        } else if self.commit_index < index || self.membership().is_joint() {
+            Some(Refusal::ChangeUnderWay { index })
+        } else {
+            None
+        }
+    }
+
+    /// What the membership shall be. `None`: it is so already.
+    fn changed(&self, now: Duration, change: &Change) -> Result<Option<Membership>, Refusal> {
+        let current = self.membership();
+        let mut goal = current.clone();
+        match change {
+            Change::Add { id, address, promote } => {
+                if current.removed.contains(id) || *id == 0 {
+                    return Err(Refusal::IdRemoved { id: *id });
+                }
+                if let Some((other, _)) = current.addresses().find(|(other, at)| other != id && *at == address) {
+                    return Err(Refusal::AlreadyThere { id: other });
+                }
+                match current.address(*id) {
+                    Some(known) if known != address => return Err(Refusal::AlreadyThere { id: *id }),
+                    Some(_) if current.voters.contains_key(id) => {}
+                    _ => {
+                        goal.learners.insert(*id, address.clone());
+                        if *promote {
+                            goal.staged.insert(*id);
+                        }
+                    }
+                }
+            }
+            Change::Promote { id } if current.voters.contains_key(id) => {}
+            Change::Promote { id } => {
+                let address = goal.learners.remove(id).ok_or(Refusal::NoSuchServer { id: *id })?;
+                let RoleState::Leader(leadership) = &self.role else { return Ok(None) };
+                let progress = leadership.progress.get(id);
+                if !progress.is_some_and(Progress::has_caught_up) {
+                    let match_index = progress.map_or(0, |peer| peer.match_index);
+                    return Err(Refusal::NotCaughtUp { id: *id, match_index });
+                }
+                goal.staged.remove(id);
+                goal.voters.insert(*id, address);
+            }
+            Change::Remove { id } if current.removed.contains(id) => {}
+            Change::Remove { id } => {
+                if goal.learners.remove(id).is_some() {
+                    goal.staged.remove(id);
+                    goal.incarnations.remove(id);
+                    goal.removed.insert(*id);
+                } else if goal.voters.remove(id).is_none() {
+                    return Err(Refusal::NoSuchServer { id: *id });
+                }
+            }
+            Change::Replace { id, address } => {
+                if *id == self.settings.id || !current.contains(*id) {
+                    return Err(Refusal::NoSuchServer { id: *id });
+                }
+                if let Some((other, _)) = current.addresses().find(|(other, at)| other != id && *at == address) {
+                    return Err(Refusal::AlreadyThere { id: other });
+                }
+                if goal.voters.remove(id).is_some() {
+                    goal.staged.insert(*id);
+                } else {
+                    goal.incarnations.remove(id);
+                }
+                goal.learners.insert(*id, address.clone());
+            }
+        }
+        if goal.voters != current.voters {
+            self.check_majority(now, &goal)?;
+        }
+        Ok((goal != *current).then_some(goal))
+    }
+
+    /// After the change there must be a majority, and it must answer now (M09).
+    fn check_majority(&self, now: Duration, goal: &Membership) -> Result<(), Refusal> {
+        let RoleState::Leader(leadership) = &self.role else { return Ok(()) };
+        let patience = self.settings.election_timeout_max;
+        let answers = |id: &NodeId| {
+            let progress = leadership.progress.get(id);
+            *id == self.settings.id
+                || progress.is_some_and(|peer| peer.reachable && !peer.lost_data && now <= peer.last_heard + patience)
+        };
+        let in_touch = goal.voters.keys().filter(|id| answers(id)).count();
+        let needed = if goal.voters.is_empty() { 0 } else { quorum::majority(goal) };
+        if needed > 0 && in_touch >= needed { Ok(()) } else { Err(Refusal::WouldStop { in_touch, needed }) }
+    }
+
+    fn begin_change(&mut self, now: Duration, goal: Membership, call: Option<CallId>, effects: &mut Vec<Effect>) {
+        let current = self.membership();
+        let next = match goal.voters == current.voters {
+            true => goal,
+            // What leaves is only gone with C_new: until then it votes, with the disk it has.
+            false => Membership { outgoing: current.voters.clone(), ..goal },
+        };
+        self.append_membership(now, next, effects);
+        if let RoleState::Leader(leadership) = &mut self.role {
+            leadership.change = call;
+        }
+    }
+
+    fn append_membership(&mut self, now: Duration, next: Membership, effects: &mut Vec<Effect>) {
+        let index = self.log.last().index + 1;
+        let before = self.memberships.current().clone();
+        let entry = Entry { index, term: self.current_term(), payload: Payload::Membership(next.into()) };
+        self.append(entry, effects);
+        self.follow_membership(now, &before, index);
+    }
+
+    /// One progress for each peer; a fresh one for a disk that took another's place.
+    fn follow_membership(&mut self, now: Duration, before: &Membership, index: LogIndex) {
+        let membership = self.memberships.current().clone();
+        let id = self.settings.id;
+        let mut sessions = self.last_session;
+        let RoleState::Leader(leadership) = &mut self.role else { return };
+        for peer in membership.peers_of(id) {
+            let replaced = before.incarnations.contains_key(&peer) && !membership.incarnations.contains_key(&peer)
+                || before.is_voter(peer) && !membership.is_voter(peer);
+            if replaced || !leadership.progress.contains_key(&peer) {
+                sessions += 1;
+                leadership.progress.insert(peer, Progress::new(index, sessions, now));
+            }
+        }
+        self.last_session = sessions;
+        for (peer, progress) in &mut leadership.progress {
+            if !membership.contains(*peer) {
+                progress.leaving_since.get_or_insert(now);
+            }
+        }
+    }
+
+    fn with_caught_up_learner(&self, now: Duration) -> Option<Membership> {
+        let RoleState::Leader(leadership) = &self.role else { return None };
+        let staged = self.membership().staged.iter();
+        let mut keep_up = staged.filter(|id| leadership.progress.get(id).is_some_and(Progress::has_caught_up));
+        keep_up.find_map(|id| self.changed(now, &Change::Promote { id: *id }).ok().flatten())
+    }
+
+    fn with_new_incarnations(&mut self) -> Option<Membership> {
+        let mut goal = self.membership().clone();
+        for (id, incarnation) in std::mem::take(&mut self.met) {
+            if goal.contains(id) {
+                goal.incarnations.entry(id).or_insert(incarnation);
+            }
+        }
+        (goal != *self.membership()).then_some(goal)
+    }
+}
+
+/// C_new of a joint configuration. Who leaves the voters is removed for good, or, where a learner stands under its id, was
+/// replaced: its disk counts for nothing more.
+fn without_outgoing(joint: &Membership) -> Membership {
+    let mut goal = Membership { outgoing: BTreeMap::new(), ..joint.clone() };
+    for id in joint.outgoing.keys().filter(|id| !joint.voters.contains_key(id)) {
+        goal.incarnations.remove(id);
+        if !joint.learners.contains_key(id) {
+            goal.removed.insert(*id);
+        }
+    }
+    goal
+}
