@@ -46,6 +46,7 @@ mod consensus;
 mod crash;
 mod events;
 mod handle;
+mod joining;
 mod log_store;
 mod messages;
 mod ports;

@@ -40,7 +40,9 @@ use crate::{
         shared::{PeerGauge, Shared},
         traces::Traces,
     },
-    raft::{CallId, Courier, Effect, Input, LogIndex, NodeId, Payload, Raft, Recovered, Reply, Request, Settings},
+    raft::{
+        Address, CallId, Courier, Effect, Input, LogIndex, NodeId, Payload, Raft, Recovered, Reply, Request, Settings,
+    },
 };
 
 /// So many calls are taken at once; then it is the others' turn.
@@ -73,6 +75,8 @@ pub(crate) struct Consensus {
     election_timer: Child<ElectionTimerMessage>,
     replicators: BTreeMap<NodeId, Child<ReplicatorMessage>>,
     gauges: BTreeMap<NodeId, Arc<PeerGauge>>,
+    /// Where each replicator delivers.
+    addresses: BTreeMap<NodeId, Address>,
     /// Empty between two steps; kept for its room.
     effects: Vec<Effect>,
     /// The membership changed: the replicators must follow.
@@ -116,6 +120,7 @@ impl Actor for Consensus {
             election_timer: timer,
             replicators: BTreeMap::new(),
             gauges: BTreeMap::new(),
+            addresses: BTreeMap::new(),
             effects: Vec::new(),
             peers_changed: false,
         };
@@ -160,7 +165,8 @@ impl Actor for Consensus {
                 path
             }
             Courier::Replicator(peer) => {
-                let next = start_replicator(&self.shared, peer, context).await?;
+                let address = self.addresses.get(&peer).cloned().unwrap_or_default();
+                let next = start_replicator(&self.shared, peer, address, context).await?;
                 let path = next.path.clone();
                 if let Some(former) = self.replicators.insert(peer, next) {
                     former.gone().await;
@@ -347,10 +353,9 @@ impl Consensus {
         let progress = &self.shared.progress;
         progress.commit_index.store(self.raft.commit_index(), Relaxed);
         let last_index = self.raft.last_index();
-        if progress.last_index.swap(last_index, Relaxed) != last_index || progress.last_term.load(Relaxed) == 0 {
-            let last_term = self.raft.entry(last_index).map_or(self.raft.current_term(), |entry| entry.term);
-            progress.last_term.store(if last_index == 0 { 0 } else { last_term }, Relaxed);
-        }
+        progress.last_index.store(last_index, Relaxed);
+        let last_term = self.raft.entry(last_index).map_or(self.raft.base().term, |entry| entry.term);
+        progress.last_term.store(last_term, Relaxed);
         for (peer, match_index, reachable) in self.raft.peers() {
             if let Some(gauge) = self.gauges.get(&peer) {
                 gauge.match_index.store(match_index, Relaxed);
@@ -373,7 +378,7 @@ fn settings(shared: &Shared) -> Settings {
     let config = &shared.config;
     Settings {
         id: shared.id(),
-        incarnation: 0,
+        incarnation: shared.incarnation.load(Relaxed),
         heartbeat_interval: config.heartbeat_interval,
         election_timeout_min: config.election_timeout_min,
         election_timeout_max: config.election_timeout_max,

@@ -129,6 +129,12 @@ impl NodeRef {
         Ok(receiver)
     }
 
+    /// Whether it has come to its end, whatever that was.
+    #[cfg(feature = "grpc")]
+    pub(crate) fn has_stopped(&self) -> bool {
+        self.0.verdict.get().is_some()
+    }
+
     /// Everything that happens to this node from now on, beginning with what is, for a task that reads it. Whoever is
     /// `capacity` events behind is told no more: the channel then ends without [`NodeEvent::Stopped`].
     #[cfg(feature = "grpc")]

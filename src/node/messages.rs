@@ -29,9 +29,7 @@ use crate::{
         events::{NodeEvent, Subscriber},
         ports::{ChangePort, ProposePort, ReadPort},
     },
-    raft::{
-        Alarm, Change, Entry, Incarnation, LogIndex, Membership, NodeId, Reply, Request, Role, Term, Write,
-    },
+    raft::{Alarm, Change, Entry, Incarnation, LogIndex, Membership, NodeId, Reply, Request, Role, Term, Write},
     storage::StorageError,
     transport::Breach,
 };

@@ -232,14 +232,21 @@ impl Shared {
         }
     }
 
-    /// A link to a peer, with its address as set or as in the membership. `None`: no such peer.
+    /// A link to a peer, with its address as in the membership. `None`: no such peer.
     pub(crate) fn link(&self, to: NodeId, heard: Arc<dyn Fn(crate::transport::Heard) + Send + Sync>) -> Option<Link> {
-        let address = match self.peer_addresses.get(&to) {
-            Some(address) => address.clone(),
-            None => self.address_of(to)?,
-        };
+        Some(self.link_to(to, &self.address_of(to)?, heard))
+    }
+
+    /// A link to a peer at this address, unless another one was set for it.
+    pub(crate) fn link_to(
+        &self,
+        to: NodeId,
+        address: &Address,
+        heard: Arc<dyn Fn(crate::transport::Heard) + Send + Sync>,
+    ) -> Link {
+        let address = self.peer_addresses.get(&to).unwrap_or(address).clone();
         let (from_incarnation, to_incarnation) = (self.incarnation.load(Relaxed), self.known_disk(to));
-        Some(Link { from: self.identity.clone(), to, address, from_incarnation, to_incarnation, heard })
+        Link { from: self.identity.clone(), to, address, from_incarnation, to_incarnation, heard }
     }
 
     /// The disk of a peer as the log has it, kept up to date.
@@ -260,7 +267,7 @@ impl Shared {
 
     /// Whether a request may be heard: it is for this disk, and not from a server that must not be heard any more.
     ///
-    /// Only who asks for a vote or for a read index is judged by the membership that is known here: a leader may be ahead
+    /// Only who asks for a vote is judged by the membership that is known here: a leader may be ahead
     /// of it (§6), and a leader was elected by others who knew it.
     pub(crate) fn admits(&self, from: &Caller, request: &Request) -> Result<(), WrongPeer> {
         let (node, own) = (self.id(), self.incarnation.load(Relaxed));
@@ -270,8 +277,7 @@ impl Shared {
         let last_log = match request {
             Request::RequestVote(request) => request.last_log,
             Request::PreVote(request) => request.last_log,
-            Request::ReadIndex(_) => LogPosition::default(),
-            Request::AppendEntries(_) | Request::TimeoutNow(_) | Request::InstallSnapshot(_) => return Ok(()),
+            _ => return Ok(()),
         };
         if self.troubles.wiped.load(Relaxed) {
             // What this disk has forgotten may be a vote.
@@ -285,7 +291,8 @@ impl Shared {
         let known = membership.incarnations.get(&from.id).copied().unwrap_or(0);
         // With a log that is ahead of this one it has been replaced in due form, and this node does not know it yet.
         let (term, index) = (self.progress.last_term.load(Relaxed), self.progress.last_index.load(Relaxed));
-        if known != 0 && from.incarnation != 0 && known != from.incarnation && last_log <= (LogPosition { term, index }) {
+        if known != 0 && from.incarnation != 0 && known != from.incarnation && last_log <= (LogPosition { term, index })
+        {
             return Err(WrongPeer::Replaced { node, peer: from.id, known, found: from.incarnation });
         }
         Ok(())

@@ -34,7 +34,7 @@ use tokio::{
 
 use crate::{
     error::NodeError,
-    flow::{Actor, Context, Placement},
+    flow::{self, Actor, Context, Origin, Placement},
     node::{
         NodeRef, RestartPolicy,
         applier::{Applier, ApplierArguments, Factory},
@@ -130,8 +130,11 @@ impl Actor for Root {
         match message {
             NodeMessage::Shutdown => {
                 // Then those who are in get their answers, while the server still carries them out.
-                self.hand_over(context).await;
                 let shared = self.shared().clone();
+                let consensus = self.consensus.as_ref().map(|consensus| consensus.address.clone());
+                if let Some(consensus) = consensus {
+                    hand_over(&shared, &consensus, context.origin()).await;
+                }
                 let _ = tokio::time::timeout(DRAIN, shared.admission.close()).await;
                 context.stop();
             }
@@ -372,24 +375,6 @@ impl Root {
         }
     }
 
-    /// A leader that is told to stop lets another one lead first, so that nobody has to wait for an election.
-    async fn hand_over(&self, context: &Context<NodeMessage>) {
-        let shared = self.shared();
-        let leads_others = {
-            let standing = shared.standing.borrow();
-            let voters = &standing.membership.voters;
-            standing.role == Role::Leader && voters.keys().any(|voter| *voter != shared.id())
-        };
-        let (Some(consensus), true) = (&self.consensus, leads_others) else { return };
-        let (answer, answered) = oneshot::channel();
-        let order = ConsensusMessage::TransferLeadership { to: None, port: ChangePort::from(RpcReplyPort::from(answer)) };
-        consensus.send(context.origin(), order);
-        match tokio::time::timeout(shared.config.election_timeout_max, answered).await {
-            Ok(Ok(Ok(_))) => {}
-            _ => tracing::info!(node = shared.id(), "nobody took the leadership over in time; the others will elect"),
-        }
-    }
-
     /// The server and the keepers at the same time: a call that can never be answered hears so when consensus drops it, and
     /// the server waits for that.
     async fn stop_all(&mut self, verdict: Result<(), NodeError>, context: &mut Context<NodeMessage>) {
@@ -427,6 +412,25 @@ impl Drop for Root {
         shared.applier.set(None);
         let _ = shared.verdict.set(Err(shared.fallen()));
         shared.intake.end();
+    }
+}
+
+/// A leader that is told to stop lets another one lead first, so that nobody has to wait for an election.
+async fn hand_over(shared: &Shared, consensus: &flow::Address<ConsensusMessage>, origin: Origin) {
+    let leads_others = {
+        let standing = shared.standing.borrow();
+        let voters = &standing.membership.voters;
+        standing.role == Role::Leader && voters.keys().any(|voter| *voter != shared.id())
+    };
+    if !leads_others {
+        return;
+    }
+    let (answer, answered) = oneshot::channel();
+    let port = ChangePort::from(RpcReplyPort::from(answer));
+    let _ = consensus.send(origin, ConsensusMessage::TransferLeadership { to: None, port });
+    match tokio::time::timeout(shared.config.election_timeout_max, answered).await {
+        Ok(Ok(Ok(_))) => {}
+        _ => tracing::info!(node = shared.id(), "nobody took the leadership over in time; the others will elect"),
     }
 }
 

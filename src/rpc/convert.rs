@@ -65,6 +65,11 @@ fn counted(field: &str, value: u64) -> Result<u64, Malformed> {
     number(field, value)
 }
 
+/// A server's number.
+pub(super) fn check_id(field: &str, id: NodeId) -> Result<NodeId, Malformed> {
+    counted(field, id)
+}
+
 /// An index and its term, which are 0 together or not at all.
 fn position(name: &str, index: LogIndex, term: Term) -> Result<LogPosition, Malformed> {
     number(&format!("{name}_index"), index)?;

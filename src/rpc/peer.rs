@@ -27,9 +27,10 @@ use crate::{
     config::Config,
     error::{ChangeError, NodeError, ProposeError},
     flow::TraceId,
-    node::{Applied, NodeRef},
-    raft::{InstallSnapshotRequest, LogIndex, Request},
-    transport::{Chunks, Connection, Heard, Link, Listening, Transport},
+    node::{Applied, NodeRef, Status},
+    raft::{InstallSnapshotRequest, LogIndex, NodeId, Request},
+    storage::Identity,
+    transport::{Breach, Chunks, Connection, Heard, Link, Listening, Order, Transport},
 };
 use stream::AppendStream;
 use unary::Calls;
@@ -177,8 +178,7 @@ impl Transport for Grpc {
     }
 
     fn status(&self, _: NodeId, address: &str) -> BoxFuture<'static, Result<Status, String>> {
-        // Not kept: whoever joins asks once.
-        let client = ClusterClient::new(address, self.0.deadlines().request);
+        let client = self.0.leaders.client(address, self.0.deadlines().request);
         Box::pin(async move {
             let client = client.map_err(|bad| bad.to_string())?;
             client.status().await.map_err(|status| in_words(&status))

@@ -1,6 +1,8 @@
 //! The handlers of `raft.v1.Raft` and `raft.v1.Cluster`: each checks, translates, and forwards to the node in a line.
 
 mod append_entries;
+mod events;
+mod orders;
 mod strangers;
 
 use std::{net::SocketAddr, sync::Arc};
@@ -48,11 +50,7 @@ impl Handlers {
     }
 
     /// Checks the header of a request from `address`, and gives the reply's, and the caller.
-    fn check(
-        &self,
-        header: Option<pb::Header>,
-        address: Option<SocketAddr>,
-    ) -> Result<(pb::Header, Caller), Refused> {
+    fn check(&self, header: Option<pb::Header>, address: Option<SocketAddr>) -> Result<(pb::Header, Caller), Refused> {
         let header = identity::check_request(self.node.identity(), header).inspect_err(|refused| {
             if let Refused::WrongPeer(wrong) = refused {
                 self.strangers.refused(wrong, address);
@@ -165,6 +163,44 @@ impl pb::cluster_server::Cluster for Handlers {
 
     async fn status(&self, _: Request<pb::StatusRequest>) -> Result<Response<pb::StatusReply>, Status> {
         Ok(Response::new(convert::status_to_pb(&self.node.status())))
+    }
+
+    async fn add_server(&self, request: Request<pb::AddServerRequest>) -> Result<Response<pb::ChangeReply>, Status> {
+        orders::add_server(&self.node, request).await
+    }
+
+    async fn remove_server(
+        &self,
+        request: Request<pb::RemoveServerRequest>,
+    ) -> Result<Response<pb::ChangeReply>, Status> {
+        orders::remove_server(&self.node, request).await
+    }
+
+    async fn promote_server(
+        &self,
+        request: Request<pb::PromoteServerRequest>,
+    ) -> Result<Response<pb::ChangeReply>, Status> {
+        orders::promote_server(&self.node, request).await
+    }
+
+    async fn replace_server(
+        &self,
+        request: Request<pb::ReplaceServerRequest>,
+    ) -> Result<Response<pb::ChangeReply>, Status> {
+        orders::replace_server(&self.node, request).await
+    }
+
+    async fn transfer_leadership(
+        &self,
+        request: Request<pb::TransferLeadershipRequest>,
+    ) -> Result<Response<pb::TransferLeadershipReply>, Status> {
+        orders::transfer_leadership(&self.node, request).await
+    }
+
+    type EventsStream = BoxStream<'static, Result<pb::Event, Status>>;
+
+    async fn events(&self, _: Request<pb::EventsRequest>) -> Result<Response<Self::EventsStream>, Status> {
+        Ok(Response::new(events::events(self.node.clone(), self.closing.clone()).boxed()))
     }
 }
 

@@ -19,7 +19,7 @@ use std::{
 
 use rusqlite::{Connection, Result as SqliteResult, params};
 
-use super::{Bootstrap, Opened, Snapshots, Storage, StorageError, Store, assert_continues};
+use super::{Bootstrap, Identity, Opened, Snapshots, Storage, StorageError, Store, assert_continues};
 use crate::raft::{LogIndex, LogPosition, Write};
 use failure::{classify, corrupt};
 use files::{Directory, Files, Lock, Note};
@@ -96,6 +96,21 @@ impl SqliteStorage {
 }
 
 impl Storage for SqliteStorage {
+    fn owner(&self) -> Result<Option<Identity>, StorageError> {
+        let path = self.files.database();
+        let lock = self.files.lock()?;
+        let acknowledged = Note::of_line(lock.found()).map_or(0, |note| note.writes);
+        let stage = self.examine(&path, acknowledged)?;
+        if stage == Stage::Unfinished {
+            return Ok(None);
+        }
+        let connection = schema::connect(&path, self.files.vfs(), stage)?;
+        if !schema::exists(&connection, &path)? {
+            return Ok(None);
+        }
+        recovery::owner(&connection, &path).map(Some)
+    }
+
     fn open(&self, bootstrap: &Bootstrap) -> Result<(Box<dyn Store>, Opened), StorageError> {
         let path = self.files.database();
         let lock = self.files.lock()?;

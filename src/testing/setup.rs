@@ -16,7 +16,7 @@ use crate::{
     node::RestartPolicy,
     raft::{Address, NodeId},
     state_machine::StateMachine,
-    storage::{Bootstrap, MemoryStorage, Opened, Snapshots, Storage, StorageError, Store},
+    storage::{Bootstrap, Identity, MemoryStorage, Opened, Snapshots, Storage, StorageError, Store},
 };
 
 /// Settings of a cluster to be.
@@ -48,6 +48,10 @@ pub(super) enum Disk {
 pub(super) struct OwnDisk(Arc<dyn Storage>);
 
 impl Storage for OwnDisk {
+    fn owner(&self) -> Result<Option<Identity>, StorageError> {
+        self.0.owner()
+    }
+
     fn open(&self, bootstrap: &Bootstrap) -> Result<(Box<dyn Store>, Opened), StorageError> {
         self.0.open(bootstrap)
     }

@@ -39,6 +39,8 @@ impl Consensus {
                     }
                 }
                 Effect::Refuse { call, refusal } => self.refuse(call, refusal),
+                Effect::AnswerChange { call, index } => self.answer_order(call, index),
+                Effect::Forget { .. } => self.peers_changed = true,
                 Effect::AnswerTransfer { call } => self.answer_order(call, 0),
                 Effect::PeerLostData { peer } => self.peer_lost_data(peer, origin),
                 Effect::Condemn { acknowledged, last } => {
@@ -70,11 +72,6 @@ impl Consensus {
         let origin = traced(origin, self.traces.first_of(&entries));
         let mut port = |(index, call): (LogIndex, CallId)| match self.calls.remove(&call) {
             Some(Call::Propose(port)) => Some((index, port)),
-            // It is committed; there is nothing to apply.
-            Some(Call::Change(port)) => {
-                port.answer(Ok(index));
-                None
-            }
             _ => None,
         };
         let ports = calls.into_iter().filter_map(&mut port).collect();
@@ -102,7 +99,7 @@ impl Consensus {
         }
     }
 
-    fn role_changed(&self, role: Role, term: Term, leader: Option<NodeId>, origin: Origin) {
+    fn role_changed(&mut self, role: Role, term: Term, leader: Option<NodeId>, origin: Origin) {
         tracing::info!(node = self.shared.id(), %role, term, ?leader, "the role changed");
         let was = self.shared.standing.borrow().role;
         self.shared.standing.send_modify(|standing| {
@@ -112,6 +109,8 @@ impl Consensus {
             self.shared.leader_known.notify_waiters();
         }
         if was == Role::Leader && role != Role::Leader {
+            // Who was removed is told by a leader only.
+            self.peers_changed = true;
             self.shared.flow.keep_incident(format!("node {} lost its leadership", self.shared.id()));
         }
         let _ = self.root.send(origin, NodeMessage::RoleChanged { role, term, leader });

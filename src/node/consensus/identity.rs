@@ -22,17 +22,11 @@ use crate::{
 
 impl Consensus {
     /// A peer answered, and said which disk it has. Where this node leads and the log does not have it yet, it is written
-    /// there; and so is this node's own.
+    /// there.
     pub(super) fn met(&mut self, peer: NodeId, incarnation: Incarnation, context: &mut Context<ConsensusMessage>) {
-        if self.raft.role() != Role::Leader {
-            return;
-        }
-        let own = (self.shared.id(), self.shared.incarnation.load(Relaxed));
-        for (peer, incarnation) in [own, (peer, incarnation)] {
-            let membership = self.raft.membership();
-            if incarnation != 0 && membership.contains(peer) && !membership.incarnations.contains_key(&peer) {
-                self.step(Input::Met { peer, incarnation }, context);
-            }
+        let unknown = || !self.raft.membership().incarnations.contains_key(&peer);
+        if incarnation != 0 && self.raft.role() == Role::Leader && unknown() {
+            self.step(Input::Met { peer, incarnation }, context);
         }
     }
 

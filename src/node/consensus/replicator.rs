@@ -19,7 +19,7 @@ use crate::{
         messages::{ConsensusMessage, ReplicatorMessage},
         shared::Shared,
     },
-    raft::{AppendOutcome, Incarnation, LogIndex, NodeId, Reply, Request},
+    raft::{Address, AppendOutcome, Incarnation, LogIndex, NodeId, Reply, Request},
     transport::{Breach, Connection, Heard},
 };
 
@@ -31,12 +31,15 @@ const MAX_TRACED: usize = 4096;
 pub(crate) struct ReplicatorArguments {
     pub shared: Arc<Shared>,
     pub peer: NodeId,
+    /// Where it is, as the membership says, or said last.
+    pub address: Address,
     pub consensus: flow::Address<ConsensusMessage>,
 }
 
 pub(crate) struct Replicator {
     shared: Arc<Shared>,
     peer: NodeId,
+    address: Address,
     consensus: flow::Address<ConsensusMessage>,
     connection: Option<Box<dyn Connection>>,
     /// Connections made so far; what an earlier one reports is dropped.
@@ -58,10 +61,11 @@ impl Actor for Replicator {
         arguments: ReplicatorArguments,
         _: &mut Context<ReplicatorMessage>,
     ) -> Result<Self, ActorProcessingErr> {
-        let ReplicatorArguments { shared, peer, consensus } = arguments;
+        let ReplicatorArguments { shared, peer, address, consensus } = arguments;
         Ok(Replicator {
             shared,
             peer,
+            address,
             consensus,
             connection: None,
             connections: 0,
@@ -81,7 +85,9 @@ impl Actor for Replicator {
             ReplicatorMessage::Deliver { session, request, traces } => {
                 self.deliver(session, request, traces, context);
             }
-            ReplicatorMessage::Answered { connection, session, incarnation, reply } if connection == self.connections => {
+            ReplicatorMessage::Answered { connection, session, incarnation, reply }
+                if connection == self.connections =>
+            {
                 self.answered(session, incarnation, reply, context);
             }
             ReplicatorMessage::Broken { connection, cause, why } if connection == self.connections => {
@@ -128,10 +134,8 @@ impl Replicator {
             };
             let _ = myself.send(outside, message);
         };
-        match self.shared.link(self.peer, Arc::new(heard)) {
-            Some(link) => self.connection = Some(self.shared.transport.connect(link)),
-            None => self.broken("it does not belong to the cluster".to_owned(), Breach::Lost, context),
-        }
+        let link = self.shared.link_to(self.peer, &self.address, Arc::new(heard));
+        self.connection = Some(self.shared.transport.connect(link));
     }
 
     fn answered(&mut self, session: u64, incarnation: Incarnation, reply: Reply, context: &Context<ReplicatorMessage>) {

@@ -13,9 +13,8 @@ impl From<ChangeError> for Status {
             Report::new(code, reason, error.to_string()).with("code", error.code()).with("fix", error.fix())
         };
         let precondition = |reason| report(Code::FailedPrecondition, reason);
-        let soon = |reason, node: &NodeId| {
-            report(Code::Unavailable, reason).with("node", node).retry_after(AFTER_AN_ELECTION)
-        };
+        let soon =
+            |reason, node: &NodeId| report(Code::Unavailable, reason).with("node", node).retry_after(AFTER_AN_ELECTION);
         let report = match &error {
             ChangeError::NotLeader { node, leader, address } => {
                 let report = precondition(reason::NOT_LEADER).with("node", node);
