@@ -16,8 +16,7 @@ use prost::Message;
 use ractor_raft::{
     config::Config,
     error::{NodeError, ProposeError, ReadError},
-    flow::Envelope,
-    node::{ConsensusMessage, Consistency, Crash, Node, NodeEvent, RestartPolicy},
+    node::{Consistency, Crash, Node, NodeEvent, NodeRequest, RestartPolicy},
     raft::{LogIndex, NodeId, Role},
     state_machine::{RestoreError, Snapshot, StateMachine},
     storage::MemoryStorage,
@@ -440,10 +439,10 @@ async fn an_actor_proposes_without_the_handle() {
     let cluster = Cluster::new("typed", 1);
     let node = cluster.start(1).await;
     add(&node, 1).await;
-    let consensus = node.actor().expect("it runs");
-    let proposal = ractor::call!(consensus, |port: ractor::RpcReplyPort<_>| {
+    let actor = node.actor().expect("it runs");
+    let proposal = ractor::call!(actor, |port: ractor::RpcReplyPort<_>| {
         let command = Add { amount: 4 }.encode_to_vec().into();
-        Envelope::from(ConsensusMessage::Propose { command, port: port.into() })
+        NodeRequest::Propose { command, port: port.into() }
     });
     let applied = proposal.expect("it is heard").expect("it is written");
     assert_eq!(Total::decode(applied.output), Ok(Total { total: 5 }));

@@ -18,6 +18,8 @@ mod election_timer;
 mod identity;
 mod orders;
 mod replicator;
+#[cfg(test)]
+mod tests;
 
 use std::{collections::BTreeMap, sync::Arc, sync::atomic::Ordering::Relaxed};
 
