@@ -11,6 +11,7 @@ use std::{
 
 use ractor_raft::{
     error::{NodeError, ProposeError},
+    flow::Filter,
     node::{Crash, NodeEvent, RestartPolicy},
     raft::LogIndex,
     state_machine::{RestoreError, Snapshot, StateMachine},

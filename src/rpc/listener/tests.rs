@@ -43,7 +43,10 @@ impl pb::cluster_server::Cluster for Stuck {
         Err(Status::unimplemented(""))
     }
 
-    async fn transfer_leadership(&self, _: Request<pb::TransferLeadershipRequest>) -> Result<Response<pb::TransferLeadershipReply>, Status> {
+    async fn transfer_leadership(
+        &self,
+        _: Request<pb::TransferLeadershipRequest>,
+    ) -> Result<Response<pb::TransferLeadershipReply>, Status> {
         Err(Status::unimplemented(""))
     }
 

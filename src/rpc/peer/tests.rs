@@ -134,19 +134,31 @@ impl pb::cluster_server::Cluster for FakePeer {
         Err(Status::unimplemented(""))
     }
 
-    async fn remove_server(&self, _: tonic::Request<pb::RemoveServerRequest>) -> Result<Response<pb::ChangeReply>, Status> {
+    async fn remove_server(
+        &self,
+        _: tonic::Request<pb::RemoveServerRequest>,
+    ) -> Result<Response<pb::ChangeReply>, Status> {
         Err(Status::unimplemented(""))
     }
 
-    async fn promote_server(&self, _: tonic::Request<pb::PromoteServerRequest>) -> Result<Response<pb::ChangeReply>, Status> {
+    async fn promote_server(
+        &self,
+        _: tonic::Request<pb::PromoteServerRequest>,
+    ) -> Result<Response<pb::ChangeReply>, Status> {
         Err(Status::unimplemented(""))
     }
 
-    async fn replace_server(&self, _: tonic::Request<pb::ReplaceServerRequest>) -> Result<Response<pb::ChangeReply>, Status> {
+    async fn replace_server(
+        &self,
+        _: tonic::Request<pb::ReplaceServerRequest>,
+    ) -> Result<Response<pb::ChangeReply>, Status> {
         Err(Status::unimplemented(""))
     }
 
-    async fn transfer_leadership(&self, _: tonic::Request<pb::TransferLeadershipRequest>) -> Result<Response<pb::TransferLeadershipReply>, Status> {
+    async fn transfer_leadership(
+        &self,
+        _: tonic::Request<pb::TransferLeadershipRequest>,
+    ) -> Result<Response<pb::TransferLeadershipReply>, Status> {
         Err(Status::unimplemented(""))
     }
 
@@ -292,7 +304,10 @@ async fn an_answer_repeats_its_requests_session() {
     conversation.append(41, 1);
     assert!(matches!(conversation.next().await, Heard::Answer { session: 41, .. }));
     conversation.vote(42);
-    assert!(matches!(conversation.next().await, Heard::Answer { session: 42, incarnation: 22, reply: Reply::RequestVote(_) }));
+    assert!(matches!(
+        conversation.next().await,
+        Heard::Answer { session: 42, incarnation: 22, reply: Reply::RequestVote(_) }
+    ));
     assert_eq!(*peer.peer.traceparents.lock().expect("no panic"), [Some(77)]);
 }
 
@@ -484,7 +499,11 @@ async fn an_answer_of_another_disk_counts_for_nothing() {
         let link = link_to_disk(known, &peer.address, move |event| drop(sender.send(event)));
         let mut conversation = Conversation { connection: Grpc::new().connect(link), heard };
         for kind in 0..2 {
-            if kind == 0 { conversation.append(1, 1) } else { conversation.vote(1) }
+            if kind == 0 {
+                conversation.append(1, 1)
+            } else {
+                conversation.vote(1)
+            }
             match (why, conversation.next().await) {
                 (None, Heard::Answer { incarnation: 22, .. }) => {}
                 (Some(expected), Heard::Broken { why, cause }) => {
