@@ -81,10 +81,23 @@ pub struct Applied {
 pub enum Consistency {
     /// Sees every write that was answered before the read began (ReadIndex, on any node).
     Linearizable,
+    /// As `Linearizable`, and on a leader that was confirmed less than an election timeout ago without asking anyone
+    /// (thesis §6.4.1). Rests on clocks of which none runs a tenth faster than another, and on one that counts while the
+    /// machine is suspended nowhere: see `raft`'s `read`. On other nodes the same as `Linearizable`.
+    Lease,
     /// Sees at least this index.
     AtLeast(LogIndex),
     /// Whatever this node has applied.
     Stale,
+}
+
+/// What a read must see, and for how long that is enough.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReadPoint {
+    /// A state machine that has applied this may serve the read.
+    pub index: LogIndex,
+    /// Where it rests on the leader's lease: until when, on the node's clock. The state has to be looked at before.
+    pub lease_until: Option<std::time::Duration>,
 }
 
 /// What a node is at a moment.

@@ -170,7 +170,7 @@ pub trait SnapshotWriter: io::Write + Send {
     fn finish(
         self: Box<Self>,
         last_included: LogPosition,
-        membership: Membership,
+        membership: Arc<Membership>,
     ) -> Result<SnapshotMetadata, StorageError>;
 }
 
@@ -198,6 +198,17 @@ fn assert_continues(base: LogIndex, last: LogIndex, write: &Write) {
         assert!(entry.index == end + 1, "entry {} is to be appended behind entry {end}", entry.index);
         end = entry.index;
     }
+}
+
+/// Nothing but a snapshot stands in for the entries up to the base.
+fn expect_snapshot(base: LogPosition, snapshot: Option<&SnapshotMetadata>, path: &Path) -> Result<(), StorageError> {
+    if base.index == 0 || snapshot.is_some_and(|snapshot| snapshot.last_included.index >= base.index) {
+        return Ok(());
+    }
+    let found =
+        snapshot.map_or("there is none".to_owned(), |snapshot| format!("it ends at {}", snapshot.last_included));
+    let cause = format!("the log begins behind entry {base}, which takes a snapshot up to there, and {found}");
+    Err(StorageError::Corrupt { path: path.to_owned(), place: "the snapshot".to_owned(), cause })
 }
 
 /// What can be wrong with a disk. Codes as in the crate's error list.

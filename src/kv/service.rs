@@ -2,8 +2,7 @@
 //!
 //! - Writes are proposed. Where the node does not lead, they are forwarded to the leader, unless the request's metadata
 //!   has `raft-no-forward: 1`: then the answer is the redirect, `FAILED_PRECONDITION` with `leader_id` and `leader_addr`.
-//! - Reads are served by the node that is asked, as fresh as the request wants. `CONSISTENCY_LEASE` is answered
-//!   linearizably for now: that is stronger, and costs a round to the other nodes.
+//! - Reads are served by the node that is asked, as fresh as the request wants.
 //! - A `traceparent` in the metadata is continued: its trace id is the write's in every node's message flow.
 //! - A `session` is refused with `UNIMPLEMENTED`: to ignore it would promise exactly-once and not keep it.
 
@@ -152,7 +151,8 @@ impl Call {
 
 fn consistency_of(consistency: i32, at_least: LogIndex) -> Result<Consistency, Status> {
     match pb::Consistency::try_from(consistency) {
-        Ok(pb::Consistency::Linearizable | pb::Consistency::Lease) => Ok(Consistency::Linearizable),
+        Ok(pb::Consistency::Linearizable) => Ok(Consistency::Linearizable),
+        Ok(pb::Consistency::Lease) => Ok(Consistency::Lease),
         Ok(pb::Consistency::AtLeast) => Ok(Consistency::AtLeast(at_least)),
         Ok(pb::Consistency::Stale) => Ok(Consistency::Stale),
         Err(_) => Err(invalid("consistency", format!("is {consistency}; 0 to 3 are known"))),

@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use super::{
-    Applied, Consistency,
+    Applied, Consistency, ReadPoint,
     admission::{Denied, Permit},
     applier::Query,
     messages::{ApplierMessage, ConsensusMessage},
@@ -105,7 +105,7 @@ impl Shared {
 
     /// See [`Node::read_at`](super::Node::read_at).
     pub(crate) async fn read_at<M: StateMachine, R: Send + 'static>(
-        &self,
+        self: &Arc<Self>,
         consistency: Consistency,
         query: impl FnOnce(&M) -> R + Send + 'static,
     ) -> Result<(R, LogIndex), ReadError> {
@@ -115,40 +115,49 @@ impl Shared {
         let trace = self.flow.new_trace();
         // Held until the answer is here: it counts those who wait.
         let permit = Arc::new(self.admit_read()?);
-        let at_least = match consistency {
-            Consistency::Linearizable => self.read_index(&permit, trace, began, deadline).await?,
-            Consistency::AtLeast(index) => index,
-            Consistency::Stale => 0,
-        };
-        let (port, answer) = oneshot::channel();
-        let query: Box<dyn Query> = Box::new(TypedQuery { at_least, query, port, machine: std::marker::PhantomData });
-        if self.applier.send(self.called(trace), ApplierMessage::Query(query)).is_err() {
-            return Err(ReadError::Unavailable { node });
-        }
-        match timeout_at(deadline, answer).await {
-            Ok(Ok((Ok(result), at))) => Ok((result, at)),
-            Ok(Ok((Err(panic), _))) => resume_unwind(panic),
-            Ok(Err(_)) => Err(ReadError::Unavailable { node }),
-            Err(_) => Err(ReadError::TimedOut { node, waited: began.elapsed() }),
+        let (mut consistency, mut query) = (consistency, query);
+        loop {
+            let ReadPoint { index, lease_until } = match consistency {
+                Consistency::Linearizable => self.read_point(false, &permit, trace, began, deadline).await?,
+                Consistency::Lease => self.read_point(true, &permit, trace, began, deadline).await?,
+                Consistency::AtLeast(index) => ReadPoint { index, lease_until: None },
+                Consistency::Stale => ReadPoint { index: 0, lease_until: None },
+            };
+            let (port, answer) = oneshot::channel();
+            let lease = lease_until.map(|until| (self.clone(), until));
+            let machine = std::marker::PhantomData;
+            let asked: Box<dyn Query> = Box::new(TypedQuery { at_least: index, lease, query, port, machine });
+            if self.applier.send(self.called(trace), ApplierMessage::Query(asked)).is_err() {
+                return Err(ReadError::Unavailable { node });
+            }
+            match timeout_at(deadline, answer).await {
+                Ok(Ok(Answer::Of(result, at))) => return Ok((result, at)),
+                Ok(Ok(Answer::Panicked(panic))) => resume_unwind(panic),
+                // The lease ran out before the state machine was asked.
+                Ok(Ok(Answer::TooLate(unasked))) => (consistency, query) = (Consistency::Linearizable, unasked),
+                Ok(Err(_)) => return Err(ReadError::Unavailable { node }),
+                Err(_) => return Err(ReadError::TimedOut { node, waited: began.elapsed() }),
+            }
         }
     }
 
-    /// The index that a linearizable read must see (thesis §6.4).
-    async fn read_index(
+    /// What a linearizable read must see (thesis §6.4).
+    async fn read_point(
         &self,
+        lease: bool,
         permit: &Arc<Permit>,
         trace: TraceId,
         began: Instant,
         deadline: Instant,
-    ) -> Result<LogIndex, ReadError> {
+    ) -> Result<ReadPoint, ReadError> {
         let node = self.id();
         let patience = began + self.patience();
         let mut pause = FIRST_PAUSE;
         loop {
             let (port, answer) = ReadPort::new(permit.clone(), node);
-            self.submit(Envelope::new(self.called(trace), ConsensusMessage::Read { port }));
+            self.submit(Envelope::new(self.called(trace), ConsensusMessage::Read { lease, port }));
             let refused = match timeout_at(deadline, answer).await {
-                Ok(Ok(Ok(read_index))) => return Ok(read_index),
+                Ok(Ok(Ok(point))) => return Ok(point),
                 Ok(Ok(Err(refused))) => refused,
                 Ok(Err(_)) => ReadError::Unavailable { node },
                 Err(_) => return Err(ReadError::TimedOut { node, waited: began.elapsed() }),
@@ -198,13 +207,21 @@ impl Shared {
     }
 }
 
-/// What became of a query, and at which index.
-type Answer<R> = (Result<R, Box<dyn Any + Send>>, LogIndex);
+/// What became of a query.
+enum Answer<R, F> {
+    /// Its result, and of which index the state was.
+    Of(R, LogIndex),
+    Panicked(Box<dyn Any + Send>),
+    /// It was not asked: the lease that it came under is over.
+    TooLate(F),
+}
 
 struct TypedQuery<M, R, F> {
     at_least: LogIndex,
+    /// Until when the state machine may be asked, and whose lease that is.
+    lease: Option<(Arc<Shared>, Duration)>,
     query: F,
-    port: oneshot::Sender<Answer<R>>,
+    port: oneshot::Sender<Answer<R, F>>,
     machine: std::marker::PhantomData<fn(&M)>,
 }
 
@@ -214,11 +231,16 @@ impl<M: StateMachine, R: Send, F: FnOnce(&M) -> R + Send> Query for TypedQuery<M
     }
 
     fn run(self: Box<Self>, machine: &dyn Any, at: LogIndex) {
+        let TypedQuery { lease, query, port, .. } = *self;
+        // Nothing is applied between this look at the clock and the look at the state: the answer is of this moment (R04).
+        if lease.is_some_and(|(shared, until)| !shared.lease_holds(until)) {
+            let _ = port.send(Answer::TooLate(query));
+            return;
+        }
         let machine = machine.downcast_ref::<M>().expect("a query is made by a handle of this state machine's type");
-        let query = self.query;
         // The state machine is only looked at, so a panic leaves it whole.
         let answer = catch_unwind(AssertUnwindSafe(|| query(machine)));
-        let _ = self.port.send((answer, at));
+        let _ = port.send(answer.map_or_else(Answer::Panicked, |result| Answer::Of(result, at)));
     }
 
     fn abandoned(&self) -> bool {

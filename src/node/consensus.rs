@@ -196,7 +196,7 @@ impl Consensus {
     fn hear(&mut self, message: ConsensusMessage, context: &mut Context<ConsensusMessage>) {
         match message {
             ConsensusMessage::Propose { command, port } => self.propose(command, port, context),
-            ConsensusMessage::Read { port } => self.read(port, context),
+            ConsensusMessage::Read { lease, port } => self.read(lease, port, context),
             ConsensusMessage::ChangeMembership { change, port } => {
                 self.order(port, context, |call| Input::ChangeMembership { call, change });
             }
@@ -296,7 +296,7 @@ impl Consensus {
         self.effects = effects;
     }
 
-    fn read(&mut self, mut port: ReadPort, context: &mut Context<ConsensusMessage>) {
+    fn read(&mut self, lease: bool, mut port: ReadPort, context: &mut Context<ConsensusMessage>) {
         if port.abandoned() {
             return;
         }
@@ -310,7 +310,7 @@ impl Consensus {
         }
         port.take(node);
         let call = self.wait(Call::Read(port));
-        self.step(Input::Read { call, lease: false }, context);
+        self.step(Input::Read { call, lease }, context);
     }
 
     fn request(
@@ -340,6 +340,8 @@ impl Consensus {
     fn step(&mut self, input: Input, context: &mut Context<ConsensusMessage>) {
         let mut effects = std::mem::take(&mut self.effects);
         self.raft.step(self.shared.clock.now(), input, &mut effects);
+        // A lease that was dropped is known to be before the one who may take over is told.
+        self.shared.progress.set_lease(self.raft.lease_until());
         self.carry_out(effects.drain(..), context);
         self.effects = effects;
     }

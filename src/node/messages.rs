@@ -46,6 +46,8 @@ pub(crate) enum ConsensusMessage {
     },
     /// A client wants to know which index it must see for a linearizable read.
     Read {
+        /// Whether the leader's lease will do.
+        lease: bool,
         /// Always answered.
         port: ReadPort,
     },

@@ -7,15 +7,15 @@ use tokio::sync::oneshot;
 
 use crate::{
     error::{ChangeError, ProposeError, ReadError},
-    node::{Applied, admission::Permit},
+    node::{Applied, ReadPoint, admission::Permit},
     raft::{LogIndex, NodeId},
 };
 
 /// Answers a proposal. `Unknown` if it is dropped after consensus took the command, `Unavailable` if before.
 pub type ProposePort = Port<Result<Applied, ProposeError>>;
 
-/// Answers a read with the index that it must see. `Unavailable` if it is dropped.
-pub type ReadPort = Port<Result<LogIndex, ReadError>>;
+/// Answers a read with what it must see. `Unavailable` if it is dropped.
+pub type ReadPort = Port<Result<ReadPoint, ReadError>>;
 
 /// Answers an operator's order with the entry of the change; 0 where there was none to make. `Unknown` if it is dropped
 /// after consensus took the order, `Unavailable` if before.
@@ -102,7 +102,7 @@ impl Answer for Result<Applied, ProposeError> {
     }
 }
 
-impl Answer for Result<LogIndex, ReadError> {
+impl Answer for Result<ReadPoint, ReadError> {
     fn lost(node: NodeId, _: bool) -> Self {
         Err(ReadError::Unavailable { node })
     }

@@ -73,6 +73,8 @@ pub enum NodeRequest {
     },
     /// Tell which index must have been applied before a linearizable read is served.
     Read {
+        /// Whether the leader's lease will do where it has one ([`Consistency::Lease`](super::Consistency::Lease)).
+        lease: bool,
         /// Answered with the index.
         port: ReadPort,
     },
@@ -100,7 +102,7 @@ impl From<NodeRequest> for Envelope<ConsensusMessage> {
     fn from(request: NodeRequest) -> Self {
         Envelope::from(match request {
             NodeRequest::Propose { command, port } => ConsensusMessage::Propose { command, port },
-            NodeRequest::Read { port } => ConsensusMessage::Read { port },
+            NodeRequest::Read { lease, port } => ConsensusMessage::Read { lease, port },
             NodeRequest::ChangeMembership { change, port } => ConsensusMessage::ChangeMembership { change, port },
             NodeRequest::TransferLeadership { to, port } => ConsensusMessage::TransferLeadership { to, port },
         })
@@ -114,7 +116,7 @@ impl TryFrom<Envelope<ConsensusMessage>> for NodeRequest {
     fn try_from(envelope: Envelope<ConsensusMessage>) -> Result<Self, ()> {
         match envelope.message {
             ConsensusMessage::Propose { command, port } => Ok(NodeRequest::Propose { command, port }),
-            ConsensusMessage::Read { port } => Ok(NodeRequest::Read { port }),
+            ConsensusMessage::Read { lease, port } => Ok(NodeRequest::Read { lease, port }),
             ConsensusMessage::ChangeMembership { change, port } => Ok(NodeRequest::ChangeMembership { change, port }),
             ConsensusMessage::TransferLeadership { to, port } => Ok(NodeRequest::TransferLeadership { to, port }),
             _ => Err(()),

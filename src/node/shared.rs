@@ -8,7 +8,7 @@ use std::{
         Arc, OnceLock, PoisonError, RwLock,
         atomic::{
             AtomicBool, AtomicU64,
-            Ordering::{Acquire, Relaxed},
+            Ordering::{Acquire, Relaxed, SeqCst},
         },
     },
     time::Duration,
@@ -112,6 +112,8 @@ pub(crate) struct Progress {
     pub last_index: AtomicU64,
     /// The term of the last entry.
     pub last_term: AtomicU64,
+    /// Until when the leader's lease lasts, in nanoseconds of the node's clock; 0: there is none.
+    pub lease_until: AtomicU64,
     /// Over all lives of the log store.
     pub log_writes: AtomicU64,
     /// The members' progress as the leader knows it, each with whether it answered lately. Rebuilt with the membership.
@@ -186,9 +188,15 @@ impl Standing {
 impl Progress {
     /// Before the keepers start anew.
     pub(crate) fn reset(&self) {
-        for number in [&self.commit_index, &self.applied_index, &self.last_index, &self.last_term] {
+        let Progress { commit_index, applied_index, last_index, last_term, lease_until, .. } = self;
+        for number in [commit_index, applied_index, last_index, last_term, lease_until] {
             number.store(0, Relaxed);
         }
+    }
+
+    pub(crate) fn set_lease(&self, until: Option<Duration>) {
+        // Sequentially consistent with its reader: it is dropped before anyone is told to take over.
+        self.lease_until.store(until.map_or(0, |until| until.as_nanos() as u64), SeqCst);
     }
 
     /// The members may have changed: one gauge for each.
@@ -230,6 +238,12 @@ impl Shared {
             // Perhaps the next one has just become known, and was announced to before this call was in the queue.
             fallen = actor;
         }
+    }
+
+    /// Whether a lease that was given until then still holds: its time is not over, and it was not dropped since.
+    pub(crate) fn lease_holds(&self, until: Duration) -> bool {
+        let (now, until) = (self.clock.now().as_nanos() as u64, until.as_nanos() as u64);
+        now < until && now < self.progress.lease_until.load(SeqCst)
     }
 
     /// A link to a peer, with its address as in the membership. `None`: no such peer.

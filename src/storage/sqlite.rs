@@ -20,21 +20,25 @@ use std::{
 use rusqlite::{Connection, Result as SqliteResult, params};
 
 use super::{Bootstrap, Identity, Opened, Snapshots, Storage, StorageError, Store, assert_continues};
-use crate::raft::{LogIndex, LogPosition, Write};
+use crate::raft::{LogIndex, LogPosition, Recovered, Write};
+use compaction::Deleted;
 use failure::{classify, corrupt};
 use files::{Directory, Files, Lock, Note};
 use record::{chain, encode_membership, encode_payload};
 use recovery::Found;
-use rows::{Base, Owner, State};
+use rows::{Base, Condemned, Owner, State};
 use schema::Stage;
+use snapshots::Shelf;
 use wal::Scan;
 
+mod compaction;
 mod failure;
 pub(crate) mod files;
 mod record;
 mod recovery;
 mod rows;
 mod schema;
+mod snapshots;
 mod wal;
 
 const DATABASE: &str = "raft.db";
@@ -66,6 +70,7 @@ const LOG_BYTES: u64 = 17 << 20;
 #[derive(Clone)]
 pub struct SqliteStorage {
     files: Arc<dyn Files>,
+    shelf: Shelf,
 }
 
 impl SqliteStorage {
@@ -76,7 +81,7 @@ impl SqliteStorage {
 
     /// A store on a disk that need not be real.
     pub(crate) fn on(files: Arc<dyn Files>) -> Self {
-        SqliteStorage { files }
+        SqliteStorage { shelf: Shelf::new(files.clone()), files }
     }
 
     /// Looks at what SQLite would not report: a damaged log, files that do not belong together.
@@ -125,12 +130,25 @@ impl Storage for SqliteStorage {
             self.files.sync_directory().map_err(|error| unreadable(&path, &error))?;
             create(&connection, bootstrap).map_err(|error| classify(&path, "creation", &error))?;
         }
-        let Found { opened, base, state } = recovery::read(&connection, &path, &bootstrap.identity)?;
+        let Found { mut opened, owner, base, state } = recovery::read(&connection, &path, &bootstrap.identity)?;
         if state.writes < acknowledged {
             return Err(writes_are_missing(&path, state.writes, acknowledged));
         }
-        let mut store =
-            SqliteStore { connection, lock, path, base, state, log_pages: 0, poison: None, files: self.files.clone() };
+        let snapshots::Found { snapshot, receiving } = self.shelf.recover(base.position)?;
+        opened.recovered = Recovered { snapshot, receiving, ..opened.recovered };
+        let mut store = SqliteStore {
+            connection,
+            lock,
+            path,
+            owner,
+            base,
+            state,
+            has_remains: false,
+            log_pages: 0,
+            poison: None,
+            files: self.files.clone(),
+        };
+        store.has_remains = store.find_remains().map_err(|error| classify(&store.path, "open", &error))?;
         store.make_durable()?;
         store.lengthen_log()?;
         self.files.sync_directory().map_err(|error| unreadable(&store.path, &error))?;
@@ -139,7 +157,7 @@ impl Storage for SqliteStorage {
     }
 
     fn snapshots(&self) -> Arc<dyn Snapshots> {
-        todo!("the storage branch brings them")
+        Arc::new(self.shelf.clone())
     }
 
     fn blocks(&self) -> bool {
@@ -151,8 +169,8 @@ impl Storage for SqliteStorage {
 fn create(connection: &Connection, bootstrap: &Bootstrap) -> SqliteResult<()> {
     let owner = Owner { identity: bootstrap.identity.clone(), incarnation: bootstrap.incarnation };
     let membership = encode_membership(&bootstrap.membership);
-    // A chain of this store's own: an entry of another store does not fit into it.
-    let base = Base { position: LogPosition::default(), chain: owner.checksum(), membership };
+    let position = LogPosition::default();
+    let base = Base { position, chain: owner.seed(position), membership };
     let state = State { hard_state: Default::default(), last_index: 0, chain: base.chain, writes: 1 };
     let transaction = connection.unchecked_transaction()?;
     schema::create(&transaction)?;
@@ -173,14 +191,26 @@ fn writes_are_missing(path: &Path, found: u64, acknowledged: u64) -> StorageErro
     corrupt(path, format!("write {}", found + 1), cause)
 }
 
+/// What a transaction left behind.
+struct Committed {
+    /// If it moved.
+    base: Option<Base>,
+    state: State,
+    deleted: Deleted,
+}
+
 /// Fields are dropped in this order: the connection first, the lock when nothing is touched any more, the files last.
 struct SqliteStore {
     connection: Connection,
     lock: Box<dyn Lock>,
     path: PathBuf,
+    owner: Owner,
+    /// As of the last commit.
     base: Base,
     /// As of the last commit.
     state: State,
+    /// Whether there may be rows up to the base, which wait to be deleted.
+    has_remains: bool,
     /// About how many pages SQLite's log holds that are not in the database.
     log_pages: usize,
     /// The first error, for ever after.
@@ -200,27 +230,48 @@ impl Store for SqliteStore {
                 Err(error) => return Err(error),
             }
         }
-        match self.commit(write) {
-            Ok(state) => self.state = state,
-            Err(error) => return Err(self.fail("persist", &error)),
+        let committed = self.commit(write).map_err(|error| self.fail("persist", &error))?;
+        let Committed { base, state, deleted } = committed;
+        if let Some(base) = base {
+            self.base = base;
         }
+        self.state = state;
+        self.count(deleted);
         let bytes: usize = write.entries.iter().map(|entry| entry.size() + 32).sum();
         self.log_pages += 3 + bytes / schema::PAGE_SIZE;
         self.acknowledge();
         Ok(())
     }
 
-    fn condemn(&mut self, _acknowledged: LogIndex, _last: LogIndex) -> Result<(), StorageError> {
-        todo!("the storage branch brings it")
+    fn condemn(&mut self, acknowledged: LogIndex, last: LogIndex) -> Result<(), StorageError> {
+        self.expect_sound()?;
+        let state = State { writes: self.state.writes + 1, ..self.state };
+        let commit = || {
+            self.execute("BEGIN IMMEDIATE")?;
+            Condemned { acknowledged, last }.write(&self.connection)?;
+            state.write(&self.connection)?;
+            self.execute("COMMIT")
+        };
+        commit().map_err(|error| self.fail("condemn", &error))?;
+        self.state = state;
+        self.acknowledge();
+        Ok(())
     }
 
     fn tidy(&mut self) -> Result<bool, StorageError> {
         self.expect_sound()?;
-        if self.log_pages < IDLE_CHECKPOINT_PAGES {
-            return Ok(false);
+        if self.log_pages >= IDLE_CHECKPOINT_PAGES {
+            let left = self.checkpoint("PASSIVE")?;
+            return Ok(self.has_remains || left >= IDLE_CHECKPOINT_PAGES);
         }
-        let left = self.checkpoint("PASSIVE")?;
-        Ok(left >= IDLE_CHECKPOINT_PAGES)
+        if self.has_remains {
+            let deleted = self.delete_remains(compaction::ROWS).map_err(|error| self.fail("compaction", &error))?;
+            self.count(deleted);
+            return Ok(true);
+        }
+        let pages = self.give_back_pages().map_err(|error| self.fail("compaction", &error))?;
+        self.log_pages += pages;
+        Ok(pages > 0)
     }
 }
 
@@ -229,8 +280,8 @@ impl SqliteStore {
         self.poison.clone().map_or(Ok(()), Err)
     }
 
-    /// One transaction, durable when it returns. The state that it left behind.
-    fn commit(&self, write: &Write) -> SqliteResult<State> {
+    /// One transaction, durable when it returns. What it left behind.
+    fn commit(&self, write: &Write) -> SqliteResult<Committed> {
         self.execute("BEGIN IMMEDIATE")?;
         let mut state = self.state;
         state.writes += 1;
@@ -238,10 +289,11 @@ impl SqliteStore {
             state.hard_state = hard_state;
         }
         if let Some(from) = write.truncate_from.filter(|from| *from <= state.last_index) {
-            self.connection.prepare_cached("DELETE FROM entries WHERE idx >= ?1")?.execute([from.cast_signed()])?;
+            self.delete_from(from)?;
             state.last_index = from - 1;
             state.chain = self.chain_at(from - 1)?;
         }
+        let base = write.base.as_ref().map(|base| self.move_base(base, &mut state)).transpose()?;
         let mut insert = self.connection.prepare_cached("INSERT INTO entries VALUES (?1, ?2, ?3, ?4)")?;
         let mut stored = Vec::new();
         for entry in &write.entries {
@@ -252,8 +304,15 @@ impl SqliteStore {
         }
         drop(insert);
         state.write(&self.connection)?;
+        let mut deleted = Deleted::default();
+        if base.is_some() || self.has_remains {
+            // More than are added, so that it comes to an end even if the store is never tidied.
+            let rows = if base.is_some() { compaction::ROWS } else { 64 + 2 * write.entries.len() };
+            let end = base.as_ref().unwrap_or(&self.base).position.index;
+            deleted = self.delete_up_to(end, rows.min(compaction::ROWS))?;
+        }
         self.execute("COMMIT")?;
-        Ok(state)
+        Ok(Committed { base, state, deleted })
     }
 
     /// The checksum of the entry at `index`, which is in the log or the last one before it.

@@ -4,8 +4,11 @@ use super::{Call, Consensus};
 use crate::{
     error::{ProposeError, ReadError},
     flow::{Context, Origin, TraceId},
-    node::messages::{
-        ApplierMessage, ConsensusMessage, ElectionTimerMessage, LogStoreMessage, NodeMessage, ReplicatorMessage,
+    node::{
+        ReadPoint,
+        messages::{
+            ApplierMessage, ConsensusMessage, ElectionTimerMessage, LogStoreMessage, NodeMessage, ReplicatorMessage,
+        },
     },
     raft::{CallId, Effect, Entry, LogIndex, Membership, NodeId, Refusal, Request, Role, Term},
 };
@@ -27,9 +30,9 @@ impl Consensus {
                     let _ = self.log_store.send(origin, LogStoreMessage::Persist { seq, write });
                 }
                 Effect::Apply { entries, calls } => self.apply(entries, calls, origin),
-                Effect::AnswerRead { call, read_index, lease_until: _ } => {
+                Effect::AnswerRead { call, read_index: index, lease_until } => {
                     if let Some(Call::Read(port)) = self.calls.remove(&call) {
-                        port.answer(Ok(read_index));
+                        port.answer(Ok(ReadPoint { index, lease_until }));
                     }
                 }
                 Effect::Reply { call, reply } => {
