@@ -434,6 +434,17 @@ impl<M: StateMachine> Cluster<M> {
         .await;
     }
 
+    /// Waits until the log says which disk each server has. From then on only what is proposed or ordered adds entries.
+    pub async fn acquainted(&self) {
+        self.until("the log to know the disks of all servers", |cluster| {
+            let leader = cluster.status(cluster.known_leader()?)?;
+            let known = |id| leader.membership.incarnations.contains_key(&id);
+            let settled = leader.membership.addresses().all(|(id, _)| known(id));
+            (settled && leader.commit_index == leader.last_index).then_some(())
+        })
+        .await;
+    }
+
     /// Lets time pass.
     pub async fn run_for(&self, time: Duration) {
         sleep(time).await;

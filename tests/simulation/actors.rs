@@ -177,6 +177,7 @@ fn ids_of(cluster: &Cluster<Ledger>, name: &str) -> bool {
 async fn a_poison_entry_is_named_and_never_skipped() {
     let cluster = Cluster::builder(|| Brittle { panics: Panics::Always, ledger: Ledger::default() }).seed(303);
     let cluster = cluster.start().await;
+    cluster.acquainted().await;
     let leader = cluster.leader().await;
     let before = cluster.propose(Line::new("good")).await.expect("there is a leader").index;
     let refused = cluster.propose_on(leader, Line::new(POISON)).await;
