@@ -262,7 +262,7 @@ async fn a_wiped_node_that_runs_is_taken_in_when_it_is_replaced() {
 /// joint for ever.
 #[tokio::test(start_paused = true)]
 async fn the_next_leader_ends_a_change_that_its_predecessor_began() {
-    let (mut done, mut undone) = (0, 0);
+    let (mut done, mut undone, mut half_done) = (0, 0, 0);
     for letters in 0..40 {
         let cluster = cluster(4, 608).await;
         cluster.acquainted().await;
@@ -278,6 +278,8 @@ async fn the_next_leader_ends_a_change_that_its_predecessor_began() {
         }
         cluster.crash(leader).await;
         let _ = change.await;
+        let statuses = cluster.ids().into_iter().filter_map(|id| cluster.status(id));
+        half_done += u32::from(statuses.into_iter().any(|status| status.membership.is_joint()));
         let next = cluster
             .until("a leader of a whole configuration", |cluster| {
                 let next = cluster.known_leader().filter(|next| *next != leader)?;
@@ -301,7 +303,8 @@ async fn the_next_leader_ends_a_change_that_its_predecessor_began() {
             .await;
         cluster.check();
     }
-    assert!(done >= 5 && undone >= 2, "{done} were ended, {undone} never begun: the deaths miss the change");
+    let deaths = format!("{done} were ended, {undone} never begun; {half_done} were half done");
+    assert!(done >= 5 && undone >= 1 && half_done >= 5, "the deaths miss the change: {deaths}");
 }
 
 /// M01, M03, M09 and R012 as an operator meets them.
