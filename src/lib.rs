@@ -66,7 +66,7 @@ pub mod transport;
 
 pub use crate::{
     config::Config,
-    error::{NodeError, ProposeError, ReadError},
+    error::{NodeError, ProposeError, ReadError, WatchError},
     node::{Consistency, Node},
     state_machine::StateMachine,
     storage::StorageError,

@@ -37,6 +37,7 @@ use crate::raft::{Address, Incarnation, LogIndex, Membership, NodeId, Role, Term
 
 mod admission;
 mod alarm;
+mod applied;
 mod applier;
 mod builder;
 mod calls;

@@ -3,10 +3,12 @@
 //! - Writes are proposed. Where the node does not lead, they are forwarded to the leader, unless the request's metadata
 //!   has `raft-no-forward: 1`: then the answer is the redirect, `FAILED_PRECONDITION` with `leader_id` and `leader_addr`.
 //! - Reads are served by the node that is asked, as fresh as the request wants.
+//! - A watch is the library's [`watch`](super::watch()) in a stream, and its errors.
 //! - A `traceparent` in the metadata is continued: its trace id is the write's in every node's message flow.
 //! - A `session` is refused with `UNIMPLEMENTED`: to ignore it would promise exactly-once and not keep it.
 
 use bytes::Bytes;
+use futures_util::{StreamExt, stream::BoxStream};
 use prost::Message;
 use tonic::{Request, Response, Status};
 
@@ -15,6 +17,7 @@ use super::{
     pb::{self, kv_server},
     scan::KeyRange,
     state::Kv,
+    watch,
 };
 use crate::{
     flow::TraceId,
@@ -106,6 +109,15 @@ impl kv_server::Kv for KvService {
         };
         let pairs = page.pairs.into_iter().map(pair).collect();
         Ok(Response::new(pb::ScanResponse { pairs, next: page.next, applied_index }))
+    }
+
+    type WatchStream = BoxStream<'static, Result<pb::WatchResponse, Status>>;
+
+    async fn watch(&self, request: Request<pb::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let pb::WatchRequest { prefix, from } = request.into_inner();
+        // Copied out of the receive buffer: a watch lasts.
+        let watched = watch::watch(&self.node, Bytes::copy_from_slice(&prefix), from);
+        Ok(Response::new(watched.map(|watched| Ok(watched?.into())).boxed()))
     }
 
     async fn hash(&self, _: Request<pb::HashRequest>) -> Result<Response<pb::HashResponse>, Status> {

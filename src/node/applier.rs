@@ -118,6 +118,7 @@ impl Applier {
             let port = ports.next_if(|(waits_for, _)| *waits_for == index).map(|(_, port)| port);
             self.apply_one(entry, port);
         }
+        self.shared.applied_waiters.tell();
         if let Some(consensus) = &self.consensus {
             let _ = consensus.send(context.origin(), ConsensusMessage::Applied { index: self.applied });
         }

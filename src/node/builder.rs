@@ -230,6 +230,7 @@ impl<M: StateMachine> Builder<M> {
             known_disks: Default::default(),
             troubles: Default::default(),
             progress: Progress::default(),
+            applied_waiters: Default::default(),
             restarts: Default::default(),
             disk_failure: Default::default(),
             verdict: Default::default(),

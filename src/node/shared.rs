@@ -26,6 +26,7 @@ use crate::{
     node::{
         PeerStatus, Status, Trouble,
         admission::{Admission, Intake},
+        applied::AppliedWaiters,
         messages::{ApplierMessage, ConsensusMessage, NodeMessage},
     },
     raft::{Address, LogPosition, Membership, NodeId, Request, Role, Term, majority},
@@ -62,6 +63,8 @@ pub(crate) struct Shared {
     pub known_disks: RwLock<BTreeMap<NodeId, Arc<AtomicU64>>>,
     pub troubles: Troubles,
     pub progress: Progress,
+    /// Who waits for the applier.
+    pub applied_waiters: AppliedWaiters,
     /// Restarts of actors, of all kinds.
     pub restarts: AtomicU64,
     /// Why the disk failed, once it has. Written by the log store before it says so.

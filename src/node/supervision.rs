@@ -135,6 +135,7 @@ impl Actor for Root {
                 if let Some(consensus) = consensus {
                     hand_over(&shared, &consensus, context.origin()).await;
                 }
+                shared.applied_waiters.end();
                 let _ = tokio::time::timeout(DRAIN, shared.admission.close()).await;
                 context.stop();
             }
@@ -378,6 +379,7 @@ impl Root {
     /// The server and the keepers at the same time: a call that can never be answered hears so when consensus drops it, and
     /// the server waits for that.
     async fn stop_all(&mut self, verdict: Result<(), NodeError>, context: &mut Context<NodeMessage>) {
+        self.shared().applied_waiters.end();
         let (server, me) = (self.server.take(), context.cell());
         let stop_server = async {
             if let Some(mut server) = server {
@@ -411,6 +413,7 @@ impl Drop for Root {
         shared.consensus.set(None);
         shared.applier.set(None);
         let _ = shared.verdict.set(Err(shared.fallen()));
+        shared.applied_waiters.end();
         shared.intake.end();
     }
 }

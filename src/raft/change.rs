@@ -132,7 +132,7 @@ impl Raft {
         let refusal = match change {
             Change::Add { id, address, promote } => self.plan_addition(&mut goal, *id, address, *promote),
             Change::Promote { id } if current.voters.contains_key(id) => None,
-            Change::Promote { id } => self.plan_promotion(&mut goal, *id),
+            Change::Promote { id } => self.plan_promotion(now, &mut goal, *id),
             Change::Remove { id } if current.removed.contains(id) => None,
             Change::Remove { id } if goal.learners.remove(id).is_some() => {
                 goal.staged.remove(id);
@@ -171,10 +171,10 @@ impl Raft {
         None
     }
 
-    fn plan_promotion(&self, goal: &mut Membership, id: NodeId) -> Option<Refusal> {
+    fn plan_promotion(&self, now: Duration, goal: &mut Membership, id: NodeId) -> Option<Refusal> {
         let Some(address) = goal.learners.remove(&id) else { return Some(Refusal::NoSuchServer { id }) };
         let progress = self.progress_of(id);
-        if !progress.is_some_and(Progress::has_caught_up) {
+        if !progress.is_some_and(|peer| peer.has_caught_up(now, self.settings.election_timeout_max)) {
             return Some(Refusal::NotCaughtUp { id, match_index: progress.map_or(0, |peer| peer.match_index) });
         }
         goal.staged.remove(&id);
@@ -201,7 +201,7 @@ impl Raft {
     /// After the change there must be a majority, and it must answer now (M09).
     fn lost_majority(&self, now: Duration, goal: &Membership) -> Option<Refusal> {
         let patience = self.settings.election_timeout_max;
-        let in_touch = |peer: &Progress| peer.reachable && !peer.lost_data && now <= peer.last_heard + patience;
+        let in_touch = |peer: &Progress| peer.is_in_touch(now, patience);
         let answers = |id: &&NodeId| **id == self.settings.id || self.progress_of(**id).is_some_and(in_touch);
         let in_touch = goal.voters.keys().filter(answers).count();
         let needed = if goal.voters.is_empty() { 0 } else { quorum::majority(goal) };
@@ -259,7 +259,8 @@ impl Raft {
     }
 
     fn with_caught_up_learner(&self, now: Duration) -> Option<Membership> {
-        let keeps_up = |id: &&NodeId| self.progress_of(**id).is_some_and(Progress::has_caught_up);
+        let keeps_up = |peer: &Progress| peer.has_caught_up(now, self.settings.election_timeout_max);
+        let keeps_up = |id: &&NodeId| self.progress_of(**id).is_some_and(keeps_up);
         let plans =
             self.membership().staged.iter().filter(keeps_up).map(|id| self.plan(now, &Change::Promote { id: *id }));
         plans.into_iter().find_map(|plan| if let Plan::Goal(goal) = plan { Some(goal) } else { None })

@@ -150,14 +150,13 @@ impl Raft {
         if index > self.snapshots.position().index {
             self.snapshots.finished = Some(snapshot);
         }
-        let waiting = std::mem::take(&mut self.snapshots.waiting);
-        for (wanted, call) in waiting {
-            if wanted <= index {
-                effects.push(Effect::AnswerSnapshot { call, index });
-            } else {
-                self.snapshots.waiting.push((wanted, call));
-            }
-        }
+        self.answer_snapshot_calls(effects);
+    }
+
+    fn answer_snapshot_calls(&mut self, effects: &mut Vec<Effect>) {
+        let index = self.snapshots.position().index;
+        let answered = self.snapshots.waiting.extract_if(.., |(wanted, _)| *wanted <= index);
+        effects.extend(answered.map(|(_, call)| Effect::AnswerSnapshot { call, index }));
     }
 
     /// There was no room: it is tried again when as much has been applied again.
@@ -300,6 +299,7 @@ impl Raft {
         self.snapshots.restoring = Some(snapshot.clone());
         self.snapshots.taking = None;
         (self.snapshots.ordered_index, self.snapshots.bytes_since) = (position.index, 0);
+        self.answer_snapshot_calls(effects);
         self.outbox.after_write(Effect::Restore { snapshot });
     }
 

@@ -11,7 +11,7 @@ use tonic_types::{ErrorDetails, StatusExt};
 
 use super::{convert::Malformed, identity::WrongPeer, reason};
 use crate::{
-    error::{NodeError, ProposeError, ReadError},
+    error::{NodeError, ProposeError, ReadError, WatchError},
     raft::NodeId,
     storage::StorageError,
     transport::Breach,
@@ -46,7 +46,7 @@ impl Told {
         (info.domain == DOMAIN).then_some(Told { reason: info.reason, metadata: info.metadata })
     }
 
-    /// The error's number, `R001` to `R020`, if it has one.
+    /// The error's number, `R001` to `R022`, if it has one.
     pub fn code(&self) -> Option<&str> {
         self.metadata.get("code").map(String::as_str)
     }
@@ -176,6 +176,19 @@ impl From<ReadError> for Status {
             }
         };
         report.into_status()
+    }
+}
+
+impl From<WatchError> for Status {
+    fn from(error: WatchError) -> Status {
+        match error {
+            WatchError::Read(error) => error.into(),
+            WatchError::Compacted { node, from, oldest } => {
+                let report = Report::new(Code::OutOfRange, reason::REVISION_COMPACTED, error.to_string());
+                let report = report.with("code", error.code()).with("fix", error.fix()).with("node", node);
+                report.with("from", from).with("oldest", oldest).into_status()
+            }
+        }
     }
 }
 

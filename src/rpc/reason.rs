@@ -62,6 +62,8 @@ pub const REJECTED: &str = "REJECTED";
 pub const BAD_CONFIG: &str = "BAD_CONFIG";
 /// `INVALID_ARGUMENT` naming the `field`. Not applied.
 pub const MALFORMED: &str = "MALFORMED";
+/// R022. `OUT_OF_RANGE` with `oldest`: a watch asked for changes that are no longer remembered.
+pub const REVISION_COMPACTED: &str = "REVISION_COMPACTED";
 /// The restart budget is spent.
 pub const BUDGET_SPENT: &str = "BUDGET_SPENT";
 /// An address or an actor's name could not be had.

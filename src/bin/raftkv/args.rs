@@ -78,6 +78,14 @@ pub enum Command {
         #[command(flatten)]
         freshness: Freshness,
     },
+    /// Print the changes of the keys with a prefix as they come, until Ctrl-C; goes on at another node when one fails.
+    Watch {
+        /// Empty: all keys.
+        prefix: OsString,
+        /// Begin with the first change of this revision or a later one. Left out: with the next one.
+        #[arg(long, value_name = "REV", default_value_t = 0, hide_default_value = true)]
+        from: u64,
+    },
     /// One line for each node: who leads, who lags, who cannot be reached; exit code 6 if nobody leads.
     Status,
 }

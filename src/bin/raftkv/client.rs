@@ -186,7 +186,7 @@ pub async fn connect(endpoint: &str, deadline: Instant) -> Result<Channel, Strin
 }
 
 /// The innermost cause: "transport error" alone helps nobody.
-fn root_cause(error: &dyn std::error::Error) -> String {
+pub fn root_cause(error: &dyn std::error::Error) -> String {
     let mut cause = error;
     while let Some(source) = cause.source() {
         cause = source;

@@ -27,7 +27,9 @@ pub async fn run(command: Command, settings: &ClientSettings, output: Output) ->
             compare_and_swap(&mut client, &output, key_of(key)?, expect.map(bytes), bytes(set)).await
         }
         Command::Scan { prefix, freshness } => scan(&mut client, &output, bytes(prefix), &freshness).await,
-        Command::Demo(_) | Command::Serve(_) | Command::Status => unreachable!("main has carried these out"),
+        Command::Demo(_) | Command::Serve(_) | Command::Status | Command::Watch { .. } => {
+            unreachable!("main has carried these out")
+        }
     }
 }
 

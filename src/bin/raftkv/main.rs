@@ -6,6 +6,7 @@
 //! | `config` | flags over environment over file, every value with its source |
 //! | `client` | one call over several endpoints: hints followed, retried only what is certainly not applied |
 //! | `commands` | put, get, del, cas, scan |
+//! | `watch` | the changes of a prefix, until Ctrl-C |
 //! | `status` | one line for each node of the cluster |
 //! | `serve` | one node, until a signal or a failure |
 //! | `demo` | a whole cluster in this process, and a tour that checks what it shows |
@@ -21,6 +22,7 @@ mod error;
 mod output;
 mod serve;
 mod status;
+mod watch;
 
 use std::{
     io::{IsTerminal, Write},
@@ -63,6 +65,9 @@ fn run(args: Args) -> Result<u8, Failure> {
             Command::Serve(_) => serve::run(&settings).await,
             Command::Demo(demo) => demo::run(demo).await,
             Command::Status => status::run(&settings.client()?, Output::to_stdout(&settings)?).await,
+            Command::Watch { prefix, from } => {
+                watch::run(prefix, from, &settings.client()?, Output::to_stdout(&settings)?).await
+            }
             command => commands::run(command, &settings.client()?, Output::to_stdout(&settings)?).await,
         }
     })
