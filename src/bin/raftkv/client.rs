@@ -39,6 +39,8 @@ pub enum Kind {
     Read,
     /// It may be made again only if it was certainly not applied.
     Write,
+    /// The same, of an operator.
+    Order,
 }
 
 /// Makes calls to whichever endpoint can answer.
@@ -212,7 +214,9 @@ fn judge(endpoint: &str, kind: Kind, status: &Status) -> Verdict {
         told: Some(Failure::told(endpoint, status, &told)),
     };
     match told.reason.as_str() {
-        reason::NOT_LEADER | reason::NO_LEADER | reason::UNAVAILABLE | reason::BUSY => Verdict::TryAgain(again()),
+        reason::NOT_LEADER | reason::NO_LEADER | reason::NOT_READY | reason::UNAVAILABLE | reason::BUSY => {
+            Verdict::TryAgain(again())
+        }
         reason::READ_TIMED_OUT if kind == Kind::Read => Verdict::TryAgain(again()),
         reason::UNKNOWN_OUTCOME => lost(endpoint, kind, status.message().to_owned()),
         _ => Verdict::Final(Failure::told(endpoint, status, &told)),
@@ -221,16 +225,18 @@ fn judge(endpoint: &str, kind: Kind, status: &Status) -> Verdict {
 
 /// The call was made, and what became of it is not known.
 fn lost(endpoint: &str, kind: Kind, cause: String) -> Verdict {
-    if kind == Kind::Read {
-        return Verdict::again(cause);
-    }
-    Verdict::Final(Failure::new(
-        14,
-        exit::UNKNOWN_OUTCOME,
-        "the outcome is unknown: the write may have been applied, or may still be",
-        format!("{endpoint}: {cause}"),
-        "read the key before you write again; compare-and-swap (raftkv cas) makes a repeated write safe",
-    ))
+    let (what, fix) = match kind {
+        Kind::Read => return Verdict::again(cause),
+        Kind::Write => (
+            "the outcome is unknown: the write may have been applied, or may still be",
+            "read the key before you write again; compare-and-swap (raftkv cas) makes a repeated write safe",
+        ),
+        Kind::Order => (
+            "the outcome is unknown: the change may have been made, or may still be",
+            "see with `raftkv member list` and `raftkv leader show` whether it was made, before you ask for it again",
+        ),
+    };
+    Verdict::Final(Failure::new(14, exit::UNKNOWN_OUTCOME, what, format!("{endpoint}: {cause}"), fix))
 }
 
 impl Verdict {
@@ -255,7 +261,7 @@ impl Refusals {
         let left = deadline.saturating_duration_since(Instant::now());
         match kind {
             Kind::Read => !left.is_zero(),
-            Kind::Write => left > 2 * self.slowest,
+            Kind::Write | Kind::Order => left > 2 * self.slowest,
         }
     }
 
