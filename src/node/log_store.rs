@@ -147,7 +147,7 @@ impl LogStore {
         }
         self.shared.troubles.disk_full.store(full, Relaxed);
         if full {
-            tracing::error!(code = "R016", "the disk is full; writes wait, reads go on");
+            tracing::warn!(code = "R016", "the disk is full; writes wait, reads go on");
         } else {
             tracing::info!("the disk has room again");
         }

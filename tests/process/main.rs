@@ -14,6 +14,7 @@ mod identity;
 mod kills;
 mod leases;
 mod load;
+mod members;
 mod overload;
 mod requests;
 mod server;

@@ -1,12 +1,21 @@
 //! Disks that are full, that hang, that have forgotten what they had acknowledged.
 
-use std::time::Duration;
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Condvar, Mutex,
+        atomic::{AtomicU64, Ordering::SeqCst},
+    },
+    time::Duration,
+};
 
 use ractor_raft::{
-    error::ProposeError,
+    config::Config,
+    error::{NodeError, ProposeError},
     node::{Consistency, NodeEvent, Trouble},
-    raft::Role,
-    testing::Line,
+    raft::{LogIndex, NodeId, Role, Write},
+    storage::{Bootstrap, Identity, MemoryStorage, Opened, Snapshots, Storage, StorageError, Store},
+    testing::{Cluster, Ledger, Line},
 };
 
 use super::support::{ELECTION_TIMEOUT, cluster};
@@ -65,4 +74,196 @@ async fn a_follower_without_room_is_behind_and_catches_up() {
     assert!(of_full.expect("a peer").match_index < acknowledged[0].0, "it cannot have written any of it");
     cluster.memory(full).set_full(false);
     cluster.agree_on(&acknowledged).await;
+}
+
+/// D06. The disk hangs while heartbeats go on: nobody would ever elect another one. In real time, since a write that does
+/// not return holds a thread.
+///
+/// Fails when: `heartbeat` does not ask `disk_hangs`.
+#[tokio::test]
+async fn a_leader_whose_disk_hangs_steps_down_and_another_one_serves() {
+    let mut config = Config::default();
+    config.disk_timeout = Duration::from_millis(300);
+    let disks = Disks::<HangingDisk>::default();
+    let cluster = Cluster::builder(Ledger::default).seed(506).config(config).storage(disks.maker()).start().await;
+    cluster.acquainted().await;
+    let leader = cluster.leader().await;
+    cluster.propose(Line::new("before")).await.expect("there is a leader");
+    let hung = disks.of(leader);
+    hung.hang(true);
+    let in_flight = tokio::spawn({
+        let cluster = cluster.clone();
+        async move { cluster.propose_on(leader, Line::new("in flight")).await }
+    });
+    let next = cluster
+        .until_within(Duration::from_secs(10), "another one to lead", |cluster| {
+            cluster.known_leader().filter(|next| *next != leader)
+        })
+        .await;
+    let during = cluster.propose_on(next, Line::new("during")).await.expect("two disks are a majority");
+    assert_ne!(cluster.status(leader).expect("it runs").role, Role::Leader);
+    hung.hang(false);
+    cluster.until_applied(during.index).await;
+    if let Ok(written) = in_flight.await.expect("no panic") {
+        assert!(written.index < during.index, "the others had it, and committed it");
+    }
+    assert_eq!(cluster.leaders().values().map(std::collections::BTreeSet::len).max(), Some(1));
+}
+
+/// L08. A node comes back with less than it had acknowledged.
+///
+/// Fails when: `Effect::Condemn` is not carried out (the node votes with what is left), or `Effect::PeerLostData` is not told.
+#[tokio::test(start_paused = true)]
+async fn a_node_whose_disk_forgot_what_it_acknowledged_gives_up_and_is_replaced() {
+    let disks = Disks::<ForgetfulDisk>::default();
+    let cluster = Cluster::builder(Ledger::default).seed(508).storage(disks.maker()).start().await;
+    cluster.acquainted().await;
+    let leader = cluster.leader().await;
+    let mut last = 0;
+    for count in 0..10 {
+        last = cluster.propose(Line::new(format!("line {count}"))).await.expect("there is a leader").index;
+    }
+    cluster.until_applied(last).await;
+    let victim = leader % 3 + 1;
+    cluster.crash(victim).await;
+    disks.of(victim).forget(3);
+    let node = cluster.restart(victim).await;
+    let ended = tokio::time::timeout(Duration::from_secs(10), node.stopped()).await.expect("it gives up");
+    let Err(NodeError::Storage(error @ StorageError::LostEntries { .. })) = ended else { panic!("{ended:?}") };
+    assert_eq!(error.code().to_string(), "R007");
+    let StorageError::LostEntries { acknowledged, last: had, .. } = &error else { unreachable!("just matched") };
+    assert_eq!((*acknowledged, *had), (last, last - 3));
+    cluster
+        .until("the leader to say so", |cluster| {
+            cluster.events().contains(&(leader, NodeEvent::PeerLostData { peer: victim })).then_some(())
+        })
+        .await;
+    let again = cluster.try_restart(victim).await.err().expect("its disk is marked");
+    assert!(matches!(again, NodeError::Storage(StorageError::LostEntries { .. })), "{again:?}");
+
+    // The others go on, and it is replaced by an empty one.
+    cluster.propose(Line::new("meanwhile")).await.expect("two are a majority");
+    let operator = cluster.node(leader).expect("it runs");
+    let replaced = tokio::spawn({
+        let address = cluster.address(victim);
+        async move { operator.replace_server(victim, address).await }
+    });
+    cluster.run_for(ELECTION_TIMEOUT).await;
+    cluster.wipe(victim).await;
+    cluster.join(victim).await;
+    replaced.await.expect("no panic").expect("it catches up");
+    let written = cluster.propose(Line::new("all together")).await.expect("there is a leader").index;
+    cluster.until_applied(written).await;
+    assert_eq!(cluster.look(victim, Ledger::len).await, 12);
+}
+
+/// The disks of one cluster, as they were made; the last one of each node.
+struct Disks<D>(Arc<Mutex<BTreeMap<NodeId, D>>>);
+
+impl<D> Default for Disks<D> {
+    fn default() -> Self {
+        Disks(Arc::default())
+    }
+}
+
+impl<D: Storage + Clone + Default> Disks<D> {
+    fn maker(&self) -> impl Fn(NodeId) -> D + Send + Sync + 'static {
+        let disks = self.0.clone();
+        move |id| {
+            let disk = D::default();
+            disks.lock().expect("nobody panics here").insert(id, disk.clone());
+            disk
+        }
+    }
+
+    fn of(&self, id: NodeId) -> D {
+        self.0.lock().expect("nobody panics here")[&id].clone()
+    }
+}
+
+/// A disk that can be made to hang.
+#[derive(Clone, Default)]
+struct HangingDisk {
+    storage: MemoryStorage,
+    hangs: Arc<(Mutex<bool>, Condvar)>,
+}
+
+impl HangingDisk {
+    fn hang(&self, hangs: bool) {
+        *self.hangs.0.lock().expect("nobody panics here") = hangs;
+        self.hangs.1.notify_all();
+    }
+}
+
+impl Storage for HangingDisk {
+    fn open(&self, bootstrap: &Bootstrap) -> Result<(Box<dyn Store>, Opened), StorageError> {
+        let (store, opened) = self.storage.open(bootstrap)?;
+        Ok((Box::new(HangingStore { disk: self.clone(), store }), opened))
+    }
+
+    fn snapshots(&self) -> Arc<dyn Snapshots> {
+        self.storage.snapshots()
+    }
+}
+
+struct HangingStore {
+    disk: HangingDisk,
+    store: Box<dyn Store>,
+}
+
+impl Store for HangingStore {
+    fn persist(&mut self, write: &Write) -> Result<(), StorageError> {
+        let hangs = self.disk.hangs.0.lock().expect("nobody panics here");
+        // Never for ever, lest a test that fails does not end.
+        let patience = Duration::from_secs(30);
+        drop(self.disk.hangs.1.wait_timeout_while(hangs, patience, |hangs| *hangs).expect("nobody panics here"));
+        self.store.persist(write)
+    }
+
+    fn condemn(&mut self, acknowledged: LogIndex, last: LogIndex) -> Result<(), StorageError> {
+        self.store.condemn(acknowledged, last)
+    }
+
+    fn tidy(&mut self) -> Result<bool, StorageError> {
+        self.store.tidy()
+    }
+}
+
+/// A disk that can be made to forget its last entries, at its next opening.
+#[derive(Clone, Default)]
+struct ForgetfulDisk {
+    storage: MemoryStorage,
+    forgets: Arc<AtomicU64>,
+}
+
+impl ForgetfulDisk {
+    fn forget(&self, entries: u64) {
+        self.forgets.store(entries, SeqCst);
+    }
+}
+
+impl Storage for ForgetfulDisk {
+    fn owner(&self) -> Result<Option<Identity>, StorageError> {
+        self.storage.owner()
+    }
+
+    fn open(&self, bootstrap: &Bootstrap) -> Result<(Box<dyn Store>, Opened), StorageError> {
+        let (mut store, mut opened) = self.storage.open(bootstrap)?;
+        let forgets = self.forgets.swap(0, SeqCst);
+        if forgets > 0 {
+            let entries = &mut opened.recovered.entries;
+            entries.truncate(entries.len() - forgets as usize);
+            let truncate_from = Some(opened.recovered.base.index + entries.len() as u64 + 1);
+            store.persist(&Write { truncate_from, ..Write::default() })?;
+        }
+        Ok((store, opened))
+    }
+
+    fn snapshots(&self) -> Arc<dyn Snapshots> {
+        self.storage.snapshots()
+    }
+
+    fn blocks(&self) -> bool {
+        false
+    }
 }

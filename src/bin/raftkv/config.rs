@@ -16,7 +16,7 @@ use crate::{
     error::{Failure, exit},
 };
 pub use addresses::address;
-use addresses::check_routable;
+use addresses::{check_advertised, check_routable};
 
 mod addresses;
 
@@ -167,7 +167,7 @@ impl Settings {
             (None, Some(join)) => {
                 let advertise = self.get("advertise").map(Setting::one_address).transpose()?;
                 let advertise = advertise.unwrap_or_else(|| listen_address.clone());
-                check_routable(id, &advertise, &listen_address)?;
+                check_advertised(id, &advertise, &listen_address)?;
                 (BTreeMap::new(), join.addresses()?, advertise)
             }
         };

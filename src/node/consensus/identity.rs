@@ -49,7 +49,7 @@ impl Consensus {
             return;
         }
         if !self.shared.troubles.wiped.swap(true, Relaxed) {
-            tracing::error!(
+            tracing::warn!(
                 code = "R007",
                 peer,
                 known = format!("{known:016x}"),
@@ -88,7 +88,7 @@ impl Consensus {
 
     /// A peer's disk has less than it acknowledged (L08). It gets nothing more until it is replaced.
     pub(super) fn peer_lost_data(&self, peer: NodeId, origin: Origin) {
-        tracing::error!(
+        tracing::warn!(
             code = "R007",
             peer,
             fix = format!("`raftkv member replace {peer} ADDR`, then start it with an empty directory and --join"),
