@@ -107,3 +107,21 @@ impl Subscribers {
         self.all.retain(|subscriber| subscriber.tell(event.clone()));
     }
 }
+
+#[cfg(all(test, feature = "grpc"))]
+mod tests {
+    use super::*;
+
+    // Fails when: `of_task` waits for room, or drops an event and goes on.
+    #[test]
+    fn a_reader_that_is_too_slow_is_told_no_more_and_misses_nothing_before() {
+        let mut subscribers = Subscribers::default();
+        let (subscriber, mut events) = Subscriber::of_task(3);
+        subscribers.add(subscriber);
+        let lost = |peer| NodeEvent::PeerLostData { peer };
+        (1..=5).for_each(|peer| subscribers.publish(lost(peer)));
+        assert!(subscribers.all.is_empty());
+        let told: Vec<_> = std::iter::from_fn(|| events.blocking_recv()).collect();
+        assert_eq!(told, [lost(1), lost(2), lost(3)]);
+    }
+}

@@ -154,40 +154,62 @@ async fn a_leader_that_is_stopped_hands_over() {
 /// D05. Fails when: `ENOSPC` is taken for a broken disk, or the write that found no room is not tried again.
 #[cfg(target_os = "linux")]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_disk_refuses_writes_serves_reads_and_resumes() {
+async fn a_leader_whose_disk_is_full_hands_over_serves_reads_and_catches_up_when_there_is_room() {
     use crate::shim::Fault;
-    use ractor_raft::rpc::{error::Told, reason};
 
     let cluster = Cluster::start_with_shim().await;
-    let leader = cluster.leader().await;
-    disks_are_known(&cluster.endpoints()).await;
-    client::put(&leader.address, "before", "there was room").await.expect("there is room");
-    // On two of them: with one, the others would go on.
-    let full = [leader.id, leader.id % 3 + 1];
-    full.iter().for_each(|id| cluster.disks().set(Fault::NoRoom, *id));
-    let address = leader.address.clone();
-    let in_flight = tokio::spawn(async move { client::put(&address, "meanwhile", "there was none").await });
+    let full = cluster.leader().await;
+    let all = cluster.endpoints();
+    disks_are_known(&all).await;
+    client::put(&full.address, "before", "there was room").await.expect("there is room");
+    cluster.disks().set(Fault::NoRoom, full.id);
+    client::put_somewhere(cluster.addresses.values(), "meanwhile", "the others have room").await;
     let deadline = Instant::now() + PATIENCE;
-    loop {
-        let status = client::status(&leader.address).await.expect("it is up");
-        if status.trouble == "disk full" {
-            break;
-        }
+    while client::status(&full.address).await.expect("it is up").trouble != "disk full" {
         assert!(Instant::now() < deadline, "it does not notice");
         sleep(LOOK_AGAIN).await;
     }
-    assert!(cluster.servers[&leader.id].says("R016").await);
-    let refused = client::put(&leader.address, "refused", "there is no room").await.expect_err("there is none");
-    let told = Told::of(&refused).unwrap_or_else(|| panic!("{refused:?}"));
-    assert_eq!((told.reason.as_str(), told.code()), (reason::DISK_FULL, Some("R016")));
-    let read = run(&leader.address, &["get", "before", "-o", "json"]).await.exits_with(0).json();
+    assert!(cluster.servers[&full.id].says("R016").await);
+    let status = run(&all, &["status"]).await.exits_with(0);
+    assert!(
+        status.stdout.contains("(disk full)") && status.stderr.contains("R016"),
+        "{}{}",
+        status.stdout,
+        status.stderr
+    );
+    let next = cluster.leader().await;
+    assert_ne!(next.id, full.id, "it would have to refuse every write");
+    let read =
+        run(&full.address, &["get", "before", "--consistency", "stale", "-o", "json"]).await.exits_with(0).json();
     assert_eq!(read[0]["value"], "there was room");
 
-    full.iter().for_each(|id| cluster.disks().repair(Fault::NoRoom, *id));
-    let _ = in_flight.await.expect("no panic");
+    cluster.disks().repair(Fault::NoRoom, full.id);
     let state = cluster.agree().await;
-    assert!(state.contains_key(&b"before"[..]) && !state.contains_key(&b"refused"[..]));
-    for address in cluster.addresses.values() {
-        assert_eq!(client::status(address).await.expect("it is up").trouble, "");
-    }
+    assert!(state.contains_key(&b"before"[..]) && state.contains_key(&b"meanwhile"[..]));
+    assert_eq!(client::status(&full.address).await.expect("it is up").trouble, "");
+}
+
+/// Fails when: the stream does not begin with what is, or leaves something out.
+#[tokio::test(flavor = "multi_thread")]
+async fn events_tell_what_happens_to_a_node() {
+    use ractor_raft::rpc::pb::{EventsRequest, cluster_client::ClusterClient, event::Event};
+
+    let mut cluster = Cluster::start(&[]).await;
+    let leader = cluster.leader().await;
+    let follower = leader.id % 3 + 1;
+    let channel = client::channel(&cluster.addresses[&follower]);
+    let mut events = ClusterClient::new(channel).events(EventsRequest {}).await.expect("a stream").into_inner();
+    let mut next = async || {
+        let event =
+            tokio::time::timeout(PATIENCE, events.message()).await.expect("something happens").expect("no error");
+        event.expect("it goes on").event.expect("one of them")
+    };
+    assert!(matches!(next().await, Event::MembershipChanged(membership) if membership.voters.len() == 3));
+    assert!(matches!(next().await, Event::RoleChanged(role) if role.leader == leader.id && role.role == "follower"));
+    run(&cluster.endpoints(), &["leader", "transfer", &follower.to_string()]).await.exits_with(0);
+    while !matches!(next().await, Event::RoleChanged(role) if role.leader == follower && role.role == "leader") {}
+    run(&cluster.endpoints(), &["member", "add", "9", "127.0.0.1:9", "--learner"]).await.exits_with(0);
+    while !matches!(next().await, Event::MembershipChanged(membership) if membership.learners.len() == 1) {}
+    cluster.servers[&follower].signal("TERM").await;
+    cluster.servers.remove(&follower).expect("it ran").ends_with(0, &[]).await;
 }

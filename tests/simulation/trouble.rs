@@ -76,6 +76,28 @@ async fn a_follower_without_room_is_behind_and_catches_up() {
     cluster.agree_on(&acknowledged).await;
 }
 
+/// D05, on the leader of three: another one has room, so it leads.
+///
+/// Fails when: consensus is not told of `DiskFull`: the leader then holds all writes back.
+#[tokio::test(start_paused = true)]
+async fn a_leader_without_room_hands_over() {
+    let cluster = cluster(3, 525).await;
+    cluster.acquainted().await;
+    let full = cluster.leader().await;
+    cluster.memory(full).set_full(true);
+    let mut acknowledged = vec![(cluster.write("on two disks").await, "on two disks".to_owned())];
+    let next = cluster
+        .until_within(5 * ELECTION_TIMEOUT, "another to lead", |cluster| {
+            cluster.known_leader().filter(|next| *next != full)
+        })
+        .await;
+    acknowledged.push((cluster.write("with another leader").await, "with another leader".to_owned()));
+    assert_eq!(cluster.status(full).expect("it runs").trouble, Some(Trouble::DiskFull));
+    cluster.memory(full).set_full(false);
+    cluster.agree_on(&acknowledged).await;
+    assert_eq!(cluster.leader().await, next);
+}
+
 /// D06. The disk hangs while heartbeats go on: nobody would ever elect another one. In real time, since a write that does
 /// not return holds a thread.
 ///
