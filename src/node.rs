@@ -14,8 +14,8 @@
 //! ```
 //!
 //! What they say to each other stands in `node/messages.rs`, all on one page. Around the tree: `admission` lets calls in,
-//! `calls` is the caller's side of a proposal and a read, `changes` that of an operator's order, [`Builder`] makes the tree, [`Node`] and [`NodeRef`] are what
-//! the application holds.
+//! `trust` lets peers in, `calls` is the caller's side of a proposal and a read, `changes` that of an operator's order,
+//! [`Builder`] makes the tree and `joining` gets it into a cluster, [`Node`] and [`NodeRef`] are what the application holds.
 //!
 //! The contract of supervision:
 //! - A **courier** that dies is started again alone. Raft recovers what it carried.
@@ -56,6 +56,7 @@ mod server;
 mod shared;
 mod supervision;
 mod traces;
+mod trust;
 
 pub use self::{
     applier::Query,

@@ -1,4 +1,4 @@
-//! Where a node keeps what it must not forget: term, vote and log.
+//! Where a node keeps what it must not forget: term, vote, log and snapshots.
 //!
 //! A [`Storage`] is the disk: it outlives the actors and can be opened again after a crash of the tree. A [`Store`] is
 //! one opening of it, owned by the log-store actor, synchronous and without actors: whoever calls it waits for the disk.
@@ -7,7 +7,8 @@
 //! - [`Store::persist`] returns `Ok` only when the write would survive a power cut, all of it or nothing.
 //! - After an error other than [`StorageError::Full`] the store is poisoned: every later call fails with the first
 //!   error, whatever the disk says now. A failed fsync that is retried "succeeds" and the data is gone.
-//! - What [`Storage::open`] returns is durable and has been verified, entry by entry.
+//! - What [`Storage::open`] returns is durable and has been verified, entry by entry. The bytes of a snapshot are verified
+//!   when they are read.
 //!
 //! *Architecture invariant: nothing here knows of actors, and nothing here retries.*
 
@@ -19,7 +20,7 @@ use std::{
 
 use bytes::Bytes;
 
-use crate::raft::{Incarnation, LogIndex, LogPosition, Membership, NodeId, Recovered, SnapshotMetadata, Write};
+use crate::raft::{Entry, Incarnation, LogIndex, LogPosition, Membership, NodeId, Recovered, SnapshotMetadata, Write};
 
 pub mod memory;
 #[cfg(feature = "sqlite")]
@@ -112,13 +113,15 @@ pub trait Store: Send {
     /// If the entries would leave a gap, or the truncation would reach below the log's base: that is a bug in the caller.
     fn persist(&mut self, write: &Write) -> Result<(), StorageError>;
 
-    /// Marks the disk as one that lost entries: it had `acknowledged` so many and has `last`. From then on nobody opens it.
+    /// Marks the disk as one that lost entries: it had `acknowledged` so many and has `last`. From then on nobody opens it:
+    /// each opening is [`StorageError::LostEntries`].
     ///
     /// # Errors
     /// As for [`persist`](Store::persist).
     fn condemn(&mut self, acknowledged: LogIndex, last: LogIndex) -> Result<(), StorageError>;
 
-    /// Housekeeping in a bounded step (a checkpoint, a few rows that a new base left), for when nothing waits. Returns whether there is more to do.
+    /// Housekeeping in a bounded step (a checkpoint, a few rows that a new base left), for when nothing waits. Returns
+    /// whether there is more to do.
     ///
     /// # Errors
     /// As for [`persist`](Store::persist).
@@ -129,6 +132,11 @@ pub trait Store: Send {
 /// The finished one is replaced by the next in one step; it is never absent, and never half of one.
 ///
 /// Bytes are guarded by checksums: what does not fit is found when it is read, never passed on.
+///
+/// A write without room ([`StorageError::Full`]) gives that one snapshot up and leaves nothing of it. After any other error
+/// of a write, every later write fails with it until the store is opened anew; reading goes on. A snapshot whose
+/// index is lower than the finished one's does not replace it, whether it was written or received: the log may stand on
+/// the finished one.
 pub trait Snapshots: Send + Sync + 'static {
     /// Begins a snapshot of the node's own state. An earlier one that was not finished goes.
     ///
@@ -183,18 +191,19 @@ pub struct Received {
     pub complete: bool,
 }
 
-/// Panics unless `write` leaves a log without gaps, given one that ends at `last` and stands on `base`.
-fn assert_continues(base: LogIndex, last: LogIndex, write: &Write) {
-    let mut end = last;
+/// Panics unless truncation and base of `write` are for a log that stands on `base`.
+fn assert_stands(base: LogIndex, write: &Write) {
     if let Some(from) = write.truncate_from {
         assert!(from > base, "the log is to be truncated from {from}, but it stands on {base}");
-        end = end.min(from - 1);
     }
     if let Some(new) = &write.base {
         assert!(new.position.index > base, "the log is to stand on {}, and stands on {base}", new.position);
-        end = end.max(new.position.index);
     }
-    for entry in &write.entries {
+}
+
+/// Panics if `entries` would leave a gap behind a log that ends at `end`.
+fn assert_continues(mut end: LogIndex, entries: &[Entry]) {
+    for entry in entries {
         assert!(entry.index == end + 1, "entry {} is to be appended behind entry {end}", entry.index);
         end = entry.index;
     }
@@ -209,6 +218,16 @@ fn expect_snapshot(base: LogPosition, snapshot: Option<&SnapshotMetadata>, path:
         snapshot.map_or("there is none".to_owned(), |snapshot| format!("it ends at {}", snapshot.last_included));
     let cause = format!("the log begins behind entry {base}, which takes a snapshot up to there, and {found}");
     Err(StorageError::Corrupt { path: path.to_owned(), place: "the snapshot".to_owned(), cause })
+}
+
+/// For those who read and write a snapshot: the inner error is `error`.
+fn to_io(error: StorageError) -> io::Error {
+    let kind = match error {
+        StorageError::Corrupt { .. } => io::ErrorKind::InvalidData,
+        StorageError::Full { .. } => io::ErrorKind::StorageFull,
+        _ => io::ErrorKind::Other,
+    };
+    io::Error::new(kind, error)
 }
 
 /// What can be wrong with a disk. Codes as in the crate's error list.

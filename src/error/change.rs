@@ -41,7 +41,7 @@ pub enum ChangeError {
         node: NodeId,
     },
     /// R002. Not made: the node has stopped, or is starting its actors anew, or cannot be reached.
-    #[error("node {node} is not running")]
+    #[error("{}", not_running(*node))]
     Unavailable {
         /// Who was asked. 0: it is not known who that is.
         node: NodeId,
@@ -149,6 +149,10 @@ pub enum ChangeError {
     },
 }
 
+fn not_running(node: NodeId) -> String {
+    if node == 0 { "no node answers".to_owned() } else { format!("node {node} is not running") }
+}
+
 fn needed_words(needed: usize) -> String {
     if needed == 0 { "none would be left".to_owned() } else { format!("{needed} are needed") }
 }
@@ -204,8 +208,8 @@ impl ChangeError {
             ChangeError::Unavailable { node } => fix_unavailable(*node),
             ChangeError::WrongCluster { .. } => "name a node of the cluster that is meant".to_owned(),
             ChangeError::DiskReplaced { id, address } => format!(
-                "if its disk is gone for good, say so first: `raftkv member replace {id} ADDR` (it is known at {address}); or start \
-                 this one under an id that was never used"
+                "if its disk is gone for good, say so first: `raftkv member replace {id} ADDR` (it is known at \
+                 {address}); or start this one under an id that was never used"
             ),
             ChangeError::Removed { id } => format!("start it with an empty directory, under another id than {id}"),
             ChangeError::UnderWay { .. } => {
@@ -227,7 +231,8 @@ impl ChangeError {
             ChangeError::Busy { retry_after, .. } => fix_busy(*retry_after),
             ChangeError::NoSuchServer { .. } => "see who belongs to the cluster: `raftkv member list`".to_owned(),
             ChangeError::AlreadyThere { id, .. } => format!(
-                "give another id and address; to move node {id} or to give it another disk: `raftkv member replace {id} ADDR`"
+                "give another id and address; to move node {id} or to give it another disk: \
+                 `raftkv member replace {id} ADDR`"
             ),
             ChangeError::TransferFailed { to: 0 } => "start another voter first".to_owned(),
             ChangeError::TransferFailed { to } => {

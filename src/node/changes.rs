@@ -94,8 +94,8 @@ impl NodeRef {
         self.order(self.identity().cluster_id, Order::Change(change), true).await
     }
 
-    /// Hands the leadership over (thesis §3.10): to this server, or with `None` to whoever has most of the log. Returns when
-    /// it leads, as far as this node knows. Writes that come meanwhile wait; none is lost.
+    /// Hands the leadership over (thesis §3.10): to this server, or with `None` to whoever has most of the log. Returns
+    /// when it leads, as far as this node knows. Writes that come meanwhile wait; none is lost.
     ///
     /// # Errors
     /// [`TransferFailed`](ChangeError::TransferFailed): the leadership stays, after an election timeout.

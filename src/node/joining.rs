@@ -42,7 +42,7 @@ pub(super) async fn cluster_to_join(
             };
         }
         if Instant::now() + PAUSE >= deadline {
-            let what = format!("none of {} answers node {id}, which is to join their cluster", members.join(", "));
+            let what = format!("node {id} cannot join the cluster of {}", members.join(", "));
             return Err(NodeError::Join { what, cause: ChangeError::Unavailable { node: 0 } });
         }
         sleep(PAUSE).await;

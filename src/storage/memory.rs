@@ -9,7 +9,10 @@ use std::{
     sync::{Arc, Mutex, MutexGuard},
 };
 
-use super::{Bootstrap, Identity, Opened, Snapshots, Storage, StorageError, Store, assert_continues, expect_snapshot};
+use super::{
+    Bootstrap, Identity, Opened, Snapshots, Storage, StorageError, Store, assert_continues, assert_stands,
+    expect_snapshot,
+};
 use crate::raft::{Base, LogIndex, Membership, Recovered, Write};
 use snapshots::{MemorySnapshots, Shelf};
 
@@ -171,29 +174,29 @@ impl Drop for MemoryStore {
 
 /// The meaning of a write, as every store has it.
 fn apply(recovered: &mut Recovered, write: &Write) {
+    assert_stands(recovered.base.index, write);
     let base = recovered.base.index;
-    assert_continues(base, base + recovered.entries.len() as u64, write);
+    let kept = write.truncate_from.map_or(usize::MAX, |from| (from - base - 1) as usize).min(recovered.entries.len());
+    let end = base + kept as u64;
+    // The log keeps what stands behind the new base if it has the base's entry; if it has not, nothing is known to fit.
+    let fits = |base: &Base| recovered.entries[..kept].iter().any(|entry| entry.position() == base.position);
+    match &write.base {
+        Some(new) if !fits(new) => assert_continues(new.position.index, &write.entries),
+        _ => assert_continues(end, &write.entries),
+    }
     if let Some(hard_state) = write.hard_state {
         recovered.hard_state = hard_state;
     }
-    if let Some(from) = write.truncate_from {
-        recovered.entries.truncate((from - base - 1) as usize);
-    }
-    if let Some(base) = &write.base {
-        move_base(recovered, base);
+    recovered.entries.truncate(kept);
+    if let Some(new) = &write.base {
+        match recovered.entries.iter().position(|entry| entry.position() == new.position) {
+            Some(at) => drop(recovered.entries.drain(..=at)),
+            None => recovered.entries.clear(),
+        }
+        recovered.base = new.position;
+        recovered.membership = Membership::clone(&new.membership);
     }
     recovered.entries.extend_from_slice(&write.entries);
-}
-
-/// The log keeps what stands behind the new base, if it has the base's entry; if it has not, nothing of it is known to fit.
-fn move_base(recovered: &mut Recovered, base: &Base) {
-    let entries = &mut recovered.entries;
-    match entries.iter().position(|entry| entry.position() == base.position) {
-        Some(at) => drop(entries.drain(..=at)),
-        None => entries.clear(),
-    }
-    recovered.base = base.position;
-    recovered.membership = Membership::clone(&base.membership);
 }
 
 /// The failure that a test asked for.

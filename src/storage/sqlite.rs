@@ -1,4 +1,18 @@
-//! The store of a real node: one SQLite database, `raft.db`, in the node's directory.
+//! The store of a real node: a SQLite database, and the snapshots beside it, in the node's directory.
+//!
+//! ```text
+//! LOCK                                 who has the store, and how many writes it acknowledged (`files.rs`)
+//! raft.db                              the tables `identity`, `base`, `state`, `entries`, `condemned` (`schema.rs`)
+//! raft.db-wal                          SQLite's write-ahead log
+//! snapshot-<index>-<term>-<checksum>   the finished snapshot (`snapshots.rs`)
+//! snapshot.writing                     one that this node is taking
+//! snapshot.receiving                   one that a leader is sending
+//! ```
+//!
+//! `identity` and `base` say whose the log is and what it stands on, `state` has term, vote, and where the log ends;
+//! `entries` has a row for each entry, by index. Rows up to the base are no part of the log any more, and are deleted bit
+//! by bit (`compaction.rs`). A row in `condemned` says that the store lost entries: it is never opened again. Bytes of
+//! snapshots are not in the database; `snapshots.rs` says why.
 //!
 //! One write is one transaction, and one fsync of SQLite's write-ahead log. What is more than SQLite does by itself:
 //! - Its log is examined before SQLite reads it (`sqlite/wal.rs`), all rows carry checksums (`record.rs`, `rows.rs`), and
@@ -19,7 +33,7 @@ use std::{
 
 use rusqlite::{Connection, Result as SqliteResult, params};
 
-use super::{Bootstrap, Identity, Opened, Snapshots, Storage, StorageError, Store, assert_continues};
+use super::{Bootstrap, Identity, Opened, Snapshots, Storage, StorageError, Store, assert_continues, assert_stands};
 use crate::raft::{LogIndex, LogPosition, Recovered, Write};
 use compaction::Deleted;
 use failure::{classify, corrupt};
@@ -57,7 +71,8 @@ const BUSY_CHECKPOINT_PAGES: usize = 4_000;
 /// ever has to wait for a file that grows.
 const LOG_BYTES: u64 = 17 << 20;
 
-/// A directory with a SQLite database. Its clones are the same directory.
+/// A directory with a SQLite database and snapshots. Its clones are the same directory; only they have the snapshots of
+/// the store that one of them opened.
 ///
 /// On Linux a commit syncs faster with `fdatasync`, which SQLite uses only when it was built with `HAVE_FDATASYNC`; without
 /// it, it uses `fsync`: as safe, and slower. Cargo takes such flags from the workspace that is built, not from its
@@ -222,7 +237,7 @@ struct SqliteStore {
 impl Store for SqliteStore {
     fn persist(&mut self, write: &Write) -> Result<(), StorageError> {
         self.expect_sound()?;
-        assert_continues(self.base.position.index, self.state.last_index, write);
+        assert_stands(self.base.position.index, write);
         if self.log_pages >= BUSY_CHECKPOINT_PAGES {
             match self.checkpoint("PASSIVE") {
                 // The log may still have room for this write.
@@ -262,16 +277,20 @@ impl Store for SqliteStore {
         self.expect_sound()?;
         if self.log_pages >= IDLE_CHECKPOINT_PAGES {
             let left = self.checkpoint("PASSIVE")?;
-            return Ok(self.has_remains || left >= IDLE_CHECKPOINT_PAGES);
+            let has_pages = self.has_pages_to_give_back().map_err(|error| self.fail("compaction", &error))?;
+            return Ok(self.has_remains || has_pages || left >= IDLE_CHECKPOINT_PAGES);
         }
         if self.has_remains {
             let deleted = self.delete_remains(compaction::ROWS).map_err(|error| self.fail("compaction", &error))?;
             self.count(deleted);
             return Ok(true);
         }
-        let pages = self.give_back_pages().map_err(|error| self.fail("compaction", &error))?;
-        self.log_pages += pages;
-        Ok(pages > 0)
+        let has_pages = self.has_pages_to_give_back().map_err(|error| self.fail("compaction", &error))?;
+        if has_pages {
+            self.give_back_pages().map_err(|error| self.fail("compaction", &error))?;
+            self.log_pages += compaction::PAGES;
+        }
+        Ok(has_pages)
     }
 }
 
@@ -294,6 +313,7 @@ impl SqliteStore {
             state.chain = self.chain_at(from - 1)?;
         }
         let base = write.base.as_ref().map(|base| self.move_base(base, &mut state)).transpose()?;
+        assert_continues(state.last_index, &write.entries);
         let mut insert = self.connection.prepare_cached("INSERT INTO entries VALUES (?1, ?2, ?3, ?4)")?;
         let mut stored = Vec::new();
         for entry in &write.entries {

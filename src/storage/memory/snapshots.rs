@@ -9,8 +9,8 @@ use bytes::Bytes;
 
 use super::{Disk, MemoryStorage, asked_for, path};
 use crate::{
-    raft::{LogPosition, Membership, SnapshotMetadata},
-    storage::{Received, SnapshotWriter, Snapshots, StorageError},
+    raft::{LogIndex, LogPosition, Membership, SnapshotMetadata},
+    storage::{Received, SnapshotWriter, Snapshots, StorageError, to_io},
 };
 
 /// What there is of snapshots.
@@ -27,14 +27,20 @@ impl Shelf {
         self.finished.as_ref().map(|(snapshot, _)| snapshot.clone())
     }
 
+    /// Unless it has become of no use.
     pub(super) fn receiving(&self) -> Option<(SnapshotMetadata, u64)> {
-        self.receiving.as_ref().map(|(snapshot, bytes)| (snapshot.clone(), bytes.len() as u64))
+        let (snapshot, bytes) = self.receiving.as_ref()?;
+        let is_newer = snapshot.last_included.index > self.newest();
+        is_newer.then(|| (snapshot.clone(), bytes.len() as u64))
+    }
+
+    fn newest(&self) -> LogIndex {
+        self.finished.as_ref().map_or(0, |(finished, _)| finished.last_included.index)
     }
 
     /// A newer one stays: the log may stand on it.
     fn finish(&mut self, snapshot: SnapshotMetadata, bytes: Bytes) {
-        let newest = self.finished.as_ref().map_or(0, |(finished, _)| finished.last_included.index);
-        if snapshot.last_included.index >= newest {
+        if snapshot.last_included.index >= self.newest() {
             self.finished = Some((snapshot, bytes));
         }
     }
@@ -145,7 +151,7 @@ impl MemoryWriter {
 
 impl Write for MemoryWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        drop(self.expect_writable().map_err(io::Error::other)?);
+        drop(self.expect_writable().map_err(to_io)?);
         self.bytes.extend_from_slice(bytes);
         Ok(bytes.len())
     }

@@ -26,7 +26,7 @@ const BYTES: i64 = 4 << 20;
 const FREE_PAGES: i64 = 4_096;
 
 /// Pages that are given back in one step.
-const PAGES: usize = 256;
+pub(super) const PAGES: usize = 256;
 
 /// What a step deleted.
 #[derive(Clone, Copy, Debug, Default)]
@@ -104,16 +104,16 @@ impl SqliteStore {
         self.log_pages += deleted.rows / 16;
     }
 
-    /// Makes the database a little shorter, if far more of it is free than a log of its size needs. About how many pages
-    /// that wrote; 0 if there is nothing to do.
-    pub(super) fn give_back_pages(&self) -> Result<usize> {
+    /// Whether far more of the database is free than a log of its size needs.
+    pub(super) fn has_pages_to_give_back(&self) -> Result<bool> {
         let number =
             |pragma: &str| self.connection.query_row(&format!("PRAGMA {pragma}"), [], |row| row.get::<_, i64>(0));
         let (free, all) = (number("freelist_count")?, number("page_count")?);
-        if free < FREE_PAGES || free * 2 < all {
-            return Ok(0);
-        }
-        self.connection.execute_batch(&format!("PRAGMA incremental_vacuum({PAGES})"))?;
-        Ok(PAGES)
+        Ok(free >= FREE_PAGES && free * 2 > all)
+    }
+
+    /// Makes the database a little shorter; its file gets so at the next checkpoint.
+    pub(super) fn give_back_pages(&self) -> Result<()> {
+        self.connection.execute_batch(&format!("PRAGMA incremental_vacuum({PAGES})"))
     }
 }

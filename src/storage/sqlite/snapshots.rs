@@ -2,7 +2,15 @@
 //!
 //! Not in it: SQLite would write each byte twice, into its log and into the database, on the one connection whose commits
 //! are the write path. And snapshots have two users on different threads, the snapshotter and the log store, which have
-//! to wait for each other only where one of them replaces the finished snapshot.
+//! to wait for each other only where one of them replaces the finished snapshot. With the same calls, on a virtual disk
+//! with ext4, 100 MiB were:
+//!
+//! ```text
+//! blobs of 64 KiB, a MiB a commit       213 MB written, 96 MB/s, the connection taken for up to 88 ms at a time
+//! a file, synced after each MiB         105 MB written, 120 to 270 MB/s; of the log's commits meanwhile, 99 in 100
+//!                                       within 14 ms, as without it
+//! a file, synced once, at its end       105 MB written, 250 to 490 MB/s; 99 commits in 100 within 41 ms
+//! ```
 //!
 //! ```text
 //! snapshot-<index>-<term>-<checksum>   the finished one
@@ -93,10 +101,9 @@ impl Shelf {
 
     /// What is there as the store is opened, whose log stands on `base`. What is of no use is removed.
     pub(super) fn recover(&self, base: LogPosition) -> Result<Found, StorageError> {
-        let _turn = lock(&self.turn);
+        let turn = lock(&self.turn);
         let names = self.files.list().map_err(|error| failed(&self.directory(), "open", &error))?;
         let finished = self.find_finished(&names, base)?;
-        let snapshot = finished.as_ref().map(|finished| finished.snapshot.clone());
         let is_kept = |name: &String| finished.as_ref().is_some_and(|finished| finished.name == *name);
         for name in names.iter().filter(|name| (position(name).is_some() && !is_kept(name)) || *name == WRITING) {
             self.files.remove(name).map_err(|error| failed(&self.path(name), "open", &error))?;
@@ -106,9 +113,9 @@ impl Shelf {
             let begun = state.begun + 1;
             *state = State { finished, begun, poison: None };
         }
-        drop(_turn);
+        drop(turn);
         let receiving = self.recover_receiving()?;
-        Ok(Found { snapshot: self.finished().or(snapshot), receiving })
+        Ok(Found { snapshot: self.finished(), receiving })
     }
 
     /// The newest of the finished files that is whole. While the log has all entries, it can do without.
@@ -116,8 +123,8 @@ impl Shelf {
         let mut named: Vec<_> = names.iter().filter_map(|name| Some((position(name)?, name))).collect();
         named.sort_by_key(|(position, name)| (std::cmp::Reverse(position.index), *name));
         let mut damage = None;
-        for (position, name) in named {
-            match self.look(name, position) {
+        for (_, name) in named {
+            match self.look(name) {
                 Ok(finished) if finished.snapshot.last_included.index >= base.index => return Ok(Some(finished)),
                 Ok(finished) => {
                     let found = expect_snapshot(base, Some(&finished.snapshot), &self.path(name));
@@ -133,13 +140,13 @@ impl Shelf {
         }
     }
 
-    fn look(&self, name: &str, position: LogPosition) -> Result<Finished, StorageError> {
+    fn look(&self, name: &str) -> Result<Finished, StorageError> {
         let path = self.path(name);
         let file = self.files.open(name).map_err(|error| failed(&path, "open", &error))?;
         let mut file = file.ok_or_else(|| corrupt(&path, "the snapshot", "it is not there"))?;
         let (snapshot, start) = read_tail(&mut *file, &path)?;
-        if snapshot.last_included != position || name_of(&snapshot) != name {
-            let cause = format!("its name is not that of {snapshot}");
+        if name_of(&snapshot) != name {
+            let cause = format!("the file's name is not that of {snapshot}");
             return Err(corrupt(&path, "the snapshot's tail", cause));
         }
         Ok(Finished { snapshot, name: name.to_owned(), marks: BTreeMap::from([(0, start)]) })
@@ -185,11 +192,15 @@ impl Shelf {
         let new_name = name_of(snapshot);
         let renamed = self.files.rename(name, &new_name).and_then(|()| self.files.sync_directory());
         renamed.map_err(|error| self.end(&new_name, "renaming of a snapshot", &error))?;
-        let finished = self.look(&new_name, snapshot.last_included).map_err(|error| self.poison(error))?;
+        let finished = self.look(&new_name).map_err(|error| self.poison(error))?;
         self.state().finished = Some(finished);
         match before {
-            Some((_, old_name)) if old_name != new_name => {
-                let removed = self.files.remove(&old_name);
+            Some((position, old_name)) if old_name != new_name => {
+                let mut removed = self.files.remove(&old_name);
+                if position.index == snapshot.last_included.index {
+                    // One of a lower index may come back after a power cut, and does not count; this one would.
+                    removed = removed.and_then(|()| self.files.sync_directory());
+                }
                 removed.map_err(|error| self.end(&old_name, "removal of a snapshot", &error))
             }
             _ => Ok(()),
@@ -360,16 +371,6 @@ fn failed(path: &Path, call: &'static str, error: &io::Error) -> StorageError {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StorageError::Full { path: path.to_owned(), call },
         _ => StorageError::Failed { path: path.to_owned(), call, cause: error.to_string() },
     }
-}
-
-/// For those who read and write.
-fn to_io(error: StorageError) -> io::Error {
-    let kind = match error {
-        StorageError::Corrupt { .. } => io::ErrorKind::InvalidData,
-        StorageError::Full { .. } => io::ErrorKind::StorageFull,
-        _ => io::ErrorKind::Other,
-    };
-    io::Error::new(kind, error)
 }
 
 /// A panic elsewhere leaves what is locked here as it was between two steps.

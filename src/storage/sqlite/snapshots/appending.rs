@@ -5,8 +5,7 @@ use std::{io, mem};
 use super::format::{self, BLOCK, HEADER, Kind};
 use crate::{raft::SnapshotMetadata, storage::sqlite::files::File};
 
-/// After so many bytes a sync is made, so that no later one is a long one: on most file systems a commit of the log
-/// waits for it.
+/// After so many bytes a sync is made, so that no later one is a long one: a commit of the log may have to wait for it.
 const SYNC_BYTES: usize = 1 << 20;
 
 /// A file that a snapshot is written to. Uses no more memory than a block.

@@ -14,10 +14,14 @@ use crate::{
     storage::{
         StorageError,
         sqlite::{failure::corrupt, files::File},
+        to_io,
     },
 };
 
 const CALL: &str = "reading of a snapshot";
+
+/// No head is longer: it may hold a membership, but not a damaged length's worth of memory.
+const LARGEST_HEAD: usize = 16 << 20;
 
 /// What the tail of a finished file says the snapshot is, and where its data begins.
 pub(super) fn read_tail(file: &mut dyn File, path: &Path) -> Result<(SnapshotMetadata, u64), StorageError> {
@@ -55,7 +59,7 @@ pub(super) fn read_head(file: &mut dyn File, path: &Path) -> Result<(Option<Snap
         bytes.truncate(read);
         Ok(bytes)
     };
-    let header = Header::of(&read(HEADER)?).filter(|header| header.is(Kind::Head, 0) && header.length <= BLOCK);
+    let header = Header::of(&read(HEADER)?).filter(|header| header.is(Kind::Head, 0) && header.length <= LARGEST_HEAD);
     let length = header.ok_or_else(|| damaged("there is none"))?.length;
     let head = read(HEADER + length)?;
     let bytes = format::unseal(&head, Kind::Head, 0).ok_or_else(|| damaged("it does not fit its checksum"))?;
@@ -170,10 +174,10 @@ impl Reading {
 impl Read for Reading {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if let Some(damage) = &self.damage {
-            return Err(super::to_io(damage.clone()));
+            return Err(to_io(damage.clone()));
         }
         if self.passed_on == self.blocks.bytes().len() && self.blocks.place < self.snapshot.size {
-            self.next_block().map_err(|error| super::to_io(self.damage.insert(error).clone()))?;
+            self.next_block().map_err(|error| to_io(self.damage.insert(error).clone()))?;
         }
         let rest = &self.blocks.bytes()[self.passed_on..];
         let length = rest.len().min(buffer.len());

@@ -5,10 +5,10 @@ use std::{
     sync::Arc,
 };
 
-use super::{Shelf, WRITING, appending::Appending, to_io};
+use super::{Shelf, WRITING, appending::Appending};
 use crate::{
     raft::{LogPosition, Membership, SnapshotMetadata},
-    storage::{SnapshotWriter, StorageError},
+    storage::{SnapshotWriter, StorageError, to_io},
 };
 
 const CALL: &str = "snapshot";
