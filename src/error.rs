@@ -9,7 +9,11 @@ use crate::{
     storage::StorageError,
 };
 
-/// An error's number, `R001` to `R022`. Never reused, never renumbered.
+mod change;
+
+pub use change::ChangeError;
+
+/// An error's number, `R001` to `R023`. Never reused, never renumbered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Code(pub u16);
 
@@ -99,6 +103,12 @@ pub enum ProposeError {
         /// Who was asked.
         node: NodeId,
     },
+    /// R016. Not applied: the leader's disk has no room. Reads go on.
+    #[error("the disk of node {node} is full")]
+    DiskFull {
+        /// Whose.
+        node: NodeId,
+    },
 }
 
 impl ProposeError {
@@ -113,6 +123,7 @@ impl ProposeError {
             ProposeError::NotLeader { .. } => 1,
             ProposeError::NoLeader { .. } | ProposeError::Unavailable { .. } => 2,
             ProposeError::Unknown { .. } | ProposeError::AnsweredLongAgo { .. } => 14,
+            ProposeError::DiskFull { .. } => 16,
             ProposeError::TooLarge { .. } => 18,
             ProposeError::Busy { .. } => 19,
             ProposeError::Rejected { .. } => 20,
@@ -146,6 +157,7 @@ impl ProposeError {
                 "give each command of a session a sequence of its own, and repeat only what was not answered".to_owned()
             }
             ProposeError::Unavailable { node } => fix_unavailable(*node),
+            ProposeError::DiskFull { node } => change::fix_disk_full(*node),
         }
     }
 }
@@ -315,7 +327,7 @@ impl WatchError {
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NodeError {
-    /// R006, R013, R016, R017.
+    /// R006, R007, R013, R016, R017.
     #[error(transparent)]
     Storage(#[from] StorageError),
     /// R015.
@@ -360,6 +372,14 @@ pub enum NodeError {
         /// What would do.
         fix: String,
     },
+    /// R002, R003, R007, R008: the node was to join a cluster, and could not.
+    #[error("{what}: {cause}")]
+    Join {
+        /// Which node, which cluster.
+        what: String,
+        /// Why.
+        cause: ChangeError,
+    },
     /// The address cannot be listened on, or an actor could not be spawned (a name that is taken).
     #[error("{what} could not start: {cause}")]
     Start {
@@ -380,6 +400,9 @@ impl NodeError {
             // Without first members there is nothing to bootstrap.
             NodeError::Config { key: "cluster", .. } => Some(Code(3)),
             NodeError::Config { .. } => Some(Code(20)),
+            // Without a member that answers there is nothing to join.
+            NodeError::Join { cause: ChangeError::Unavailable { .. }, .. } => Some(Code(3)),
+            NodeError::Join { cause, .. } => Some(cause.code()),
             NodeError::BudgetSpent { .. } | NodeError::Start { .. } => None,
         }
     }
@@ -400,6 +423,10 @@ impl NodeError {
                 format!("remove the cause of the failures of {actor}, then start the node again")
             }
             NodeError::Config { fix, .. } => fix.clone(),
+            NodeError::Join { cause: ChangeError::Unavailable { .. }, .. } => {
+                "start the members, or name others with --join".to_owned()
+            }
+            NodeError::Join { cause, .. } => cause.fix(),
             NodeError::Start { what, cause } if cause.contains("in use") => {
                 let address = what.strip_prefix("server on ").unwrap_or(what);
                 format!("stop what listens on {address}, or give another --listen")

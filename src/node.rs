@@ -14,10 +14,9 @@
 //!    └─ server                 COURIER             server.rs         keeps the address open
 //! ```
 //!
-//! What they say to each other stands in [`messages`], all on one page. Around the tree: `admission` lets calls in,
-//! `calls` is the caller's side of a proposal and a read, [`sessions`] what makes a repeated
-//! command count once, [`Builder`] makes the tree, [`Node`] and [`NodeRef`] are what
-//! the application holds.
+//! What they say to each other stands in `node/messages.rs`, all on one page. Around the tree: `admission` lets calls in,
+//! `trust` lets peers in, `calls` is the caller's side of a proposal and a read, `changes` that of an operator's order,
+//! [`sessions`] what makes a repeated command count once, [`Builder`] makes the tree and `joining` gets it into a cluster, [`Node`] and [`NodeRef`] are what the application holds.
 //!
 //! The contract of supervision:
 //! - A **courier** that dies is started again alone. Raft recovers what it carried.
@@ -38,7 +37,7 @@
 
 use bytes::Bytes;
 
-use crate::raft::{Address, LogIndex, Membership, NodeId, Role, Term};
+use crate::raft::{Address, Incarnation, LogIndex, Membership, NodeId, Role, Term};
 
 mod admission;
 mod alarm;
@@ -46,14 +45,17 @@ mod applied;
 mod applier;
 mod builder;
 mod calls;
+mod changes;
 mod child;
 mod consensus;
 mod crash;
 mod events;
 mod handle;
+mod joining;
 mod log_store;
-pub mod messages;
+mod messages;
 mod ports;
+mod request;
 mod server;
 pub mod sessions;
 mod shared;
@@ -61,6 +63,7 @@ mod snapshot_bytes;
 mod snapshot_calls;
 mod supervision;
 mod traces;
+mod trust;
 
 pub use self::{
     applier::Query,
@@ -68,8 +71,8 @@ pub use self::{
     crash::Crash,
     events::{NodeEvent, Subscriber},
     handle::{Node, NodeRef},
-    messages::ConsensusMessage,
-    ports::{ProposePort, ReadPort, SnapshotPort},
+    ports::{Answer, ChangePort, Port, ProposePort, ReadPort, SnapshotPort},
+    request::NodeRequest,
     snapshot_calls::SavedSnapshot,
 };
 #[cfg(all(feature = "grpc", feature = "sqlite"))]
@@ -134,12 +137,38 @@ pub struct Status {
     pub snapshot_index: LogIndex,
     /// Who belongs to the cluster, as its log says.
     pub membership: Membership,
+    /// The number of its disk, drawn when it was created. 0: it was not opened yet.
+    pub incarnation: Incarnation,
+    /// What keeps it from its work.
+    pub trouble: Option<Trouble>,
     /// How often its supervisors restarted an actor.
     pub restarts: u64,
     /// Transactions that its log store has made durable since the node was built.
     pub log_writes: u64,
     /// The leader's view of the others; empty elsewhere.
     pub peers: Vec<PeerStatus>,
+}
+
+/// What keeps a node from its work.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// R016. Its disk has no room. It takes no writes, serves reads, and goes on by itself once there is room.
+    DiskFull,
+    /// R008. It was removed from the cluster.
+    Removed,
+    /// R007. The cluster knows it by another disk: it must be replaced.
+    Wiped,
+}
+
+impl std::fmt::Display for Trouble {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Trouble::DiskFull => "disk full",
+            Trouble::Removed => "removed",
+            Trouble::Wiped => "wiped",
+        })
+    }
 }
 
 /// How a leader sees a peer.

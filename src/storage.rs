@@ -81,6 +81,15 @@ pub struct Opened {
 
 /// A disk, or what stands for one.
 pub trait Storage: Send + Sync + 'static {
+    /// Whose store it is, without opening it for use. `None`: it was never created, or cannot tell, and then a node that
+    /// [joins](crate::node::Builder::join) has to ask the members at every start. May block for the disk.
+    ///
+    /// # Errors
+    /// As for [`open`](Storage::open).
+    fn owner(&self) -> Result<Option<Identity>, StorageError> {
+        Ok(None)
+    }
+
     /// Opens the store, creating it if there is none. May block for as long as the log takes to read and verify.
     ///
     /// # Errors

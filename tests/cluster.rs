@@ -184,7 +184,8 @@ fn length(output: &Bytes) -> u64 {
 /// A header that is in order.
 fn header(to: &Node<Text>, from: NodeId) -> pb::Header {
     let status = to.status();
-    pb::Header { cluster_id: status.cluster_id, from, to: status.id, session: 1 }
+    let (cluster_id, to) = (status.cluster_id, status.id);
+    pb::Header { cluster_id, from, to, session: 1, from_incarnation: 0, to_incarnation: 0 }
 }
 
 #[tokio::test]

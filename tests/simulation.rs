@@ -11,8 +11,12 @@ mod actors;
 mod disks;
 #[path = "simulation/elections.rs"]
 mod elections;
+#[path = "simulation/load.rs"]
+mod load;
 #[path = "simulation/log.rs"]
 mod log;
+#[path = "simulation/membership.rs"]
+mod membership;
 #[path = "simulation/random.rs"]
 mod random;
 #[path = "simulation/sessions.rs"]
@@ -23,3 +27,7 @@ mod snapshot_faults;
 mod snapshots;
 #[path = "simulation/support.rs"]
 mod support;
+#[path = "simulation/transfer.rs"]
+mod transfer;
+#[path = "simulation/trouble.rs"]
+mod trouble;

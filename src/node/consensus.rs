@@ -1,11 +1,12 @@
 //! Drives the rules: turns messages into inputs of [`Raft`], and its effects into messages.
 //!
 //! Parent: node. Restart: with the other keepers, from disk.
-//! Hears: Propose, OpenSession, ProposeInSession, Read (by the admission queue, after CallsWaiting), Request from the
-//! server; Timeout from the election timer; Delivered, Undelivered from the replicators; Persisted, ChunkStored from the log store; Applied, Restored from
-//! the applier; SnapshotWritten, SnapshotFailed from the snapshotter; TakeSnapshot from an operator.
-//! Says: SetTimer, Deliver, DeliverSnapshot, Persist, StoreChunk, Apply, TakeSnapshot, Restore; RoleChanged,
-//! MembershipChanged, CourierRestarted, SnapshotTaken, SnapshotInstalled to node.
+//! Hears: Propose, OpenSession, ProposeInSession, Read, ChangeMembership, TransferLeadership (by the admission queue, after
+//! CallsWaiting), TakeSnapshot; Request and ToldWiped from the server; Timeout from the election timer; Delivered,
+//! Undelivered from the replicators; Persisted, DiskFull, DiskFreed, ChunkStored from the log store; Applied, Restored from
+//! the applier; SnapshotWritten, SnapshotFailed from the snapshotter.
+//! Says: SetTimer, Deliver, DeliverSnapshot, Persist, Condemn, StoreChunk, Apply, TakeSnapshot, Restore; RoleChanged,
+//! MembershipChanged, CourierRestarted, Happened to node.
 //! Lost in a crash: the ports of the calls under way. Each answers by itself when it is dropped.
 //!
 //! A courier that dies is started again at once, the core is told, and so is the root, who keeps the budget. What an
@@ -15,10 +16,14 @@ mod chunks;
 mod couriers;
 mod effects;
 mod election_timer;
+mod identity;
+mod orders;
 mod proposals;
 mod replicator;
 mod snapshots;
 mod snapshotter;
+#[cfg(test)]
+mod tests;
 
 use std::{collections::BTreeMap, sync::Arc, sync::atomic::Ordering::Relaxed};
 
@@ -43,11 +48,13 @@ use crate::{
             ApplierMessage, ConsensusMessage, ElectionTimerMessage, LogStoreMessage, NodeMessage, ReplicatorMessage,
             SnapshotterMessage,
         },
-        ports::{ProposePort, ReadPort, SnapshotPort},
+        ports::{ChangePort, ProposePort, ReadPort, SnapshotPort},
         shared::{PeerGauge, Shared},
         traces::Traces,
     },
-    raft::{CallId, Courier, Effect, Input, LogIndex, NodeId, Payload, Raft, Recovered, Reply, Request, Settings},
+    raft::{
+        Address, CallId, Courier, Effect, Input, LogIndex, NodeId, Payload, Raft, Recovered, Reply, Request, Settings,
+    },
     storage::Storage,
 };
 
@@ -89,6 +96,8 @@ pub(crate) struct Consensus {
     /// The last entry of the snapshot that came from the leader in this life and is not restored yet.
     received: Option<LogIndex>,
     gauges: BTreeMap<NodeId, Arc<PeerGauge>>,
+    /// Where each replicator delivers.
+    addresses: BTreeMap<NodeId, Address>,
     /// Empty between two steps; kept for its room.
     effects: Vec<Effect>,
     /// Empty between two messages; kept for its room.
@@ -101,6 +110,7 @@ pub(crate) struct Consensus {
 enum Call {
     Propose(ProposePort),
     Read(ReadPort),
+    Change(ChangePort),
     Request(oneshot::Sender<Reply>),
     TakeSnapshot(SnapshotPort),
 }
@@ -150,6 +160,7 @@ impl Actor for Consensus {
             stopping,
             received: None,
             gauges: BTreeMap::new(),
+            addresses: BTreeMap::new(),
             effects: Vec::new(),
             gathered: Gathered::default(),
             peers_changed: false,
@@ -196,7 +207,8 @@ impl Actor for Consensus {
                 path
             }
             Courier::Replicator(peer) => {
-                let next = start_replicator(&self.shared, peer, &self.log_store, context).await?;
+                let address = self.addresses.get(&peer).cloned().unwrap_or_default();
+                let next = start_replicator(&self.shared, peer, address, &self.log_store, context).await?;
                 let path = next.path.clone();
                 if let Some(former) = self.replicators.insert(peer, next) {
                     former.gone().await;
@@ -234,6 +246,12 @@ impl Consensus {
             ConsensusMessage::OpenSession { port } => self.propose(Payload::OpenSession, port, context),
             ConsensusMessage::ProposeInSession { commands } => self.gather(commands, context),
             ConsensusMessage::Read { lease, port } => self.read(lease, port, context),
+            ConsensusMessage::ChangeMembership { change, port } => {
+                self.order(port, context, |call| Input::ChangeMembership { call, change });
+            }
+            ConsensusMessage::TransferLeadership { to, port } => {
+                self.order(port, context, |call| Input::TransferLeadership { call, to });
+            }
             ConsensusMessage::Request { from, request, traces, port } => {
                 self.request(from, request, traces, port, context);
             }
@@ -242,16 +260,29 @@ impl Consensus {
                     self.step(Input::Timeout { epoch }, context);
                 }
             }
-            ConsensusMessage::Delivered { peer, session, reply } => {
+            ConsensusMessage::Delivered { peer, session, incarnation, reply } => {
                 if self.is_current_replicator(peer, context) {
                     self.reached(peer);
                     self.step(Input::Response { from: peer, session, reply }, context);
+                    self.met(peer, incarnation, context);
                 }
             }
-            ConsensusMessage::Undelivered { peer, cause, wrong_peer } => {
+            ConsensusMessage::Undelivered { peer, cause, why } => {
                 if self.is_current_replicator(peer, context) {
-                    self.not_reached(peer, cause, wrong_peer);
+                    self.not_reached(peer, cause, why);
                     self.step(Input::Undelivered { peer }, context);
+                    self.refused(peer, why, context);
+                }
+            }
+            ConsensusMessage::ToldWiped { peer, known } => self.told_wiped(peer, known, context),
+            ConsensusMessage::DiskFull => {
+                if is_current(self.log_store.identity(), context) {
+                    self.step(Input::DiskFull, context);
+                }
+            }
+            ConsensusMessage::DiskFreed => {
+                if is_current(self.log_store.identity(), context) {
+                    self.step(Input::DiskFreed, context);
                 }
             }
             ConsensusMessage::Persisted { seq, .. } => {
@@ -348,7 +379,10 @@ impl Consensus {
     fn show(&self) {
         let progress = &self.shared.progress;
         progress.commit_index.store(self.raft.commit_index(), Relaxed);
-        progress.last_index.store(self.raft.last_index(), Relaxed);
+        let last_index = self.raft.last_index();
+        progress.last_index.store(last_index, Relaxed);
+        let last_term = self.raft.entry(last_index).map_or(self.raft.base().term, |entry| entry.term);
+        progress.last_term.store(last_term, Relaxed);
         for (peer, match_index, reachable) in self.raft.peers() {
             if let Some(gauge) = self.gauges.get(&peer) {
                 gauge.match_index.store(match_index, Relaxed);
@@ -371,7 +405,7 @@ fn settings(shared: &Shared) -> Settings {
     let config = &shared.config;
     Settings {
         id: shared.id(),
-        incarnation: 0,
+        incarnation: shared.incarnation.load(Relaxed),
         heartbeat_interval: config.heartbeat_interval,
         election_timeout_min: config.election_timeout_min,
         election_timeout_max: config.election_timeout_max,

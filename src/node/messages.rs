@@ -5,13 +5,15 @@
 //!
 //! ```text
 //! outside ──────────── Propose, OpenSession, ProposeInSession, Read, Request ─▶ consensus
-//! consensus ────────── Persist ────────────────────────────▶ log store ───── Persisted ───────────────▶ consensus
+//! outside ──────────── ChangeMembership, TransferLeadership, TakeSnapshot ────▶ consensus
+//! consensus ────────── Persist, Condemn ───────────────────▶ log store ───── Persisted, DiskFull, DiskFreed ▶ consensus
 //! consensus ────────── Apply ──────────────────────────────▶ applier ─────── Applied ─────────────────▶ consensus
 //! consensus ────────── SetTimer ───────────────────────────▶ election timer ─ Timeout ────────────────▶ consensus
 //! consensus ────────── Deliver, DeliverSnapshot ───────────▶ replicator n ── Delivered, Undelivered ──▶ consensus
 //! transport ────────── Answered, Broken ───────────────────▶ replicator n
 //! outside ──────────── Query ──────────────────────────────▶ applier
-//! consensus ────────── RoleChanged, MembershipChanged, CourierRestarted, Snapshot… ──▶ node
+//! consensus ────────── RoleChanged, MembershipChanged, CourierRestarted, Happened ──▶ node
+//! transport ────────── ToldWiped ──────────────────────────▶ consensus
 //! log store, snapshotter ─ DiskFailed; RestoreFailed ──────▶ node
 //! outside ──────────── Subscribe, Shutdown ────────────────▶ node
 //! ```
@@ -36,19 +38,21 @@ use crate::{
     flow::{self, Mark, Message, TraceId},
     node::{
         applier::Query,
-        events::Subscriber,
-        ports::{ProposePort, ReadPort, SnapshotPort},
+        events::{NodeEvent, Subscriber},
+        ports::{ChangePort, ProposePort, ReadPort, SnapshotPort},
         snapshot_bytes::{Rebuilt, Taken},
     },
     raft::{
-        Alarm, CallId, Entry, InstallSnapshotRequest, LogIndex, LogPosition, Membership, NodeId, Reply, Request, Role,
-        SessionCommand, SnapshotMetadata, Term, Write,
+        Alarm, CallId, Change, Entry, Incarnation, InstallSnapshotRequest, LogIndex, LogPosition, Membership, NodeId,
+        Reply, Request, Role, SessionCommand, SnapshotMetadata, Term, Write,
     },
     storage::StorageError,
+    transport::Breach,
 };
 
-/// What consensus hears. It is what [`NodeRef::actor`](crate::node::NodeRef::actor) can be sent.
-pub enum ConsensusMessage {
+/// What consensus hears. Of this, [`NodeRef::actor`](crate::node::NodeRef::actor) can be sent what is a
+/// [`NodeRequest`](crate::node::NodeRequest).
+pub(crate) enum ConsensusMessage {
     /// A client wants `command` replicated.
     Propose {
         /// Encoded.
@@ -78,6 +82,20 @@ pub enum ConsensusMessage {
         /// Always answered.
         port: SnapshotPort,
     },
+    /// An operator wants the cluster's servers changed.
+    ChangeMembership {
+        /// How.
+        change: Change,
+        /// Always answered, once the change is committed or refused.
+        port: ChangePort,
+    },
+    /// An operator, or this node's shutdown, wants another leader.
+    TransferLeadership {
+        /// Who. `None`: whoever has most of the log.
+        to: Option<NodeId>,
+        /// Always answered.
+        port: ChangePort,
+    },
     /// The admission queue is not empty. One is under way at most.
     CallsWaiting,
     /// Another server asks something.
@@ -102,6 +120,8 @@ pub enum ConsensusMessage {
         peer: NodeId,
         /// The request's.
         session: u64,
+        /// The peer's disk. 0: it does not say.
+        incarnation: Incarnation,
         /// The answer.
         reply: Reply,
     },
@@ -111,9 +131,20 @@ pub enum ConsensusMessage {
         peer: NodeId,
         /// Why, in words.
         cause: String,
-        /// Who answered is another node, or of another cluster (R004, R005).
-        wrong_peer: bool,
+        /// Why, for those who decide.
+        why: Breach,
     },
+    /// A peer knows this node by another disk: `known`.
+    ToldWiped {
+        /// Which peer.
+        peer: NodeId,
+        /// The disk it knows. 0: it does not say.
+        known: Incarnation,
+    },
+    /// There is no room for the write in flight. It is tried again and again.
+    DiskFull,
+    /// There is room again: the write has gone through.
+    DiskFreed,
     /// A write is on disk.
     Persisted {
         /// From [`LogStoreMessage::Persist`].
@@ -154,7 +185,7 @@ pub enum ConsensusMessage {
 }
 
 /// What the log store hears.
-pub enum LogStoreMessage {
+pub(crate) enum LogStoreMessage {
     /// The first message: where reports go.
     ReportTo(flow::Address<ConsensusMessage>),
     /// Make this durable, then report [`ConsensusMessage::Persisted`].
@@ -186,6 +217,15 @@ pub enum LogStoreMessage {
         /// `None`: it is not the finished one any more. Dropped unanswered if the disk fails.
         port: oneshot::Sender<Option<Bytes>>,
     },
+    /// To itself, while there is no room: try the write again.
+    TryAgain,
+    /// Mark the disk as one that lost entries, let go of it, and say so.
+    Condemn {
+        /// What it had acknowledged.
+        acknowledged: LogIndex,
+        /// What it has.
+        last: LogIndex,
+    },
     /// To itself, when nothing was written for a while: one bounded step of housekeeping.
     Tidy,
     /// Panic.
@@ -193,7 +233,7 @@ pub enum LogStoreMessage {
 }
 
 /// What the applier hears.
-pub enum ApplierMessage {
+pub(crate) enum ApplierMessage {
     /// The first message: where reports go.
     ReportTo(flow::Address<ConsensusMessage>),
     /// Apply these, answer who waits for them, then report [`ConsensusMessage::Applied`].
@@ -250,7 +290,7 @@ pub enum SnapshotterMessage {
 }
 
 /// What the election timer hears.
-pub enum ElectionTimerMessage {
+pub(crate) enum ElectionTimerMessage {
     /// Ring `alarm`'s interval after `since`. Replaces the alarm set before.
     SetTimer {
         /// Comes back in [`ConsensusMessage::Timeout`].
@@ -267,7 +307,7 @@ pub enum ElectionTimerMessage {
 }
 
 /// What a replicator hears.
-pub enum ReplicatorMessage {
+pub(crate) enum ReplicatorMessage {
     /// Send this to the peer, behind what was sent before.
     Deliver {
         /// Comes back in [`ConsensusMessage::Delivered`].
@@ -290,6 +330,8 @@ pub enum ReplicatorMessage {
         connection: u64,
         /// The request's.
         session: u64,
+        /// The peer's disk. 0: it does not say.
+        incarnation: Incarnation,
         /// The answer.
         reply: Reply,
     },
@@ -299,21 +341,21 @@ pub enum ReplicatorMessage {
         connection: u64,
         /// Why, in words.
         cause: String,
-        /// Who answered is another node, or of another cluster (R004, R005).
-        wrong_peer: bool,
+        /// Why, for those who decide.
+        why: Breach,
     },
     /// Panic.
     Crash,
 }
 
 /// What the server hears. Its requests go from the transport straight to consensus.
-pub enum ServerMessage {
+pub(crate) enum ServerMessage {
     /// Panic.
     Crash,
 }
 
 /// What the root of the tree hears.
-pub enum NodeMessage {
+pub(crate) enum NodeMessage {
     /// Stop everything, in order.
     Shutdown,
     /// Tell this actor what happens from now on, and first what is.
@@ -336,16 +378,8 @@ pub enum NodeMessage {
         /// Why it died.
         cause: String,
     },
-    /// A snapshot of this server was written.
-    SnapshotTaken {
-        /// Its last entry.
-        index: LogIndex,
-    },
-    /// The state machine stands at a snapshot that came from the leader.
-    SnapshotInstalled {
-        /// Its last entry.
-        index: LogIndex,
-    },
+    /// Something else happened that subscribers are told.
+    Happened(NodeEvent),
     /// The disk failed; whoever says it has given it up.
     DiskFailed(StorageError),
     /// The state machine cannot be put at the finished snapshot.
@@ -400,7 +434,12 @@ impl Message for ConsensusMessage {
             ConsensusMessage::ProposeInSession { .. } => "ProposeInSession",
             ConsensusMessage::Read { .. } => "Read",
             ConsensusMessage::TakeSnapshot { .. } => "TakeSnapshot",
+            ConsensusMessage::ChangeMembership { .. } => "ChangeMembership",
+            ConsensusMessage::TransferLeadership { .. } => "TransferLeadership",
             ConsensusMessage::CallsWaiting => "CallsWaiting",
+            ConsensusMessage::ToldWiped { .. } => "ToldWiped",
+            ConsensusMessage::DiskFull => "DiskFull",
+            ConsensusMessage::DiskFreed => "DiskFreed",
             ConsensusMessage::Request { request, .. } => request.name(),
             ConsensusMessage::Timeout { .. } => "Timeout",
             ConsensusMessage::Delivered { .. } => "Delivered",
@@ -437,6 +476,8 @@ impl Message for LogStoreMessage {
             LogStoreMessage::Persist { .. } => "Persist",
             LogStoreMessage::StoreChunk { .. } => "StoreChunk",
             LogStoreMessage::ReadChunk { .. } => "ReadChunk",
+            LogStoreMessage::TryAgain => "TryAgain",
+            LogStoreMessage::Condemn { .. } => "Condemn",
             LogStoreMessage::Tidy => "Tidy",
             LogStoreMessage::Crash => "Crash",
         }
@@ -546,8 +587,7 @@ impl Message for NodeMessage {
             NodeMessage::RoleChanged { .. } => "RoleChanged",
             NodeMessage::MembershipChanged(_) => "MembershipChanged",
             NodeMessage::CourierRestarted { .. } => "CourierRestarted",
-            NodeMessage::SnapshotTaken { .. } => "SnapshotTaken",
-            NodeMessage::SnapshotInstalled { .. } => "SnapshotInstalled",
+            NodeMessage::Happened(_) => "Happened",
             NodeMessage::DiskFailed(_) => "DiskFailed",
             NodeMessage::RestoreFailed(_) => "RestoreFailed",
             NodeMessage::Crash => "Crash",
@@ -557,7 +597,9 @@ impl Message for NodeMessage {
     fn mark(&self) -> Mark {
         match self {
             NodeMessage::RoleChanged { term, .. } => mark(*term, 0),
-            NodeMessage::SnapshotTaken { index } | NodeMessage::SnapshotInstalled { index } => mark(0, *index),
+            NodeMessage::Happened(NodeEvent::SnapshotTaken { index } | NodeEvent::SnapshotInstalled { index }) => {
+                mark(0, *index)
+            }
             _ => Mark::default(),
         }
     }

@@ -6,7 +6,7 @@ use ractor::RpcReplyPort;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    error::{ProposeError, ReadError, SnapshotError},
+    error::{ChangeError, ProposeError, ReadError, SnapshotError},
     node::{Applied, ReadPoint, admission::Permit},
     raft::{LogIndex, NodeId},
 };
@@ -19,6 +19,9 @@ pub type ReadPort = Port<Result<ReadPoint, ReadError>>;
 
 /// Answers a call for a snapshot with its last entry. `Unavailable` if it is dropped.
 pub type SnapshotPort = Port<Result<LogIndex, SnapshotError>>;
+/// Answers an operator's order with the entry of the change; 0 where there was none to make. `Unknown` if it is dropped
+/// after consensus took the order, `Unavailable` if before.
+pub type ChangePort = Port<Result<LogIndex, ChangeError>>;
 
 /// An answer that can be given by a port that nobody answered through.
 pub trait Answer: Send + 'static {
@@ -152,6 +155,16 @@ impl Answer for Result<ReadPoint, ReadError> {
 impl Answer for Result<LogIndex, SnapshotError> {
     fn lost(node: NodeId, _: bool) -> Self {
         Err(SnapshotError::Unavailable { node })
+    }
+}
+
+impl Answer for Result<LogIndex, ChangeError> {
+    fn lost(node: NodeId, taken: bool) -> Self {
+        Err(if taken {
+            ChangeError::Unknown { reason: format!("node {node} stopped or started its actors anew meanwhile") }
+        } else {
+            ChangeError::Unavailable { node }
+        })
     }
 }
 

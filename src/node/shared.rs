@@ -21,13 +21,14 @@ use tokio::{
 
 use crate::{
     config::Config,
-    error::{NodeError, ProposeError, ReadError},
+    error::{ChangeError, NodeError, ProposeError, ReadError},
     flow::{self, Envelope, Flow, Message, Origin},
     node::{
         PeerStatus, Status,
         admission::{Admission, Intake},
         applied::AppliedWaiters,
         messages::{ApplierMessage, ConsensusMessage, LogStoreMessage, NodeMessage},
+        trust::Troubles,
     },
     raft::{Address, LogIndex, Membership, NodeId, Role, SnapshotMetadata, Term, majority},
     storage::{Identity, StorageError},
@@ -58,6 +59,13 @@ pub(crate) struct Shared {
     pub standing: watch::Sender<Standing>,
     /// Told when a leader becomes known. It wakes in the order of asking, where `standing` itself wakes in a random one.
     pub leader_known: Notify,
+    /// Told when the membership in force is another. For the same reason not `standing`.
+    pub membership_known: Notify,
+    /// The number of this node's disk; 0 before it is opened.
+    pub incarnation: AtomicU64,
+    /// The disks of the others as the log has them, each shared with the links to it. 0: unknown.
+    pub known_disks: RwLock<BTreeMap<NodeId, Arc<AtomicU64>>>,
+    pub troubles: Troubles,
     pub progress: Progress,
     /// Who waits for the applier.
     pub applied_waiters: AppliedWaiters,
@@ -98,6 +106,8 @@ pub(crate) struct Progress {
     pub commit_index: AtomicU64,
     pub applied_index: AtomicU64,
     pub last_index: AtomicU64,
+    /// The term of the last entry.
+    pub last_term: AtomicU64,
     /// Until when the leader's lease lasts, in nanoseconds of the node's clock; 0: there is none.
     pub lease_until: AtomicU64,
     /// Over all lives of the log store.
@@ -161,8 +171,9 @@ impl Standing {
 impl Progress {
     /// Before the keepers start anew.
     pub(crate) fn reset(&self) {
-        for index in [&self.commit_index, &self.applied_index, &self.last_index, &self.lease_until] {
-            index.store(0, Relaxed);
+        let Progress { commit_index, applied_index, last_index, last_term, lease_until, .. } = self;
+        for number in [commit_index, applied_index, last_index, last_term, lease_until] {
+            number.store(0, Relaxed);
         }
     }
 
@@ -218,17 +229,25 @@ impl Shared {
         now < until && now < self.progress.lease_until.load(SeqCst)
     }
 
-    /// A link to a peer, with its address as set or as in the membership. `None`: no such peer.
+    /// A link to a peer, with its address as in the membership. `None`: no such peer.
     pub(crate) fn link(&self, to: NodeId, heard: Arc<dyn Fn(crate::transport::Heard) + Send + Sync>) -> Option<Link> {
-        let address = match self.peer_addresses.get(&to) {
-            Some(address) => address.clone(),
-            None => self.address_of(to)?,
-        };
-        let snapshot_timeout = self.config.snapshot_timeout;
-        Some(Link { from: self.identity.clone(), to, address, snapshot_timeout, heard })
+        Some(self.link_to(to, &self.address_of(to)?, heard))
     }
 
-    fn address_of(&self, node: NodeId) -> Option<Address> {
+    /// A link to a peer at this address, unless another one was set for it.
+    pub(crate) fn link_to(
+        &self,
+        to: NodeId,
+        address: &Address,
+        heard: Arc<dyn Fn(crate::transport::Heard) + Send + Sync>,
+    ) -> Link {
+        let address = self.peer_addresses.get(&to).unwrap_or(address).clone();
+        let (from_incarnation, to_incarnation) = (self.incarnation.load(Relaxed), self.known_disk(to));
+        let (from, snapshot_timeout) = (self.identity.clone(), self.config.snapshot_timeout);
+        Link { from, to, address, from_incarnation, to_incarnation, snapshot_timeout, heard }
+    }
+
+    pub(crate) fn address_of(&self, node: NodeId) -> Option<Address> {
         self.standing.borrow().membership.address(node).cloned()
     }
 
@@ -250,6 +269,8 @@ impl Shared {
             last_index: self.progress.last_index.load(Relaxed).max(commit_index),
             snapshot_index: self.snapshot_index(),
             membership,
+            incarnation: self.incarnation.load(Relaxed),
+            trouble: self.troubles.worst(),
             restarts: self.restarts.load(Relaxed),
             log_writes: self.progress.log_writes.load(Relaxed),
             peers: if role == Role::Leader { self.peer_status() } else { Vec::new() },
@@ -318,6 +339,20 @@ impl Shared {
                 ProposeError::NoLeader { node: self.id(), unreachable, needed, voters }
             }
         }
+    }
+
+    pub(crate) fn change_not_leader(&self, leader: Option<NodeId>) -> ChangeError {
+        match self.not_leader(leader) {
+            ProposeError::NotLeader { node, leader, address } => ChangeError::NotLeader { node, leader, address },
+            ProposeError::NoLeader { node, unreachable, needed, voters } => {
+                ChangeError::NoLeader { node, unreachable, needed, voters }
+            }
+            _ => ChangeError::Unavailable { node: self.id() },
+        }
+    }
+
+    pub(crate) fn change_busy(&self, limit: String) -> ChangeError {
+        ChangeError::Busy { node: self.id(), limit, retry_after: RETRY_AFTER }
     }
 
     pub(crate) fn read_no_leader(&self) -> ReadError {

@@ -14,7 +14,7 @@
 //! 5. *The budget.* So many deaths within a window, counted for each place in the tree; one more, and the node stops.
 //! 6. *A blocked thread is final.* A keeper that does not stop cannot be replaced; after a bounded wait the node stops.
 //!
-//! "Stops" means: server first, then the keepers in reverse order; then the root fails with the [`NodeError`], so that
+//! "Stops" means: the server, and with it the keepers in reverse order; then the root fails with the [`NodeError`], so that
 //! the application's supervisor gets an `ActorFailed` whose error can be downcast to it.
 
 use std::{
@@ -26,7 +26,7 @@ use std::{
     time::Duration,
 };
 
-use ractor::{ActorCell, ActorProcessingErr, SpawnErr};
+use ractor::{ActorCell, ActorProcessingErr, RpcReplyPort, SpawnErr};
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use tokio::{
     sync::oneshot,
@@ -35,7 +35,7 @@ use tokio::{
 
 use crate::{
     error::NodeError,
-    flow::{Actor, Context, Placement},
+    flow::{self, Actor, Context, Origin, Placement},
     node::{
         NodeRef, RestartPolicy,
         applier::{Applier, ApplierArguments, Factory},
@@ -44,10 +44,11 @@ use crate::{
         events::{NodeEvent, Subscribers},
         log_store::{LogStore, LogStoreArguments},
         messages::{ApplierMessage, ConsensusMessage, LogStoreMessage, NodeMessage, ServerMessage},
+        ports::ChangePort,
         server::Server,
         shared::{Shared, Standing},
     },
-    raft::{LogIndex, Membership},
+    raft::{LogIndex, Membership, Role},
     storage::{Bootstrap, Storage, StorageError},
 };
 
@@ -134,9 +135,12 @@ impl Actor for Root {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             NodeMessage::Shutdown => {
-                // Here leadership will be handed over. Then those who are in get their answers, while the server still
-                // carries them out.
+                // Then those who are in get their answers, while the server still carries them out.
                 let shared = self.shared().clone();
+                let consensus = self.consensus.as_ref().map(|consensus| consensus.address.clone());
+                if let Some(consensus) = consensus {
+                    hand_over(&shared, &consensus, context.origin()).await;
+                }
                 shared.applied_waiters.end();
                 let _ = tokio::time::timeout(DRAIN, shared.admission.close()).await;
                 context.stop();
@@ -154,11 +158,8 @@ impl Actor for Root {
                 }
                 self.restarted(path, cause);
             }
-            NodeMessage::SnapshotTaken { index } => self.subscribers.publish(NodeEvent::SnapshotTaken { index }),
-            NodeMessage::SnapshotInstalled { index } => {
-                self.subscribers.publish(NodeEvent::SnapshotInstalled { index });
-            }
             NodeMessage::RestoreFailed(error) => return Err(self.give_up(error, context).await),
+            NodeMessage::Happened(event) => self.subscribers.publish(event),
             NodeMessage::DiskFailed(error) => return Err(self.give_up(error.into(), context).await),
             NodeMessage::Crash => panic!("the root was told to crash"),
         }
@@ -389,12 +390,18 @@ impl Root {
         }
     }
 
+    /// The server and the keepers at the same time: a call that can never be answered hears so when consensus drops it, and
+    /// the server waits for that.
     async fn stop_all(&mut self, verdict: Result<(), NodeError>, context: &mut Context<NodeMessage>) {
         self.shared().applied_waiters.end();
-        if let Some(mut server) = self.server.take() {
-            server.stop(&context.cell()).await;
-        }
-        let verdict = verdict.and(self.stop_keepers(context).await);
+        let (server, me) = (self.server.take(), context.cell());
+        let stop_server = async {
+            if let Some(mut server) = server {
+                server.stop(&me).await;
+            }
+        };
+        let ((), stopped) = tokio::join!(stop_server, self.stop_keepers(context));
+        let verdict = verdict.and(stopped);
         self.shared().intake.end();
         let cause = verdict.as_ref().err().cloned();
         let _ = self.shared().verdict.set(verdict);
@@ -423,6 +430,25 @@ impl Drop for Root {
         let _ = shared.verdict.set(Err(shared.fallen()));
         shared.applied_waiters.end();
         shared.intake.end();
+    }
+}
+
+/// A leader that is told to stop lets another one lead first, so that nobody has to wait for an election.
+async fn hand_over(shared: &Shared, consensus: &flow::Address<ConsensusMessage>, origin: Origin) {
+    let leads_others = {
+        let standing = shared.standing.borrow();
+        let voters = &standing.membership.voters;
+        standing.role == Role::Leader && voters.keys().any(|voter| *voter != shared.id())
+    };
+    if !leads_others {
+        return;
+    }
+    let (answer, answered) = oneshot::channel();
+    let port = ChangePort::from(RpcReplyPort::from(answer));
+    let _ = consensus.send(origin, ConsensusMessage::TransferLeadership { to: None, port });
+    match tokio::time::timeout(shared.config.election_timeout_max, answered).await {
+        Ok(Ok(Ok(_))) => {}
+        _ => tracing::info!(node = shared.id(), "nobody took the leadership over in time; the others will elect"),
     }
 }
 

@@ -255,7 +255,9 @@ impl Raft {
         matches!(self.role, RoleState::Leader(_)) || heard_lately
     }
 
+    /// Of both halves of a joint configuration: each has to agree (§6).
     fn other_voters(&self) -> Vec<NodeId> {
-        self.membership().voters.keys().copied().filter(|id| *id != self.settings.id).collect()
+        let membership = self.membership();
+        membership.peers_of(self.settings.id).filter(|id| membership.is_voter(*id)).collect()
     }
 }

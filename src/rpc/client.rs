@@ -11,11 +11,15 @@ use super::{
     convert, error, pb, trace,
 };
 use crate::{
-    error::ProposeError,
+    error::{ChangeError, ProposeError},
     flow::TraceId,
     node::{Applied, Status},
-    raft::{NodeId, Payload, SessionCommand},
+    raft::{Change, LogIndex, NodeId, Payload, SessionCommand},
+    transport::Order,
 };
+
+/// As it is generated.
+type Generated = pb::cluster_client::ClusterClient<Channel>;
 
 /// The `Cluster` service of one node.
 #[derive(Clone)]
@@ -89,6 +93,55 @@ impl ClusterClient {
         trace: TraceId,
     ) -> Result<Applied, ProposeError> {
         self.propose_payload(0, Payload::SessionCommand(command), forward, trace).await
+    }
+
+    /// Gives an operator's order, and returns the entry of the change; 0 where there is none. `cluster_id` is the cluster that
+    /// is meant, 0 any. Without `forward` a node that does not lead says who does.
+    ///
+    /// # Errors
+    /// As the node said; [`ChangeError::Unknown`] whenever it is not certain that nothing was changed.
+    pub async fn order(&self, cluster_id: u64, order: Order, forward: bool) -> Result<LogIndex, ChangeError> {
+        let answer = match order {
+            Order::Change(Change::Add { id, address, promote }) => {
+                let request = pb::AddServerRequest { id, address, learner: !promote, cluster_id };
+                self.change(request, forward, async |mut client, request| client.add_server(request).await).await
+            }
+            Order::Change(Change::Promote { id }) => {
+                let request = pb::PromoteServerRequest { id, cluster_id };
+                self.change(request, forward, async |mut client, request| client.promote_server(request).await).await
+            }
+            Order::Change(Change::Remove { id }) => {
+                let request = pb::RemoveServerRequest { id, cluster_id };
+                self.change(request, forward, async |mut client, request| client.remove_server(request).await).await
+            }
+            Order::Change(Change::Replace { id, address }) => {
+                let request = pb::ReplaceServerRequest { id, address, cluster_id };
+                self.change(request, forward, async |mut client, request| client.replace_server(request).await).await
+            }
+            Order::Transfer(to) => {
+                let request = pb::TransferLeadershipRequest { to: to.unwrap_or(0), cluster_id };
+                let call = async |mut client: Generated, request| {
+                    let answer = client.transfer_leadership(request).await?;
+                    Ok(answer.map(|pb::TransferLeadershipReply {}| pb::ChangeReply { index: 0 }))
+                };
+                self.change(request, forward, call).await
+            }
+        };
+        answer.map(|reply| reply.index).map_err(|status| error::change_error(&status, 0))
+    }
+
+    async fn change<M>(
+        &self,
+        message: M,
+        forward: bool,
+        call: impl AsyncFnOnce(Generated, Request<M>) -> Result<tonic::Response<pb::ChangeReply>, tonic::Status>,
+    ) -> Result<pb::ChangeReply, tonic::Status> {
+        let mut request = Request::new(message);
+        request.set_timeout(self.timeout);
+        if !forward {
+            request.metadata_mut().insert(NO_FORWARD, tonic::metadata::MetadataValue::from_static("1"));
+        }
+        Ok(within(self.timeout, call(self.client.clone(), request)).await?.into_inner())
     }
 
     /// Opens a session. Another try may leave one behind that nobody uses, and does no harm besides.

@@ -25,7 +25,7 @@ use crate::{
     },
 };
 
-pub use node::{status_from_pb, status_to_pb};
+pub use node::{event_to_pb, status_from_pb, status_to_pb};
 pub use snapshot::{
     BackupHead, backup_head_from_pb, backup_head_to_pb, install_reply_from_pb, install_reply_to_pb,
     install_snapshot_from_pb, install_snapshot_to_pb, snapshot_from_pb, snapshot_to_pb,
@@ -82,6 +82,11 @@ fn counted(field: &str, value: u64) -> Result<u64, Malformed> {
         return Err(Malformed::new(field, "is 0"));
     }
     number(field, value)
+}
+
+/// A server's number.
+pub(super) fn check_id(field: &str, id: NodeId) -> Result<NodeId, Malformed> {
+    counted(field, id)
 }
 
 /// An index and its term, which are 0 together or not at all.

@@ -16,7 +16,12 @@ use crate::{
     error::{NodeError, ProposeError, ReadError, WatchError},
     raft::NodeId,
     storage::StorageError,
+    transport::Breach,
 };
+
+mod change;
+
+pub use change::change_error;
 
 /// The domain of every [`ErrorInfo`](tonic_types::ErrorInfo) of this crate.
 pub const DOMAIN: &str = "ractor-raft";
@@ -152,6 +157,7 @@ impl From<ProposeError> for Status {
                 let report = report(Code::Unavailable, reason::UNAVAILABLE).with("node", node);
                 report.retry_after(AFTER_AN_ELECTION)
             }
+            ProposeError::DiskFull { node } => report(Code::ResourceExhausted, reason::DISK_FULL).with("node", node),
         };
         report.into_status()
     }
@@ -210,6 +216,7 @@ impl From<NodeError> for Status {
             NodeError::PoisonEntry { .. } => (Code::Internal, reason::POISON_ENTRY),
             NodeError::BudgetSpent { .. } => (Code::Internal, reason::BUDGET_SPENT),
             NodeError::Config { .. } => (Code::FailedPrecondition, reason::BAD_CONFIG),
+            NodeError::Join { cause, .. } => return cause.clone().into(),
             NodeError::Start { .. } => (Code::Unavailable, reason::NOT_STARTED),
         };
         let mut report = Report::new(code, reason, error.to_string()).with("fix", error.fix());
@@ -225,6 +232,9 @@ impl From<WrongPeer> for Status {
         let reason = match wrong {
             WrongPeer::Cluster { .. } => reason::WRONG_CLUSTER,
             WrongPeer::Addressee { .. } | WrongPeer::Sender { .. } => reason::WRONG_NODE,
+            WrongPeer::OwnDisk { .. } => reason::PEER_WIPED,
+            WrongPeer::Replaced { .. } => reason::WIPED,
+            WrongPeer::Removed { .. } => reason::REMOVED,
         };
         let report = Report::new(Code::FailedPrecondition, reason, wrong.to_string());
         let report = report.with("code", wrong.code()).with("fix", wrong.fix());
@@ -236,6 +246,10 @@ impl From<WrongPeer> for Status {
             WrongPeer::Addressee { node, found } => report.with("node", node).with("found_node", found),
             WrongPeer::Sender { node, expected, found } => {
                 report.with("node", node).with("expected_node", expected).with("found_node", found)
+            }
+            WrongPeer::OwnDisk { node, .. } => report.with("node", node),
+            WrongPeer::Replaced { node, peer, .. } | WrongPeer::Removed { node, peer } => {
+                report.with("node", node).with("peer", peer)
             }
         };
         report.into_status()
@@ -251,9 +265,16 @@ impl From<Malformed> for Status {
     }
 }
 
-/// Whether the peer refused because it is another node, or of another cluster.
-pub(super) fn is_wrong_peer(status: &Status) -> bool {
-    Told::of(status).is_some_and(|told| [reason::WRONG_CLUSTER, reason::WRONG_NODE].contains(&told.reason.as_str()))
+/// Why the peer refused, if it did because of who speaks to whom.
+pub(super) fn breach(status: &Status) -> Breach {
+    let reason = Told::of(status).map(|told| told.reason);
+    match reason.as_deref() {
+        Some(reason::WRONG_CLUSTER | reason::WRONG_NODE) => Breach::WrongPeer,
+        Some(reason::WIPED) => Breach::Wiped,
+        Some(reason::PEER_WIPED) => Breach::PeerWiped,
+        Some(reason::REMOVED) => Breach::Removed,
+        _ => Breach::Lost,
+    }
 }
 
 /// What a failed call of node `asked` means for the command in it. Whatever does not say for sure that it was not
@@ -294,6 +315,7 @@ fn told_propose_error(told: &Told, asked: NodeId, status: &Status) -> Option<Pro
         reason::ANSWERED_LONG_AGO => {
             ProposeError::AnsweredLongAgo { session: told.value("session")?, sequence: told.value("sequence")? }
         }
+        reason::DISK_FULL => ProposeError::DiskFull { node },
         _ => return None,
     })
 }

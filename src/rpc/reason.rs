@@ -12,6 +12,30 @@ pub const READ_TIMED_OUT: &str = "READ_TIMED_OUT";
 pub const WRONG_CLUSTER: &str = "WRONG_CLUSTER";
 /// R005. `FAILED_PRECONDITION`: a message for or from another node.
 pub const WRONG_NODE: &str = "WRONG_NODE";
+/// R002. `UNAVAILABLE` with RetryInfo: the leader has not committed anything yet. Not made.
+pub const NOT_READY: &str = "NOT_READY";
+/// R007. `FAILED_PRECONDITION`: who asked has another disk than the cluster knows it by.
+pub const WIPED: &str = "WIPED";
+/// R007. `FAILED_PRECONDITION`: who was asked has another disk than the one who asked knows it by.
+pub const PEER_WIPED: &str = "PEER_WIPED";
+/// R007. `FAILED_PRECONDITION`: a server of this id belongs to the cluster, with another disk.
+pub const DISK_REPLACED: &str = "DISK_REPLACED";
+/// R008. `FAILED_PRECONDITION`: the id was removed from the cluster.
+pub const REMOVED: &str = "REMOVED";
+/// R009. `FAILED_PRECONDITION` with the `index` of the change that is under way.
+pub const CHANGE_UNDER_WAY: &str = "CHANGE_UNDER_WAY";
+/// R010. `FAILED_PRECONDITION` with `id` and `match_index`.
+pub const NOT_CAUGHT_UP: &str = "NOT_CAUGHT_UP";
+/// R023. `ABORTED` with `to`: the leadership stays.
+pub const TRANSFER_FAILED: &str = "TRANSFER_FAILED";
+/// R011. `FAILED_PRECONDITION` with `in_touch` and `needed`.
+pub const WOULD_STOP: &str = "WOULD_STOP";
+/// R012. `INVALID_ARGUMENT` naming the field `address`.
+pub const UNROUTABLE: &str = "UNROUTABLE";
+/// R020. `NOT_FOUND` with `id`.
+pub const NO_SUCH_SERVER: &str = "NO_SUCH_SERVER";
+/// R020. `ALREADY_EXISTS` with `id` and `address`.
+pub const ALREADY_THERE: &str = "ALREADY_THERE";
 /// R006.
 pub const FOREIGN_DATA: &str = "FOREIGN_DATA";
 /// R007.

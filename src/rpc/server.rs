@@ -2,7 +2,9 @@
 
 mod append_entries;
 mod client_stream;
+mod events;
 pub(super) mod install_snapshot;
+mod orders;
 mod save_snapshot;
 mod strangers;
 
@@ -10,6 +12,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream::BoxStream};
+use tokio::sync::oneshot;
 use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
 
 use super::{
@@ -18,7 +21,7 @@ use super::{
     listener::Signal,
     pb, trace,
 };
-use crate::{error::ProposeError, flow::TraceId, node::NodeRef, raft};
+use crate::{error::ProposeError, flow::TraceId, node::NodeRef, raft, transport::Caller};
 use strangers::Strangers;
 
 /// One node, as both services see it.
@@ -49,26 +52,40 @@ impl Handlers {
         Handlers { node, closing, strangers: Arc::default() }
     }
 
-    /// Checks the header of a request from `address`, and gives the reply's.
-    fn check(&self, header: Option<pb::Header>, address: Option<SocketAddr>) -> Result<pb::Header, Refused> {
-        let own = self.node.identity();
-        let header = identity::check_request(own, header).inspect_err(|refused| {
+    /// Checks the header of a request from `address`, and gives the reply's, and the caller.
+    fn check(&self, header: Option<pb::Header>, address: Option<SocketAddr>) -> Result<(pb::Header, Caller), Refused> {
+        let header = identity::check_request(self.node.identity(), header).inspect_err(|refused| {
             if let Refused::WrongPeer(wrong) = refused {
                 self.strangers.refused(wrong, address);
             }
         })?;
-        Ok(identity::header(own, header.from, header.session))
+        Ok((identity::reply_header(header, self.node.incarnation()), identity::caller(&header)))
+    }
+
+    /// Passes a request on, unless it comes from or is for another disk, or from a server that was removed.
+    fn deliver(
+        &self,
+        from: Caller,
+        address: Option<SocketAddr>,
+        request: raft::Request,
+        traces: Vec<(raft::LogIndex, TraceId)>,
+    ) -> Result<oneshot::Receiver<raft::Reply>, Status> {
+        self.node.deliver(from, request, traces).map_err(|wrong| {
+            self.strangers.refused(&wrong, address);
+            wrong.into()
+        })
     }
 
     /// Passes a request on and waits for its answer. `trace` stands under index 0: it is about the request itself.
     async fn ask(
         &self,
-        from: raft::NodeId,
+        from: Caller,
+        address: Option<SocketAddr>,
         request: raft::Request,
         trace: Option<TraceId>,
     ) -> Result<raft::Reply, Status> {
         let traces = trace.map(|trace| (0, trace)).into_iter().collect();
-        let answer = self.node.deliver(from, request, traces);
+        let answer = self.deliver(from, address, request, traces)?;
         answer.await.map_err(|_| gone(&self.node))
     }
 }
@@ -89,9 +106,9 @@ macro_rules! unary {
         let trace = trace::read($request.metadata());
         let address = $request.remote_addr();
         let message = $request.into_inner();
-        let header = $handlers.check(message.header, address)?;
-        let request = raft::Request::$kind($from_pb(header.to, message)?);
-        match $handlers.ask(header.to, request, trace).await? {
+        let (header, from) = $handlers.check(message.header, address)?;
+        let request = raft::Request::$kind($from_pb(from.id, message)?);
+        match $handlers.ask(from, address, request, trace).await? {
             raft::Reply::$kind(reply) => Ok(Response::new($to_pb(header, &reply))),
             other => Err(misfit(&other)),
         }
@@ -199,6 +216,44 @@ impl pb::cluster_server::Cluster for Handlers {
         request: Request<pb::SaveSnapshotRequest>,
     ) -> Result<Response<Self::SaveSnapshotStream>, Status> {
         Ok(Response::new(save_snapshot::parts(self, request.into_inner().fresh).boxed()))
+    }
+
+    async fn add_server(&self, request: Request<pb::AddServerRequest>) -> Result<Response<pb::ChangeReply>, Status> {
+        orders::add_server(&self.node, request).await
+    }
+
+    async fn remove_server(
+        &self,
+        request: Request<pb::RemoveServerRequest>,
+    ) -> Result<Response<pb::ChangeReply>, Status> {
+        orders::remove_server(&self.node, request).await
+    }
+
+    async fn promote_server(
+        &self,
+        request: Request<pb::PromoteServerRequest>,
+    ) -> Result<Response<pb::ChangeReply>, Status> {
+        orders::promote_server(&self.node, request).await
+    }
+
+    async fn replace_server(
+        &self,
+        request: Request<pb::ReplaceServerRequest>,
+    ) -> Result<Response<pb::ChangeReply>, Status> {
+        orders::replace_server(&self.node, request).await
+    }
+
+    async fn transfer_leadership(
+        &self,
+        request: Request<pb::TransferLeadershipRequest>,
+    ) -> Result<Response<pb::TransferLeadershipReply>, Status> {
+        orders::transfer_leadership(&self.node, request).await
+    }
+
+    type EventsStream = BoxStream<'static, Result<pb::Event, Status>>;
+
+    async fn events(&self, _: Request<pb::EventsRequest>) -> Result<Response<Self::EventsStream>, Status> {
+        Ok(Response::new(events::events(self.node.clone(), self.closing.clone()).boxed()))
     }
 }
 

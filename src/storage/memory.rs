@@ -89,6 +89,10 @@ impl MemoryStorage {
 }
 
 impl Storage for MemoryStorage {
+    fn owner(&self) -> Result<Option<Identity>, StorageError> {
+        Ok(self.disk().contents.as_ref().map(|contents| contents.identity.clone()))
+    }
+
     fn open(&self, bootstrap: &Bootstrap) -> Result<(Box<dyn Store>, Opened), StorageError> {
         let mut disk = self.disk();
         if disk.in_use {

@@ -34,7 +34,8 @@ use std::{
 use rusqlite::{Connection, Result as SqliteResult, params};
 
 use super::{
-    Bootstrap, Opened, RESTORED, Restoration, Snapshots, Storage, StorageError, Store, assert_continues, assert_stands,
+    Bootstrap, Identity, Opened, RESTORED, Restoration, Snapshots, Storage, StorageError, Store, assert_continues,
+    assert_stands,
 };
 use crate::raft::{LogIndex, LogPosition, Recovered, Write};
 use compaction::Deleted;
@@ -118,6 +119,21 @@ impl SqliteStorage {
 }
 
 impl Storage for SqliteStorage {
+    fn owner(&self) -> Result<Option<Identity>, StorageError> {
+        let path = self.files.database();
+        let lock = self.files.lock()?;
+        let acknowledged = Note::of_line(lock.found()).map_or(0, |note| note.writes);
+        let stage = self.examine(&path, acknowledged)?;
+        if stage == Stage::Unfinished {
+            return Ok(None);
+        }
+        let connection = schema::connect(&path, self.files.vfs(), stage)?;
+        if !schema::exists(&connection, &path)? {
+            return Ok(None);
+        }
+        recovery::owner(&connection, &path).map(Some)
+    }
+
     fn open(&self, bootstrap: &Bootstrap) -> Result<(Box<dyn Store>, Opened), StorageError> {
         let path = self.files.database();
         let lock = self.files.lock()?;

@@ -19,12 +19,13 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 
-use super::{Chunks, Connection, Heard, Link, Listening, Transport};
+use super::{Breach, Chunks, Connection, Heard, Link, Listening, Order, Transport, WrongPeer};
 use crate::{
-    error::{NodeError, ProposeError},
+    error::{ChangeError, NodeError, ProposeError},
     flow::TraceId,
-    node::{Applied, NodeRef},
-    raft::{InstallSnapshotRequest, LogIndex, NodeId, Payload, Reply, Request},
+    node::{Applied, NodeRef, Status},
+    raft::{Incarnation, InstallSnapshotRequest, LogIndex, NodeId, Payload, Reply, Request},
+    storage::Identity,
 };
 
 /// What travels.
@@ -76,18 +77,50 @@ impl InProcess {
     }
 
     /// The node at this address, if it is the one that is meant; else why not, and whether it is another one.
-    fn find(&self, link: &Link) -> Result<NodeRef, (String, bool)> {
-        let Some(node) = self.nodes().get(&link.address).cloned() else {
-            return Err((format!("nobody listens on {}", link.address), false));
+    fn find(&self, link: &Link) -> Result<NodeRef, (String, Breach)> {
+        let Some(node) = self.at(&link.address) else {
+            return Err((format!("nobody listens on {}", link.address), Breach::Lost));
         };
         let found = node.identity();
         if found.cluster_id != link.from.cluster_id {
-            return Err((format!("{} belongs to cluster {:016x}", link.address, found.cluster_id), true));
+            let cause = format!("{} belongs to cluster {:016x}", link.address, found.cluster_id);
+            return Err((cause, Breach::WrongPeer));
         }
         if found.node_id != link.to {
-            return Err((format!("{} is node {}, not node {}", link.address, found.node_id, link.to), true));
+            let cause = format!("{} is node {}, not node {}", link.address, found.node_id, link.to);
+            return Err((cause, Breach::WrongPeer));
         }
         Ok(node)
+    }
+
+    fn at(&self, address: &str) -> Option<NodeRef> {
+        self.nodes().get(address).cloned()
+    }
+
+    /// A question by address, and its answer. `lost` is what a break of the second letter means.
+    async fn ask<T, E>(
+        &self,
+        from: NodeId,
+        address: &str,
+        name: &'static str,
+        unreached: impl Fn(NodeId) -> E,
+        lost: impl Fn(NodeId) -> E,
+        ask: impl AsyncFnOnce(NodeRef) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let Some(node) = self.at(address) else { return Err(unreached(0)) };
+        let to = node.identity().node_id;
+        match self.fate(from, to, name, false) {
+            Fate::Deliver { after } => pause(after).await,
+            Fate::Drop => return pending().await,
+            Fate::Break => return Err(unreached(to)),
+        }
+        let answer = ask(node).await;
+        match self.fate(to, from, name, true) {
+            Fate::Deliver { after } => pause(after).await,
+            Fate::Drop => return pending().await,
+            Fate::Break => return Err(lost(to)),
+        }
+        answer
     }
 
     fn fate(&self, from: NodeId, to: NodeId, name: &'static str, reply: bool) -> Fate {
@@ -157,6 +190,33 @@ impl Transport for InProcess {
                 }
             }
             answer
+        })
+    }
+
+    fn order(
+        &self,
+        from: &Identity,
+        address: &str,
+        order: Order,
+        forward: bool,
+    ) -> BoxFuture<'static, Result<LogIndex, ChangeError>> {
+        let (network, from, address) = (self.clone(), from.clone(), address.to_owned());
+        Box::pin(async move {
+            let unreached = |node| ChangeError::Unavailable { node };
+            let lost = |node| ChangeError::Unknown {
+                reason: format!("the connection to node {node} broke before it answered"),
+            };
+            let ask = async |node: NodeRef| node.order(from.cluster_id, order, forward).await;
+            network.ask(from.node_id, &address, "Order", unreached, lost, ask).await
+        })
+    }
+
+    fn status(&self, from: NodeId, address: &str) -> BoxFuture<'static, Result<Status, String>> {
+        let (network, address) = (self.clone(), address.to_owned());
+        Box::pin(async move {
+            let unreached = |_| format!("nobody listens on {address}");
+            let ask = async |node: NodeRef| Ok(node.status());
+            network.ask(from, &address, "Status", unreached, unreached, ask).await
         })
     }
 }
@@ -232,7 +292,7 @@ impl Drop for Line {
 /// Brings the letters of one connection to their addressee in order, and the answers back.
 async fn carry(network: InProcess, link: Link, mut arriving: mpsc::UnboundedReceiver<Sent>) {
     let mut answers = JoinSet::new();
-    let broken = |cause: String, wrong_peer: bool| (link.heard)(Heard::Broken { cause, wrong_peer });
+    let broken = |cause: String, why: Breach| (link.heard)(Heard::Broken { cause, why });
     loop {
         let sent = tokio::select! {
             biased;
@@ -240,17 +300,25 @@ async fn carry(network: InProcess, link: Link, mut arriving: mpsc::UnboundedRece
             sent = arriving.recv() => sent,
         };
         let Some(Sent { session, request, traces, arrives }) = sent else { return };
-        let Some(arrives) = arrives else { return broken("the connection broke".to_owned(), false) };
+        let Some(arrives) = arrives else { return broken("the connection broke".to_owned(), Breach::Lost) };
         if arrives > Instant::now() {
             sleep_until(arrives).await;
         }
         let node = match network.find(&link) {
             Ok(node) => node,
-            Err((cause, wrong_peer)) => return broken(cause, wrong_peer),
+            Err((cause, why)) => return broken(cause, why),
         };
         let name = request.name();
-        let reply = node.deliver(link.from.node_id, request, traces);
-        answers.spawn(bring_back(network.clone(), link.clone(), session, name, async { reply.await.ok() }));
+        match node.deliver(link.caller(), request, traces) {
+            Ok(reply) => {
+                let reply = async { reply.await.ok() };
+                let incarnation = node.incarnation();
+                answers.spawn(bring_back(network.clone(), link.clone(), session, name, incarnation, reply));
+            }
+            Err(wrong) => {
+                answers.spawn(refuse(network.clone(), link.clone(), name, wrong));
+            }
+        }
     }
 }
 
@@ -259,16 +327,35 @@ async fn bring_back(
     link: Link,
     session: u64,
     name: &'static str,
+    incarnation: Incarnation,
     reply: impl Future<Output = Option<Reply>>,
 ) {
-    let broken = |cause: String| (link.heard)(Heard::Broken { cause, wrong_peer: false });
+    let broken = |cause: String| (link.heard)(Heard::Broken { cause, why: Breach::Lost });
     let Some(reply) = reply.await else { return broken(format!("node {} fell before it answered", link.to)) };
     match network.fate(link.to, link.from.node_id, name, true) {
         Fate::Deliver { after } => pause(after).await,
         Fate::Drop => return,
         Fate::Break => return broken("the connection broke before the answer came".to_owned()),
     }
-    (link.heard)(Heard::Answer { session, reply });
+    (link.heard)(match link.check_answer(incarnation) {
+        Ok(()) => Heard::Answer { session, incarnation, reply },
+        Err(wrong) => Heard::Broken { cause: wrong.in_words(), why: wrong.to_the_noticing() },
+    });
+}
+
+/// Brings back the news that a request was not heard.
+async fn refuse(network: InProcess, link: Link, name: &'static str, wrong: WrongPeer) {
+    let heard = match network.fate(link.to, link.from.node_id, name, true) {
+        Fate::Deliver { after } => {
+            pause(after).await;
+            Heard::Broken { cause: wrong.in_words(), why: wrong.to_the_refused() }
+        }
+        Fate::Drop => return,
+        Fate::Break => {
+            Heard::Broken { cause: "the connection broke before the answer came".to_owned(), why: Breach::Lost }
+        }
+    };
+    (link.heard)(heard);
 }
 
 /// Not a yield where there is nothing to wait for.

@@ -24,6 +24,7 @@ impl Run {
         self.stdout.lines().map(parse).collect()
     }
 
+    /// Asserts its exit code.
     pub fn exits_with(self, code: i32) -> Run {
         assert_eq!(self.exit, code, "stdout: {}\nstderr: {}", self.stdout, self.stderr);
         self

@@ -15,6 +15,7 @@ mod identity;
 mod kills;
 mod leases;
 mod load;
+mod members;
 mod meter;
 mod overload;
 mod requests;

@@ -88,6 +88,7 @@ async fn a_report_about_a_truncated_write_counts_for_nothing() {
         move |id| disks[id as usize - 1].clone()
     });
     let cluster = cluster.start().await;
+    cluster.acquainted().await;
     let leader = cluster.leader().await;
     let before = cluster.propose(Line::new("before")).await.expect("there is a leader").index;
     cluster.until_applied(before).await;

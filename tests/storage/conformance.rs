@@ -17,6 +17,17 @@ fn a_new_store_is_empty_and_knows_its_cluster(disk: &Disk) {
     assert_eq!(opened.recovered.entries, []);
 }
 
+/// Fails when: `owner` creates a store, or leaves something behind that an opening does not expect.
+fn a_store_says_whose_it_is_without_being_opened(disk: &Disk) {
+    assert_eq!(disk.storage.owner(), Ok(None));
+    assert_eq!(disk.storage.owner(), Ok(None), "asking creates nothing");
+    let (mut store, _) = open(&*disk.storage);
+    store.persist(&append(commands(1, 10, 1))).unwrap();
+    drop(store);
+    assert_eq!(disk.storage.owner(), Ok(Some(bootstrap().identity)));
+    assert_eq!(recover(&*disk.storage).entries, commands(1, 10, 1));
+}
+
 fn what_was_persisted_is_there_after_a_reopening(disk: &Disk) {
     let (mut store, _) = open(&*disk.storage);
     let hard_state = HardState { current_term: 7, voted_for: Some(3) };
@@ -211,6 +222,7 @@ fn a_gap_is_a_bug_of_the_caller(disk: &Disk) {
 
 for_every_store! {
     a_new_store_is_empty_and_knows_its_cluster
+    a_store_says_whose_it_is_without_being_opened
     what_was_persisted_is_there_after_a_reopening
     term_and_vote_change_without_the_log_and_back_to_no_vote
     entries_replace_those_that_are_truncated

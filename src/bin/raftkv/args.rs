@@ -86,6 +86,12 @@ pub enum Command {
         #[arg(long, value_name = "REV", default_value_t = 0, hide_default_value = true)]
         from: u64,
     },
+    /// Who belongs to the cluster, and changes of it.
+    #[command(subcommand)]
+    Member(MemberCommand),
+    /// Who leads, and letting another one lead.
+    #[command(subcommand)]
+    Leader(LeaderCommand),
     /// One line for each node: who leads, who lags, who cannot be reached; exit code 6 if nobody leads.
     Status,
     /// Take snapshots, keep them as backups, and make a new cluster out of one.
@@ -135,6 +141,65 @@ pub struct Restore {
     pub cluster_name: Option<String>,
 }
 
+/// What can be done about the servers of a cluster.
+#[derive(Subcommand)]
+pub enum MemberCommand {
+    /// One line for each server, removed ones included.
+    List,
+    /// Add a server: a learner at first, which votes once it has caught up. Start it with `serve --join`.
+    Add {
+        /// A number that was never used in this cluster.
+        #[arg(value_name = "ID", value_parser = clap::value_parser!(u64).range(1..))]
+        id: u64,
+        /// Where the others reach it.
+        #[arg(value_name = "ADDR")]
+        address: String,
+        /// It is to stay a learner: it receives the log, and never votes.
+        #[arg(long)]
+        learner: bool,
+        /// Do not wait until it votes.
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// Remove a server, for good.
+    Remove {
+        /// Never used again.
+        #[arg(value_name = "ID", value_parser = clap::value_parser!(u64).range(1..))]
+        id: u64,
+    },
+    /// Make a learner that has caught up a voter.
+    Promote {
+        /// The learner.
+        #[arg(value_name = "ID", value_parser = clap::value_parser!(u64).range(1..))]
+        id: u64,
+    },
+    /// Give an id whose disk is gone to another disk; start that one with `serve --join`.
+    Replace {
+        /// Whose disk is gone.
+        #[arg(value_name = "ID", value_parser = clap::value_parser!(u64).range(1..))]
+        id: u64,
+        /// Where the new one is.
+        #[arg(value_name = "ADDR")]
+        address: String,
+        /// Do not wait until it votes.
+        #[arg(long)]
+        no_wait: bool,
+    },
+}
+
+/// What can be done about the leadership.
+#[derive(Subcommand)]
+pub enum LeaderCommand {
+    /// Who leads; exit code 3 if nobody does.
+    Show,
+    /// Let another one lead.
+    Transfer {
+        /// Who. Left out: whoever has most of the log.
+        #[arg(value_name = "ID", value_parser = clap::value_parser!(u64).range(1..))]
+        id: Option<u64>,
+    },
+}
+
 /// How fresh a read must be.
 #[derive(clap::Args)]
 pub struct Freshness {
@@ -146,7 +211,7 @@ pub struct Freshness {
 /// Flags of `serve`. Each is also RAFTKV_… in the environment and a key of the TOML file.
 #[derive(clap::Args, Default)]
 pub struct Serve {
-    /// This node's number in --cluster.
+    /// This node's number: one of --cluster, or one that was never used.
     #[arg(long, value_name = "N")]
     pub id: Option<String>,
 
@@ -158,13 +223,17 @@ pub struct Serve {
     #[arg(long, value_name = "ADDR")]
     pub listen: Option<String>,
 
-    /// Where the others reach it, if not at its address in --cluster.
+    /// Where the others reach it, if not where it listens. With --cluster that is its address there.
     #[arg(long, value_name = "ADDR")]
     pub advertise: Option<String>,
 
     /// The first members, the same on every node, in any order, at every start.
     #[arg(long, value_name = "1=ADDR,2=ADDR,…")]
     pub cluster: Option<String>,
+
+    /// Instead of --cluster: join the cluster that any of these belongs to. It is added, catches up and then votes.
+    #[arg(long, value_name = "ADDR,…")]
+    pub join: Option<String>,
 
     /// Tells clusters with the same first members apart: the same on every node, at every start.
     #[arg(long, value_name = "NAME")]

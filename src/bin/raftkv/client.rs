@@ -43,6 +43,8 @@ pub enum Kind {
     Read,
     /// It may be made again only if it was certainly not applied.
     Write,
+    /// As a write, of an operator.
+    Order,
     /// It is a write of a session: made twice, it counts once.
     InSession,
 }
@@ -244,7 +246,9 @@ fn judge(endpoint: &str, kind: Kind, status: &Status) -> Verdict {
         ..Refusal::default()
     };
     match told.reason.as_str() {
-        reason::NOT_LEADER | reason::NO_LEADER | reason::UNAVAILABLE | reason::BUSY => Verdict::TryAgain(again()),
+        reason::NOT_LEADER | reason::NO_LEADER | reason::NOT_READY | reason::UNAVAILABLE | reason::BUSY => {
+            Verdict::TryAgain(again())
+        }
         reason::READ_TIMED_OUT if kind == Kind::Read => Verdict::TryAgain(again()),
         // Of what changes nothing: no majority agreed.
         reason::UNKNOWN_OUTCOME if kind == Kind::Read => {
@@ -259,22 +263,22 @@ fn judge(endpoint: &str, kind: Kind, status: &Status) -> Verdict {
 
 /// The call was made, and what became of it is not known.
 fn lost(endpoint: &str, kind: Kind, cause: String) -> Verdict {
-    if kind == Kind::Read {
-        return Verdict::again(cause);
+    let (what, fix) = match kind {
+        Kind::Read => return Verdict::again(cause),
+        Kind::Write | Kind::InSession => (
+            "the outcome is unknown: the write may have been applied, or may still be",
+            "read the key before you write again; compare-and-swap (raftkv cas) makes a repeated write safe",
+        ),
+        Kind::Order => (
+            "the outcome is unknown: the change may have been made, or may still be",
+            "see with `raftkv member list` and `raftkv leader show` whether it was made, before you ask for it again",
+        ),
+    };
+    let failure = Failure::new(14, exit::UNKNOWN_OUTCOME, what, format!("{endpoint}: {cause}"), fix);
+    if kind == Kind::InSession {
+        return Verdict::TryAgain(Refusal { cause, in_doubt: true, told: Some(failure), ..Refusal::default() });
     }
-    let failure = Failure::new(
-        14,
-        exit::UNKNOWN_OUTCOME,
-        "the outcome is unknown: the write may have been applied, or may still be",
-        format!("{endpoint}: {cause}"),
-        "read the key before you write again; compare-and-swap (raftkv cas) makes a repeated write safe",
-    );
-    match kind {
-        Kind::InSession => {
-            Verdict::TryAgain(Refusal { cause, in_doubt: true, told: Some(failure), ..Refusal::default() })
-        }
-        _ => Verdict::Final(failure),
-    }
+    Verdict::Final(failure)
 }
 
 impl Verdict {
@@ -305,7 +309,7 @@ impl Refusals {
             Kind::Read => !left.is_zero(),
             // What is in doubt can only get better.
             Kind::InSession if self.doubt.is_some() => !left.is_zero(),
-            Kind::Write | Kind::InSession => left > 2 * self.slowest,
+            Kind::Write | Kind::Order | Kind::InSession => left > 2 * self.slowest,
         }
     }
 

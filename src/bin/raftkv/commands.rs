@@ -32,7 +32,13 @@ pub async fn run(command: Command, settings: &ClientSettings, output: Output) ->
             compare_and_swap(&mut client, &output, key_of(key)?, expect.map(bytes), bytes(set)).await
         }
         Command::Scan { prefix, freshness } => scan(&mut client, &output, bytes(prefix), &freshness).await,
-        Command::Demo(_) | Command::Serve(_) | Command::Status | Command::Watch { .. } | Command::Snapshot(_) => {
+        Command::Demo(_)
+        | Command::Serve(_)
+        | Command::Status
+        | Command::Member(_)
+        | Command::Leader(_)
+        | Command::Snapshot(_)
+        | Command::Watch { .. } => {
             unreachable!("main has carried these out")
         }
     }

@@ -20,8 +20,8 @@ use crate::{
         messages::{ConsensusMessage, LogStoreMessage, ReplicatorMessage},
         shared::Shared,
     },
-    raft::{AppendOutcome, InstallSnapshotRequest, LogIndex, NodeId, Reply, Request},
-    transport::{Connection, Heard},
+    raft::{Address, AppendOutcome, Incarnation, InstallSnapshotRequest, LogIndex, NodeId, Reply, Request},
+    transport::{Breach, Connection, Heard},
 };
 
 const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
@@ -32,6 +32,8 @@ const MAX_TRACED: usize = 4096;
 pub(crate) struct ReplicatorArguments {
     pub shared: Arc<Shared>,
     pub peer: NodeId,
+    /// Where it is, as the membership says, or said last.
+    pub address: Address,
     pub consensus: flow::Address<ConsensusMessage>,
     /// Has the chunks of snapshots.
     pub log_store: flow::Address<LogStoreMessage>,
@@ -40,6 +42,7 @@ pub(crate) struct ReplicatorArguments {
 pub(crate) struct Replicator {
     shared: Arc<Shared>,
     peer: NodeId,
+    address: Address,
     consensus: flow::Address<ConsensusMessage>,
     log_store: flow::Address<LogStoreMessage>,
     connection: Option<Box<dyn Connection>>,
@@ -62,10 +65,11 @@ impl Actor for Replicator {
         arguments: ReplicatorArguments,
         _: &mut Context<ReplicatorMessage>,
     ) -> Result<Self, ActorProcessingErr> {
-        let ReplicatorArguments { shared, peer, consensus, log_store } = arguments;
+        let ReplicatorArguments { shared, peer, address, consensus, log_store } = arguments;
         Ok(Replicator {
             shared,
             peer,
+            address,
             consensus,
             log_store,
             connection: None,
@@ -89,11 +93,13 @@ impl Actor for Replicator {
             ReplicatorMessage::DeliverSnapshot { session, request } => {
                 self.deliver_snapshot(session, request, context);
             }
-            ReplicatorMessage::Answered { connection, session, reply } if connection == self.connections => {
-                self.answered(session, reply, context);
+            ReplicatorMessage::Answered { connection, session, incarnation, reply }
+                if connection == self.connections =>
+            {
+                self.answered(session, incarnation, reply, context);
             }
-            ReplicatorMessage::Broken { connection, cause, wrong_peer } if connection == self.connections => {
-                self.broken(cause, wrong_peer, context);
+            ReplicatorMessage::Broken { connection, cause, why } if connection == self.connections => {
+                self.broken(cause, why, context);
             }
             ReplicatorMessage::Answered { .. } | ReplicatorMessage::Broken { .. } => {}
             ReplicatorMessage::Crash => panic!("replicator {} was told to crash", self.peer),
@@ -152,18 +158,18 @@ impl Replicator {
         let (myself, outside) = (context.myself().clone(), context.flow().outside("transport", 0));
         let heard = move |heard: Heard| {
             let message = match heard {
-                Heard::Answer { session, reply } => ReplicatorMessage::Answered { connection, session, reply },
-                Heard::Broken { cause, wrong_peer } => ReplicatorMessage::Broken { connection, cause, wrong_peer },
+                Heard::Answer { session, incarnation, reply } => {
+                    ReplicatorMessage::Answered { connection, session, incarnation, reply }
+                }
+                Heard::Broken { cause, why } => ReplicatorMessage::Broken { connection, cause, why },
             };
             let _ = myself.send(outside, message);
         };
-        match self.shared.link(self.peer, Arc::new(heard)) {
-            Some(link) => self.connection = Some(self.shared.transport.connect(link)),
-            None => self.broken("it does not belong to the cluster".to_owned(), false, context),
-        }
+        let link = self.shared.link_to(self.peer, &self.address, Arc::new(heard));
+        self.connection = Some(self.shared.transport.connect(link));
     }
 
-    fn answered(&mut self, session: u64, reply: Reply, context: &Context<ReplicatorMessage>) {
+    fn answered(&mut self, session: u64, incarnation: Incarnation, reply: Reply, context: &Context<ReplicatorMessage>) {
         self.pause = SHORTEST_PAUSE;
         self.last_report = None;
         let mut origin = context.origin();
@@ -177,28 +183,28 @@ impl Replicator {
                 self.traced.pop_front();
             }
         }
-        let delivered = ConsensusMessage::Delivered { peer: self.peer, session, reply };
+        let delivered = ConsensusMessage::Delivered { peer: self.peer, session, incarnation, reply };
         let _ = self.consensus.send(origin, delivered);
     }
 
-    fn broken(&mut self, cause: String, wrong_peer: bool, context: &Context<ReplicatorMessage>) {
+    fn broken(&mut self, cause: String, why: Breach, context: &Context<ReplicatorMessage>) {
         self.connection = None;
         self.traced.clear();
         self.paused_until = Some(Instant::now() + self.pause);
         self.pause = (2 * self.pause).min(LONGEST_PAUSE);
-        self.report(cause, wrong_peer, context);
+        self.report(cause, why, context);
     }
 
     fn report_paused(&mut self, context: &Context<ReplicatorMessage>) {
         let heartbeat = self.shared.config.heartbeat_interval;
         if self.last_report.is_none_or(|last| last.elapsed() >= heartbeat) {
-            self.report("it could not be reached a moment ago".to_owned(), false, context);
+            self.report("it could not be reached a moment ago".to_owned(), Breach::Lost, context);
         }
     }
 
-    fn report(&mut self, cause: String, wrong_peer: bool, context: &Context<ReplicatorMessage>) {
+    fn report(&mut self, cause: String, why: Breach, context: &Context<ReplicatorMessage>) {
         self.last_report = Some(Instant::now());
-        let undelivered = ConsensusMessage::Undelivered { peer: self.peer, cause, wrong_peer };
+        let undelivered = ConsensusMessage::Undelivered { peer: self.peer, cause, why };
         let _ = self.consensus.send(context.origin(), undelivered);
     }
 }

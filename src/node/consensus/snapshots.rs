@@ -14,6 +14,7 @@ use crate::{
     error::SnapshotError,
     flow::{Context, Origin},
     node::{
+        NodeEvent,
         messages::{
             ApplierMessage, ConsensusMessage, LogStoreMessage, NodeMessage, ReplicatorMessage, SnapshotterMessage,
         },
@@ -90,7 +91,7 @@ impl Consensus {
     pub(super) fn snapshot_written(&mut self, snapshot: SnapshotMetadata, context: &mut Context<ConsensusMessage>) {
         if is_current(self.snapshotter.sender(), context) {
             let index = snapshot.last_included.index;
-            let _ = context.send(&self.root, NodeMessage::SnapshotTaken { index });
+            let _ = context.send(&self.root, NodeMessage::Happened(NodeEvent::SnapshotTaken { index }));
             self.step(Input::SnapshotWritten { snapshot }, context);
         }
     }
@@ -121,7 +122,7 @@ impl Consensus {
         if is_current(self.applier.identity(), context) {
             // After a start it is this server's own that is restored.
             if self.received.take_if(|received| *received == index).is_some() {
-                let _ = context.send(&self.root, NodeMessage::SnapshotInstalled { index });
+                let _ = context.send(&self.root, NodeMessage::Happened(NodeEvent::SnapshotInstalled { index }));
             }
             self.traces.forget_up_to(index);
             self.step(Input::Restored { index }, context);

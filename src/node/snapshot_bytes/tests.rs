@@ -1,5 +1,9 @@
 use super::*;
-use crate::testing::{Ledger, Line};
+use crate::{
+    node::sessions::Verdict,
+    raft::SessionCommand,
+    testing::{Ledger, Line},
+};
 
 fn ledger() -> Box<dyn Machine> {
     let mut ledger = Ledger::default();
@@ -17,7 +21,9 @@ fn bytes() -> Vec<u8> {
 
 fn read(mut bytes: &[u8]) -> Result<Vec<(LogIndex, String)>, Refused> {
     let rebuilt = Rebuilt::read(Box::new(Ledger::default()), &mut bytes)?;
-    assert_eq!(rebuilt.sessions.len(), 1);
+    let first = SessionCommand { session: 2, sequence: 1, first_unanswered: 1, command: Default::default() };
+    let mut sessions = rebuilt.sessions;
+    assert!(matches!(sessions.command(9, &first), Verdict::Apply(_)), "session 2 is open");
     let ledger = rebuilt.machine.as_any().downcast_ref::<Ledger>().expect("it was made above");
     Ok(ledger.lines().map(|(index, text)| (index, text.to_owned())).collect())
 }

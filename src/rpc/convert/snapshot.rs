@@ -154,7 +154,8 @@ mod tests {
         rpc::convert::LARGEST,
     };
 
-    const HEADER: pb::Header = pb::Header { cluster_id: 7, from: 2, to: 1, session: 9 };
+    const HEADER: pb::Header =
+        pb::Header { cluster_id: 7, from: 2, to: 1, session: 9, from_incarnation: 0, to_incarnation: 0 };
 
     prop_compose! {
         fn request()(

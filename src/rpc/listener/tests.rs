@@ -59,6 +59,35 @@ impl pb::cluster_server::Cluster for Stuck {
     ) -> Result<Response<Self::SaveSnapshotStream>, Status> {
         Err(Status::unimplemented(""))
     }
+
+    async fn add_server(&self, _: Request<pb::AddServerRequest>) -> Result<Response<pb::ChangeReply>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn remove_server(&self, _: Request<pb::RemoveServerRequest>) -> Result<Response<pb::ChangeReply>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn promote_server(&self, _: Request<pb::PromoteServerRequest>) -> Result<Response<pb::ChangeReply>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn replace_server(&self, _: Request<pb::ReplaceServerRequest>) -> Result<Response<pb::ChangeReply>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn transfer_leadership(
+        &self,
+        _: Request<pb::TransferLeadershipRequest>,
+    ) -> Result<Response<pb::TransferLeadershipReply>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    type EventsStream = futures_util::stream::Empty<Result<pb::Event, Status>>;
+
+    async fn events(&self, _: Request<pb::EventsRequest>) -> Result<Response<Self::EventsStream>, Status> {
+        Err(Status::unimplemented(""))
+    }
 }
 
 struct Served {

@@ -24,9 +24,9 @@ use tokio::{
 };
 use tonic::transport::Channel;
 
-use super::{Task, broken, refused};
+use super::{Task, broken, lost, refused};
 use crate::{
-    raft::{InstallOutcome, InstallSnapshotReply, InstallSnapshotRequest, Reply},
+    raft::{Incarnation, InstallOutcome, InstallSnapshotReply, InstallSnapshotRequest, Reply},
     rpc::{
         channel, convert,
         identity::{self, Refused},
@@ -51,13 +51,18 @@ impl SnapshotStream {
         let transfer = Arc::new(Transfer { link: self.link.clone(), session, request });
         self.task = Some(Task(tokio::spawn(async move {
             let heard = match transfer.run(chunks).await {
-                Ok(reply) => Heard::Answer { session, reply: Reply::InstallSnapshot(reply) },
+                Ok((incarnation, reply)) => {
+                    Heard::Answer { session, incarnation, reply: Reply::InstallSnapshot(reply) }
+                }
                 Err(heard) => heard,
             };
             (transfer.link.heard)(heard);
         })));
     }
 }
+
+/// What the peer said, and which disk it has.
+type Answer = (Incarnation, InstallSnapshotReply);
 
 /// One snapshot on its way to one peer.
 struct Transfer {
@@ -80,15 +85,15 @@ enum Pace {
 
 impl Transfer {
     /// Asks, and sends what the peer has not.
-    async fn run(self: &Arc<Self>, chunks: Chunks) -> Result<InstallSnapshotReply, Heard> {
+    async fn run(self: &Arc<Self>, chunks: Chunks) -> Result<Answer, Heard> {
         let channel = channel::lazy_for_bulk(&self.link.address, self.link.snapshot_timeout);
-        let channel = channel.map_err(|bad| failed(bad.to_string()))?;
+        let channel = channel.map_err(|bad| lost(bad.to_string()))?;
         let question = self.message(true, self.request.offset, Bytes::new());
         let there = self.stream(&channel, |_| stream::iter([question])).await?;
-        let InstallOutcome::Stored { offset } = there.outcome else { return Ok(there) };
+        let InstallOutcome::Stored { offset } = there.1.outcome else { return Ok(there) };
         let size = self.request.snapshot.size;
         if offset > size {
-            return Err(failed(format!("the peer says that it has {offset} of the snapshot's {size} bytes")));
+            return Err(lost(format!("the peer says that it has {offset} of the snapshot's {size} bytes")));
         }
         self.stream(&channel, |pace| self.clone().messages(offset, chunks, pace)).await
     }
@@ -98,7 +103,7 @@ impl Transfer {
         &self,
         channel: &Channel,
         messages: impl FnOnce(Arc<watch::Sender<Pace>>) -> S,
-    ) -> Result<InstallSnapshotReply, Heard>
+    ) -> Result<Answer, Heard>
     where
         S: Stream<Item = pb::InstallSnapshotRequest> + Send + 'static,
     {
@@ -111,7 +116,7 @@ impl Transfer {
             let late = match now {
                 Pace::Moving(since) => Some(since + self.link.snapshot_timeout),
                 Pace::Making => None,
-                Pace::Failed(cause) => return Err(failed(cause)),
+                Pace::Failed(cause) => return Err(lost(cause)),
             };
             tokio::select! {
                 biased;
@@ -119,22 +124,23 @@ impl Transfer {
                 // Never an error: the sender is held above.
                 Ok(()) = paced.changed() => {}
                 () = sleep_until(late.unwrap_or_else(Instant::now)), if late.is_some() => {
-                    return Err(failed(format!("the snapshot made no progress for {:?}", self.link.snapshot_timeout)));
+                    return Err(lost(format!("the snapshot made no progress for {:?}", self.link.snapshot_timeout)));
                 }
             }
         }
     }
 
-    fn accept(&self, reply: &pb::InstallSnapshotReply) -> Result<InstallSnapshotReply, Heard> {
-        let session = identity::check_reply(&self.link.from, self.link.to, reply.header).map_err(refused)?;
+    fn accept(&self, reply: &pb::InstallSnapshotReply) -> Result<Answer, Heard> {
+        let (session, incarnation) = identity::check_reply(&self.link, reply.header).map_err(refused)?;
         if session != self.session {
-            return Err(failed(format!("the peer answered session {session}, and was asked in {}", self.session)));
+            return Err(lost(format!("the peer answered session {session}, and was asked in {}", self.session)));
         }
-        convert::install_reply_from_pb(reply).map_err(|malformed| refused(Refused::Malformed(malformed)))
+        let reply = convert::install_reply_from_pb(reply);
+        Ok((incarnation, reply.map_err(|malformed| refused(Refused::Malformed(malformed)))?))
     }
 
     fn message(&self, first: bool, offset: u64, data: Bytes) -> pb::InstallSnapshotRequest {
-        let header = identity::header(&self.link.from, self.link.to, self.session);
+        let header = identity::header(&self.link, self.session);
         convert::install_snapshot_to_pb(header, first, &self.request, offset, data)
     }
 
@@ -198,10 +204,6 @@ impl Rest {
         self.pace.closed().await;
         None
     }
-}
-
-fn failed(cause: String) -> Heard {
-    Heard::Broken { cause, wrong_peer: false }
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ use crate::{
     raft::{LogPosition, Membership, SnapshotMetadata},
     rpc::{listener, server::install_snapshot},
     storage::Identity,
+    transport::Breach,
 };
 
 const OWN: Identity = Identity { cluster_id: 7, node_id: 1 };
@@ -118,7 +119,8 @@ impl pb::raft_server::Raft for Service {
         let identity = &self.0.behaviour.identity;
         let check = |header: Option<pb::Header>| {
             let header = header.expect("every message has one");
-            Ok(identity::header(identity, header.from, header.session))
+            let reply = pb::Header { cluster_id: identity.cluster_id, from: identity.node_id, ..header };
+            Ok((pb::Header { to: header.from, ..reply }, identity::caller(&header)))
         };
         let answer = install_snapshot::receive(requests.into_inner(), check, |_, request| self.0.store(request));
         answer.await.map(Response::new)
@@ -195,7 +197,15 @@ async fn impatient_pair(behaviour: Behaviour, size: usize, snapshot_timeout: Dur
 
     let (report, heard) = mpsc::unbounded_channel();
     let heard_by = Arc::new(move |event| drop(report.send(event)));
-    let link = Arc::new(Link { from: OWN, to: PEER.node_id, address, snapshot_timeout, heard: heard_by });
+    let link = Arc::new(Link {
+        from: OWN,
+        to: PEER.node_id,
+        address,
+        from_incarnation: 11,
+        to_incarnation: Arc::default(),
+        snapshot_timeout,
+        heard: heard_by,
+    });
     let sender = SnapshotStream::new(link);
     let snapshot = (0..size).map(|place| (place % 251) as u8).collect();
     Pair { receiver, sender, heard, snapshot, read: Arc::default(), _stop: stop }
@@ -238,7 +248,7 @@ impl Pair {
 
     async fn answer(&mut self) -> (u64, InstallSnapshotReply) {
         match self.next().await {
-            Heard::Answer { session, reply: Reply::InstallSnapshot(reply) } => (session, reply),
+            Heard::Answer { session, reply: Reply::InstallSnapshot(reply), .. } => (session, reply),
             other => panic!("expected an answer, heard {other:?}"),
         }
     }
@@ -251,7 +261,7 @@ impl Pair {
 
     async fn break_of(&mut self) -> String {
         match self.next().await {
-            Heard::Broken { cause, wrong_peer: false } => cause,
+            Heard::Broken { cause, why: Breach::Lost } => cause,
             other => panic!("expected a break, heard {other:?}"),
         }
     }
@@ -411,7 +421,7 @@ async fn an_answer_of_another_node_or_cluster_is_a_break() {
     for identity in [Identity { cluster_id: 8, ..PEER }, Identity { node_id: 3, ..PEER }] {
         let mut pair = pair(Behaviour { identity, ..GOOD }, CHUNK).await;
         pair.send(4);
-        assert!(matches!(pair.next().await, Heard::Broken { wrong_peer: true, .. }));
+        assert!(matches!(pair.next().await, Heard::Broken { why: Breach::WrongPeer, .. }));
         assert_eq!(pair.read(), 0, "nothing is sent to a stranger");
     }
 }

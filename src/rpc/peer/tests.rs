@@ -1,6 +1,6 @@
 //! A connection against a peer that is made to misbehave, over real sockets.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt, stream::BoxStream};
@@ -24,6 +24,8 @@ const PATIENT: Deadlines = Deadlines { vote: PATIENCE, request: PATIENCE };
 struct Behaviour {
     /// Whom it says it is.
     identity: Identity,
+    /// Its disk. 0: it does not say.
+    disk: u64,
     /// Ends its streams after so many replies.
     replies: usize,
     /// Refuses every stream with this.
@@ -32,7 +34,7 @@ struct Behaviour {
     mute: bool,
 }
 
-const GOOD: Behaviour = Behaviour { identity: PEER, replies: usize::MAX, refuses: None, mute: false };
+const GOOD: Behaviour = Behaviour { identity: PEER, disk: 22, replies: usize::MAX, refuses: None, mute: false };
 
 #[derive(Clone)]
 struct FakePeer {
@@ -48,7 +50,9 @@ struct FakePeer {
 impl FakePeer {
     fn header(&self, asked: Option<pb::Header>) -> pb::Header {
         let asked = asked.expect("every request has a header");
-        identity::header(&self.behaviour.identity, asked.from, asked.session)
+        let Behaviour { identity, disk, .. } = &self.behaviour;
+        let own = pb::Header { cluster_id: identity.cluster_id, to: identity.node_id, ..asked };
+        identity::reply_header(own, *disk)
     }
 
     async fn mute(&self) {
@@ -166,6 +170,44 @@ impl pb::cluster_server::Cluster for FakePeer {
     ) -> Result<Response<Self::SaveSnapshotStream>, Status> {
         Err(Status::unimplemented(""))
     }
+
+    async fn add_server(&self, _: tonic::Request<pb::AddServerRequest>) -> Result<Response<pb::ChangeReply>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn remove_server(
+        &self,
+        _: tonic::Request<pb::RemoveServerRequest>,
+    ) -> Result<Response<pb::ChangeReply>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn promote_server(
+        &self,
+        _: tonic::Request<pb::PromoteServerRequest>,
+    ) -> Result<Response<pb::ChangeReply>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn replace_server(
+        &self,
+        _: tonic::Request<pb::ReplaceServerRequest>,
+    ) -> Result<Response<pb::ChangeReply>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn transfer_leadership(
+        &self,
+        _: tonic::Request<pb::TransferLeadershipRequest>,
+    ) -> Result<Response<pb::TransferLeadershipReply>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    type EventsStream = futures_util::stream::Empty<Result<pb::Event, Status>>;
+
+    async fn events(&self, _: tonic::Request<pb::EventsRequest>) -> Result<Response<Self::EventsStream>, Status> {
+        Err(Status::unimplemented(""))
+    }
 }
 
 /// Someone waits for an answer until this is dropped.
@@ -265,19 +307,27 @@ impl Conversation {
         }
     }
 
-    async fn wrong_peer(&mut self) -> bool {
+    async fn breach(&mut self) -> Breach {
         match self.next().await {
-            Heard::Broken { wrong_peer, .. } => wrong_peer,
+            Heard::Broken { why, .. } => why,
             other => panic!("expected a break, heard {other:?}"),
         }
     }
 }
 
 fn link(address: &str, heard: impl Fn(Heard) + Send + Sync + 'static) -> Link {
+    link_to_disk(0, address, heard)
+}
+
+/// To a peer that is known by this disk.
+fn link_to_disk(disk: u64, address: &str, heard: impl Fn(Heard) + Send + Sync + 'static) -> Link {
+    let (address, to_incarnation) = (address.to_owned(), Arc::new(AtomicU64::new(disk)));
     Link {
         from: OWN,
         to: PEER.node_id,
-        address: address.to_owned(),
+        address,
+        from_incarnation: 11,
+        to_incarnation,
         snapshot_timeout: Duration::from_secs(10),
         heard: Arc::new(heard),
     }
@@ -303,7 +353,10 @@ async fn an_answer_repeats_its_requests_session() {
     conversation.append(41, 1);
     assert!(matches!(conversation.next().await, Heard::Answer { session: 41, .. }));
     conversation.vote(42);
-    assert!(matches!(conversation.next().await, Heard::Answer { session: 42, reply: Reply::RequestVote(_) }));
+    assert!(matches!(
+        conversation.next().await,
+        Heard::Answer { session: 42, incarnation: 22, reply: Reply::RequestVote(_) }
+    ));
     assert_eq!(*peer.peer.traceparents.lock().expect("no panic"), [Some(77)]);
 }
 
@@ -314,9 +367,9 @@ async fn an_answer_of_another_node_or_cluster_is_a_break() {
         let peer = start(Behaviour { identity, ..GOOD }).await;
         let mut conversation = Conversation::with(&peer.address);
         conversation.append(1, 1);
-        assert!(conversation.wrong_peer().await);
+        assert_eq!(conversation.breach().await, Breach::WrongPeer);
         conversation.vote(1);
-        assert!(conversation.wrong_peer().await);
+        assert_eq!(conversation.breach().await, Breach::WrongPeer);
     }
 }
 
@@ -326,7 +379,7 @@ async fn a_refusal_for_being_another_node_is_told_as_such() {
     let peer = start(Behaviour { refuses: Some(wrong), ..GOOD }).await;
     let mut conversation = Conversation::with(&peer.address);
     conversation.append(1, 1);
-    assert!(conversation.wrong_peer().await);
+    assert_eq!(conversation.breach().await, Breach::WrongPeer);
 }
 
 #[tokio::test]
@@ -336,7 +389,7 @@ async fn each_break_is_told_once_and_the_next_request_opens_a_new_stream() {
     for round in 1..=50 {
         conversation.append(1, round);
         assert_eq!(conversation.matched().await, round);
-        assert!(!conversation.wrong_peer().await);
+        assert_eq!(conversation.breach().await, Breach::Lost);
     }
     assert!(conversation.heard.try_recv().is_err());
 }
@@ -360,7 +413,7 @@ async fn a_request_sent_at_the_moment_of_the_break_is_not_lost() {
     conversation.lock().expect("no panic").insert(Conversation { connection, heard: unused }).append(1, 1);
     for _ in 0..10 {
         let heard = tokio::time::timeout(PATIENCE, breaks.recv()).await.expect("each request's break is heard");
-        assert!(matches!(heard, Some(Heard::Broken { wrong_peer: true, .. })));
+        assert!(matches!(heard, Some(Heard::Broken { why: Breach::WrongPeer, .. })));
     }
     conversation.lock().expect("no panic").take();
 }
@@ -373,9 +426,9 @@ async fn a_peer_that_comes_back_is_found_again() {
     conversation.append(1, 1);
     assert_eq!(conversation.matched().await, 1);
     drop(peer);
-    assert!(!conversation.wrong_peer().await);
+    assert_eq!(conversation.breach().await, Breach::Lost);
     conversation.append(1, 2);
-    assert!(!conversation.wrong_peer().await);
+    assert_eq!(conversation.breach().await, Breach::Lost);
 
     let _peer = start_at(&address, GOOD).await;
     conversation.append(1, 3);
@@ -411,16 +464,16 @@ async fn a_vote_whose_connection_breaks_is_a_break() {
     conversation.vote(1);
     tokio::time::timeout(PATIENCE, peer.peer.unanswered.notified()).await.expect("it arrives");
     drop(peer);
-    assert!(!conversation.wrong_peer().await);
+    assert_eq!(conversation.breach().await, Breach::Lost);
 }
 
 #[tokio::test]
 async fn an_address_that_is_none_is_a_break() {
     let mut conversation = Conversation::with("no address");
     conversation.append(1, 1);
-    assert!(!conversation.wrong_peer().await);
+    assert_eq!(conversation.breach().await, Breach::Lost);
     conversation.vote(1);
-    assert!(!conversation.wrong_peer().await);
+    assert_eq!(conversation.breach().await, Breach::Lost);
 }
 
 // Fails when: a task is not ended by the drop (`Task::drop` without `abort`).
@@ -484,4 +537,30 @@ async fn a_forwarded_command_without_an_answer_is_unknown() {
     *transport.0.deadlines.lock().expect("no panic") = Deadlines { vote: PATIENCE, request: Duration::from_millis(50) };
     let late = transport.propose(&link(&peer.address, |_| {}), Payload::Command(Bytes::from_static(b"x")), 1).await;
     assert!(matches!(late, Err(ProposeError::Unknown { .. })), "{late:?}");
+}
+
+// Fails when: `Link::check_answer` is not asked about the answers of a stream, or about those of calls.
+#[tokio::test]
+async fn an_answer_of_another_disk_counts_for_nothing() {
+    let peer = start(GOOD).await;
+    for (known, why) in [(22, None), (23, Some(Breach::PeerWiped))] {
+        let (sender, heard) = mpsc::unbounded_channel();
+        let link = link_to_disk(known, &peer.address, move |event| drop(sender.send(event)));
+        let mut conversation = Conversation { connection: Grpc::new().connect(link), heard };
+        for kind in 0..2 {
+            if kind == 0 {
+                conversation.append(1, 1)
+            } else {
+                conversation.vote(1)
+            }
+            match (why, conversation.next().await) {
+                (None, Heard::Answer { incarnation: 22, .. }) => {}
+                (Some(expected), Heard::Broken { why, cause }) => {
+                    assert_eq!(why, expected);
+                    assert!(cause.contains("R007") && cause.contains("member replace 2"), "{cause}");
+                }
+                (_, other) => panic!("known by {known}, heard {other:?}"),
+            }
+        }
+    }
 }

@@ -10,11 +10,12 @@ use tonic::{Request, Status, Streaming};
 
 use super::{Handlers, gone, misfit, pb, raft};
 use crate::{
-    raft::{InstallOutcome, InstallSnapshotReply, InstallSnapshotRequest, NodeId, SnapshotMetadata},
+    raft::{InstallOutcome, InstallSnapshotReply, InstallSnapshotRequest, SnapshotMetadata},
     rpc::{
         convert::{self, Malformed},
         identity::Refused,
     },
+    transport::Caller,
 };
 
 /// The answer to a stream of chunks.
@@ -25,7 +26,7 @@ pub(super) async fn answer(
     let (address, requests) = (requests.remote_addr(), requests.into_inner());
     let mut closing = handlers.closing.clone();
     let ask = |from, request| async move {
-        match handlers.ask(from, raft::Request::InstallSnapshot(request), None).await? {
+        match handlers.ask(from, address, raft::Request::InstallSnapshot(request), None).await? {
             raft::Reply::InstallSnapshot(reply) => Ok(reply),
             other => Err(misfit(&other)),
         }
@@ -37,11 +38,11 @@ pub(super) async fn answer(
     }
 }
 
-/// Reads a stream to its end. `check` gives the reply's header for a request's, `ask` stores a chunk.
+/// Reads a stream to its end. `check` gives the reply's header for a request's and who sent it, `ask` stores a chunk.
 pub(in crate::rpc) async fn receive<A>(
     mut requests: impl Stream<Item = Result<pb::InstallSnapshotRequest, Status>> + Unpin,
-    check: impl Fn(Option<pb::Header>) -> Result<pb::Header, Refused>,
-    ask: impl Fn(NodeId, InstallSnapshotRequest) -> A,
+    check: impl Fn(Option<pb::Header>) -> Result<(pb::Header, Caller), Refused>,
+    ask: impl Fn(Caller, InstallSnapshotRequest) -> A,
 ) -> Result<pb::InstallSnapshotReply, Status>
 where
     A: Future<Output = Result<InstallSnapshotReply, Status>>,
@@ -50,12 +51,12 @@ where
     let mut last = None;
     while let Some(message) = requests.next().await {
         let message = message?;
-        let header = check(message.header)?;
-        let request = convert::install_snapshot_from_pb(header.to, stream.as_ref(), message)?;
+        let (header, from) = check(message.header)?;
+        let request = convert::install_snapshot_from_pb(from.id, stream.as_ref(), message)?;
         let snapshot = stream.get_or_insert_with(|| request.snapshot.clone());
         let end = request.offset + request.data.len() as u64;
         let is_last = end == snapshot.size;
-        let reply = ask(header.to, request).await?;
+        let reply = ask(from, request).await?;
         let answer = convert::install_reply_to_pb(header, &reply);
         if is_last || reply.outcome != (InstallOutcome::Stored { offset: end }) {
             return Ok(answer);

@@ -23,6 +23,15 @@ pub(super) struct Found {
     pub(super) state: State,
 }
 
+/// Reads whose store it is.
+pub(super) fn owner(connection: &Connection, path: &Path) -> Result<Identity, StorageError> {
+    let owner = Owner::read(connection).map_err(|error| match error {
+        RowError::Sqlite(error) => classify_at_open(path, &error),
+        RowError::Damaged(cause) => corrupt(path, "the identity", cause),
+    })?;
+    Ok(owner.identity)
+}
+
 /// Reads and verifies everything.
 pub(super) fn read(connection: &Connection, path: &Path, opener: &Identity) -> Result<Found, StorageError> {
     let damaged = |place: &'static str| {

@@ -9,8 +9,8 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{Fate, InProcess, pause};
 use crate::{
-    raft::{InstallOutcome, InstallSnapshotReply, InstallSnapshotRequest, Reply, Request},
-    transport::{Chunks, Heard, Link},
+    raft::{Incarnation, InstallOutcome, InstallSnapshotReply, InstallSnapshotRequest, Reply, Request},
+    transport::{Breach, Chunks, Heard, Link},
 };
 
 const NAME: &str = "InstallSnapshot";
@@ -28,8 +28,8 @@ pub(super) async fn stream(
 ) {
     let transfer = Transfer { network, link: link.clone() };
     (link.heard)(match transfer.run(request, &mut chunks).await {
-        Ok(reply) => Heard::Answer { session, reply },
-        Err((cause, wrong_peer)) => Heard::Broken { cause, wrong_peer },
+        Ok((incarnation, reply)) => Heard::Answer { session, incarnation, reply },
+        Err((cause, why)) => Heard::Broken { cause, why },
     });
 }
 
@@ -38,24 +38,27 @@ struct Transfer {
     link: Link,
 }
 
-/// Why it broke, and whether another node answered.
-type Break = (String, bool);
+/// Why it broke, in words and to decide by.
+type Break = (String, Breach);
+
+/// What the addressee said, and which disk it has.
+type Answer = (Incarnation, Reply);
 
 impl Transfer {
-    async fn run(&self, mut request: InstallSnapshotRequest, chunks: &mut Chunks) -> Result<Reply, Break> {
+    async fn run(&self, mut request: InstallSnapshotRequest, chunks: &mut Chunks) -> Result<Answer, Break> {
         let (term, size) = (request.term, request.snapshot.size);
         // What is stored may fall back to 0, where it did not fit its checksum; it rises again from there.
         let (mut stored, mut progressed) = (None, Instant::now());
         loop {
             let deadline = progressed + self.link.snapshot_timeout;
             let exchange = timeout_at(deadline, self.exchange(request.clone()));
-            let reply = exchange.await.map_err(|_| self.stalled())??;
-            let offset = match &reply {
+            let answer = exchange.await.map_err(|_| self.stalled())??;
+            let offset = match &answer.1 {
                 Reply::InstallSnapshot(InstallSnapshotReply {
                     term: answered,
                     outcome: InstallOutcome::Stored { offset },
                 }) if *answered <= term && *offset < size => *offset,
-                _ => return Ok(reply),
+                _ => return Ok(answer),
             };
             if stored.is_none_or(|stored| offset > stored) {
                 progressed = Instant::now();
@@ -69,14 +72,19 @@ impl Transfer {
     }
 
     /// One letter, and the answer to it.
-    async fn exchange(&self, request: InstallSnapshotRequest) -> Result<Reply, Break> {
+    async fn exchange(&self, request: InstallSnapshotRequest) -> Result<Answer, Break> {
         let (from, to) = (self.link.from.node_id, self.link.to);
         self.travel(self.network.fate(from, to, NAME, false)).await?;
         let node = self.network.find(&self.link)?;
-        let reply = node.deliver(from, Request::InstallSnapshot(request), Vec::new());
-        let reply = reply.await.map_err(|_| (format!("node {to} fell before it answered"), false))?;
+        let delivered = node.deliver(self.link.caller(), Request::InstallSnapshot(request), Vec::new());
+        let answer = match delivered {
+            Ok(reply) => reply.await.map_err(|_| (format!("node {to} fell before it answered"), Breach::Lost)),
+            Err(wrong) => Err((wrong.in_words(), wrong.to_the_refused())),
+        };
         self.travel(self.network.fate(to, from, NAME, true)).await?;
-        Ok(reply)
+        let (incarnation, reply) = (node.incarnation(), answer?);
+        self.link.check_answer(incarnation).map_err(|wrong| (wrong.in_words(), wrong.to_the_noticing()))?;
+        Ok((incarnation, reply))
     }
 
     async fn travel(&self, fate: Fate) -> Result<(), Break> {
@@ -86,16 +94,16 @@ impl Transfer {
                 Ok(())
             }
             Fate::Drop => std::future::pending().await,
-            Fate::Break => Err(("the connection broke".to_owned(), false)),
+            Fate::Break => Err(("the connection broke".to_owned(), Breach::Lost)),
         }
     }
 
     fn stalled(&self) -> Break {
         let Link { to, snapshot_timeout, .. } = &self.link;
-        (format!("a snapshot to node {to} made no progress for {snapshot_timeout:?}"), false)
+        (format!("a snapshot to node {to} made no progress for {snapshot_timeout:?}"), Breach::Lost)
     }
 }
 
 fn gone() -> Break {
-    ("the snapshot on its way is not there any more".to_owned(), false)
+    ("the snapshot on its way is not there any more".to_owned(), Breach::Lost)
 }
