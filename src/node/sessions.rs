@@ -172,13 +172,6 @@ impl Sessions {
     pub(crate) fn snapshot(&self) -> SessionsSnapshot {
         SessionsSnapshot(self.table.clone())
     }
-
-    /// How many sessions there are.
-    #[cfg(test)]
-    pub(crate) fn len(&self) -> usize {
-        self.table.len()
-    }
-
     /// Lets go what was not used for long, and what is too much.
     fn expire(&mut self, index: LogIndex) {
         let expiry = self.limits.expiry;
