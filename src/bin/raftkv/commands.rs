@@ -211,7 +211,7 @@ async fn scan(client: &mut Client, output: &Output, prefix: Vec<u8>, freshness: 
 }
 
 /// A session for the one write that follows, and until when both are tried. One that is opened in vain does no harm.
-async fn open_session(client: &mut Client) -> Result<(Session, Instant), Failure> {
+pub async fn open_session(client: &mut Client) -> Result<(Session, Instant), Failure> {
     let deadline = client.deadline();
     let send = |at, request| async move { ClusterClient::new(at).open_session(request).await };
     let opened = client.call_until(deadline, Kind::Read, &OpenSessionRequest {}, send).await?;

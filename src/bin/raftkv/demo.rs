@@ -3,12 +3,18 @@
 //! Nothing here knows more than a client and an operator could: it writes and reads over gRPC, looks at each node's
 //! status, tree and message flow, and stops, starts and kills.
 
+mod calls;
 mod cluster;
+mod crashes;
 mod load;
+mod newcomer;
 mod report;
+mod retry;
 mod stay;
 mod tour;
 mod trace;
+mod watcher;
+mod writer;
 
 use std::io::IsTerminal;
 

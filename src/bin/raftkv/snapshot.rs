@@ -93,19 +93,7 @@ struct SavedLine {
 }
 
 async fn save(client: &mut Client, output: &Output, file: &Path, last: bool) -> Result<u8, Failure> {
-    let mut attempt = 1;
-    let head = loop {
-        match receive(begin(client, last).await?, file).await {
-            Ok(head) => break head,
-            Err(Torn::Overtaken) if attempt < ATTEMPTS => attempt += 1,
-            Err(Torn::Overtaken) => {
-                let why = format!("{ATTEMPTS} times a later snapshot took the place of the one on its way");
-                return Err(Failure::other("the node takes snapshots faster than it can hand them out", why));
-            }
-            Err(Torn::Failed(failure)) => return Err(failure),
-        }
-    };
-    let Head { cluster_id, node_id: id, snapshot } = head;
+    let Head { cluster_id, node_id: id, snapshot } = fetch(client, file, last).await?;
     let (index, term, bytes) = (snapshot.last_included.index, snapshot.last_included.term, snapshot.size);
     let (cluster, checksum) = (format!("{cluster_id:016x}"), format!("{:08x}", snapshot.checksum));
     let file = file.display().to_string();
@@ -116,6 +104,22 @@ async fn save(client: &mut Client, output: &Output, file: &Path, last: bool) -> 
         output.line(line.as_bytes())?;
     }
     Ok(exit::DONE)
+}
+
+/// Writes a backup to `file`: of all that was acknowledged before, or of the `last` snapshot that a node has.
+pub async fn fetch(client: &mut Client, file: &Path, last: bool) -> Result<Head, Failure> {
+    let mut attempt = 1;
+    loop {
+        match receive(begin(client, last).await?, file).await {
+            Ok(head) => return Ok(head),
+            Err(Torn::Overtaken) if attempt < ATTEMPTS => attempt += 1,
+            Err(Torn::Overtaken) => {
+                let why = format!("{ATTEMPTS} times a later snapshot took the place of the one on its way");
+                return Err(Failure::other("the node takes snapshots faster than it can hand them out", why));
+            }
+            Err(Torn::Failed(failure)) => return Err(failure),
+        }
+    }
 }
 
 /// The stream from whoever can say that it has all that was written before.

@@ -8,9 +8,10 @@ use std::{
 };
 
 use ractor_raft::{
+    Config,
     flow::{ActorReport, Status as ActorStatus},
     kv::Kv,
-    node::{Crash, Node, RestartPolicy},
+    node::{Builder, Crash, Node, RestartPolicy},
     raft::{NodeId, Role},
     rpc::Grpc,
 };
@@ -33,8 +34,13 @@ const GLANCE: Duration = Duration::from_millis(1);
 /// The demo kills far more than a healthy node would ever see.
 const PATIENT: RestartPolicy = RestartPolicy { budget: 1000, window: Duration::from_secs(60) };
 
+/// Entries that a log keeps behind a snapshot: so few that a new node has to be sent the snapshot.
+const TRAILING: u64 = 10;
+
 /// All nodes, running or not.
 pub struct Cluster {
+    /// The cluster's first members: what its identity is made of, whoever joins or leaves.
+    first: BTreeMap<NodeId, String>,
     /// Where each member is.
     pub members: BTreeMap<NodeId, String>,
     /// Those that run.
@@ -48,19 +54,37 @@ impl Cluster {
     /// Starts `count` nodes, each on a port of its own.
     pub async fn start(count: u64, data: Option<PathBuf>) -> Result<Self, Failure> {
         let (data, temporary) = directory(data)?;
-        let no_port = |error: std::io::Error| Failure::other("no port could be had on 127.0.0.1", error.to_string());
         let mut members = BTreeMap::new();
         let mut listeners = BTreeMap::new();
         for id in 1..=count {
-            let listener = TcpListener::bind("127.0.0.1:0").map_err(no_port)?;
-            members.insert(id, listener.local_addr().map_err(no_port)?.to_string());
+            let (listener, address) = port()?;
+            members.insert(id, address);
             listeners.insert(id, listener);
         }
-        let mut cluster = Cluster { members, nodes: BTreeMap::new(), data, temporary };
+        let mut cluster = Cluster { first: members.clone(), members, nodes: BTreeMap::new(), data, temporary };
         for (id, listener) in listeners {
             cluster.start_node(id, Grpc::with_listener(listener)).await?;
         }
         Ok(cluster)
+    }
+
+    /// Starts one more node, which joins the others, and returns its number once it belongs to them. It may have to catch up
+    /// still.
+    pub async fn join(&mut self) -> Result<NodeId, Failure> {
+        let id = self.members.keys().next_back().map_or(1, |last| last + 1);
+        let (listener, address) = port()?;
+        let others = self.members.values().cloned().collect::<Vec<_>>();
+        let node = self.builder(id, Grpc::with_listener(listener)).join(others).advertise(address.clone());
+        self.nodes.insert(id, node.spawn().await?);
+        self.members.insert(id, address);
+        Ok(id)
+    }
+
+    /// Stops a node that was removed, for good.
+    pub async fn dismiss(&mut self, id: NodeId) -> Result<(), Failure> {
+        self.stop_node(id).await?;
+        self.members.remove(&id);
+        Ok(())
     }
 
     /// Starts a stopped node again, from its disk, at its old address.
@@ -69,16 +93,18 @@ impl Cluster {
     }
 
     async fn start_node(&mut self, id: NodeId, transport: Grpc) -> Result<(), Failure> {
-        let (_, health) = tonic_health::server::health_reporter();
-        let node = Node::builder(id, Kv::default)
-            .cluster(self.members.clone())
-            .data_dir(self.data.join(format!("node-{id}")))
-            .transport(transport.services(move |node| routes(node, health.clone())))
-            .restart_policy(PATIENT)
-            .spawn()
-            .await?;
+        let node = self.builder(id, transport).cluster(self.first.clone()).spawn().await?;
         self.nodes.insert(id, node);
         Ok(())
+    }
+
+    fn builder(&self, id: NodeId, transport: Grpc) -> Builder<Kv> {
+        let (_, health) = tonic_health::server::health_reporter();
+        Node::builder(id, Kv::default)
+            .data_dir(self.data.join(format!("node-{id}")))
+            .transport(transport.services(move |node| routes(node, health.clone())))
+            .config(config())
+            .restart_policy(PATIENT)
     }
 
     /// Stops one node in an orderly way.
@@ -119,6 +145,11 @@ impl Cluster {
     /// A node that runs.
     pub fn node(&self, id: NodeId) -> &Node<Kv> {
         &self.nodes[&id]
+    }
+
+    /// A node that runs, other than this one.
+    pub fn another(&self, id: NodeId) -> NodeId {
+        self.nodes.keys().copied().find(|other| *other != id).expect("the demo has three nodes or more")
     }
 
     /// A client of all running nodes; of this one first, if one is named.
@@ -166,6 +197,23 @@ pub async fn wait_for<T>(what: &str, look: impl Fn() -> Option<T>) -> Result<T, 
         sleep(GLANCE).await;
     }
     Err(Failure::other(format!("waited {PATIENCE:?} for {what}"), "it did not happen"))
+}
+
+/// Small thresholds, so that there is something to see; and nobody is elected by accident on a busy machine.
+fn config() -> Config {
+    let mut config = Config::default();
+    config.snapshot_trailing = TRAILING;
+    config.election_timeout_min = Duration::from_millis(300);
+    config.election_timeout_max = Duration::from_millis(600);
+    config
+}
+
+/// A port of its own on loopback, and its address.
+fn port() -> Result<(TcpListener, String), Failure> {
+    let no_port = |error: std::io::Error| Failure::other("no port could be had on 127.0.0.1", error.to_string());
+    let listener = TcpListener::bind("127.0.0.1:0").map_err(no_port)?;
+    let address = listener.local_addr().map_err(no_port)?.to_string();
+    Ok((listener, address))
 }
 
 fn directory(data: Option<PathBuf>) -> Result<(PathBuf, Option<TempDir>), Failure> {

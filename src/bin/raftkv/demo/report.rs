@@ -20,7 +20,7 @@ impl Report {
     /// Says what there is to see.
     pub fn open(cluster: &Cluster) -> Self {
         println!("raftkv demo: {} nodes in this process, with gRPC on loopback", cluster.members.len());
-        println!("and SQLite files in {}\n", cluster.data().display());
+        println!("and SQLite files in {}", cluster.data().display());
         Report { begun: Instant::now(), held: 0, failed: Vec::new() }
     }
 

@@ -5,10 +5,10 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::{
+    calls,
     cluster::{Cluster, PATIENCE},
     load::Load,
     report::short,
-    tour,
 };
 use crate::error::Failure;
 
@@ -72,7 +72,7 @@ async fn stop_the_leader(cluster: &mut Cluster) -> Result<String, Failure> {
     let leader = cluster.await_leader().await?;
     let begun = tokio::time::Instant::now();
     cluster.stop_node(leader).await?;
-    tour::put(&mut cluster.client(None), "stay", "written on").await?;
+    calls::put(&mut cluster.client(None), "stay", "written on").await?;
     let next = cluster.await_leader().await?;
     Ok(format!("node {leader} is stopped; the next write took {}; node {next} leads", short(begun.elapsed())))
 }

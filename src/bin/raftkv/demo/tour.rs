@@ -1,62 +1,74 @@
 //! The tour: each step does something to the cluster and checks with its own eyes what comes of it.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use ractor_raft::{
-    kv::pb::{Consistency, GetRequest, HashRequest, PutRequest, ScanRequest},
+    backup::{Backup, Head},
+    kv::pb::{Consistency, PutRequest},
     raft::NodeId,
     rpc::trace as wire,
 };
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 use tonic::Request;
 
 use super::{
+    calls::{get, hash, put_request},
     cluster::{Cluster, wait_for},
-    load::{Load, Written},
+    crashes, newcomer,
     report::{Report, short},
+    retry::Retried,
     trace,
+    watcher::Watcher,
+    writer::{Writer, key},
 };
-use crate::{
-    client::{Client, Kind},
-    commands::kv,
-    error::Failure,
-};
-
-/// The actors that fall together, and start again from disk.
-const KEEPERS: [&str; 3] = ["applier", "consensus", "log store"];
-
-/// So that the load has something to lose.
-const BETWEEN_CRASHES: Duration = Duration::from_millis(600);
+use crate::{client::Kind, commands::kv, error::Failure, snapshot};
 
 /// The whole of it.
 ///
 /// # Errors
 /// A step could not be done at all; what was done and does not hold stands in the report.
 pub async fn run(cluster: &mut Cluster, report: &mut Report) -> Result<(), Failure> {
-    elect(cluster, report).await?;
-    write(cluster, report).await?;
+    report.say("the nodes elect one that leads; a write counts once most of them have it on disk:");
+    let leader = elect(cluster, report).await?;
+    let watcher = Watcher::begin(cluster, leader).await?;
+    let mut writer = Writer::new(cluster)?;
+    write(cluster, report, &mut writer).await?;
     read(cluster, report, "hello").await?;
-    let stopped = lose_the_leader(cluster, report).await?;
+    read_elsewhere(cluster, report, &mut writer).await?;
+    read_by_lease(cluster, report, "hello, all").await?;
+    let retried = Retried::twice(cluster, report, &mut writer).await?;
+
+    report.say("stop the leader, and start it again:");
+    let stopped = lose_the_leader(cluster, report, &mut writer).await?;
     restart(cluster, report, stopped).await?;
-    crash_actors(cluster, report).await?;
+
+    crashes::run(cluster, report, &mut writer).await?;
+    newcomer::run(cluster, report, &mut writer, &retried).await?;
+
+    report.say("after all of that:");
     compare(cluster, report).await?;
+    back_up(cluster, report, &mut writer).await?;
+    report.check("watch", watcher.compare(writer.written()).await);
     follow(cluster, report).await
 }
 
-async fn elect(cluster: &Cluster, report: &mut Report) -> Result<(), Failure> {
+async fn elect(cluster: &Cluster, report: &mut Report) -> Result<NodeId, Failure> {
     let begun = Instant::now();
     let leader = cluster.await_leader().await?;
     let term = cluster.node(leader).status().term;
     report.check("elect", Ok(format!("node {leader} leads term {term}, after {}", short(begun.elapsed()))));
-    Ok(())
+    Ok(leader)
 }
 
-async fn write(cluster: &Cluster, report: &mut Report) -> Result<(), Failure> {
+async fn write(cluster: &Cluster, report: &mut Report, writer: &mut Writer) -> Result<(), Failure> {
     let begun = Instant::now();
-    let revision = put(&mut cluster.client(None), "greeting", "hello").await?;
+    let revision = writer.put("greeting", "hello").await?;
     let needed = cluster.members.len() / 2 + 1;
     let took = short(begun.elapsed());
-    report.check("write", Ok(format!("greeting = hello, revision {revision}: on {needed} disks after {took}")));
+    let there = || cluster.nodes.values().filter(|node| node.status().last_index >= revision).count();
+    let seen = format!("greeting = hello, revision {revision}: on {needed} disks after {took}");
+    let failed = format!("it was answered, and {} nodes have it", there());
+    report.check("write", if there() >= needed { Ok(seen) } else { Err(failed) });
     Ok(())
 }
 
@@ -64,8 +76,8 @@ async fn read(cluster: &Cluster, report: &mut Report, expected: &str) -> Result<
     let begun = Instant::now();
     let mut wrong = Vec::new();
     for id in cluster.nodes.keys() {
-        let seen = get(&mut cluster.client_of(*id), "greeting", Consistency::Linearizable).await?;
-        if seen.as_deref() != Some(expected) {
+        let seen = get(&mut cluster.client_of(*id), &key("greeting"), Consistency::Linearizable).await?;
+        if seen.as_ref().is_none_or(|(value, _)| value != expected) {
             wrong.push(format!("node {id} answered {seen:?}"));
         }
     }
@@ -75,16 +87,45 @@ async fn read(cluster: &Cluster, report: &mut Report, expected: &str) -> Result<
     Ok(())
 }
 
-async fn lose_the_leader(cluster: &mut Cluster, report: &mut Report) -> Result<NodeId, Failure> {
+/// A follower asks the leader how far it must be, and answers itself.
+async fn read_elsewhere(cluster: &Cluster, report: &mut Report, writer: &mut Writer) -> Result<(), Failure> {
+    let follower = cluster.another(cluster.await_leader().await?);
+    let mut client = cluster.client_of(follower);
+    // Connected before, so that what is measured is the read.
+    get(&mut client, &key("greeting"), Consistency::Stale).await?;
+    let revision = writer.put("greeting", "hello, all").await?;
+    let begun = Instant::now();
+    let answer = get(&mut client, &key("greeting"), Consistency::Linearizable).await?;
+    let took = short(begun.elapsed());
+    let seen =
+        format!("node {follower} only follows, and sees revision {revision} as soon as it is acknowledged: {took}");
+    let holds = answer == Some(("hello, all".to_owned(), revision));
+    let failed = format!("node {follower} answered {answer:?} after revision {revision} was acknowledged");
+    report.check("follower read", if holds { Ok(seen) } else { Err(failed) });
+    Ok(())
+}
+
+/// A leader that heard from most of the others a moment ago need not ask whether it still leads.
+async fn read_by_lease(cluster: &Cluster, report: &mut Report, expected: &str) -> Result<(), Failure> {
     let leader = cluster.await_leader().await?;
-    // A client that is connected to another node already, as clients are.
-    let other = cluster.nodes.keys().copied().find(|id| *id != leader);
-    let mut client = cluster.client(other);
-    put(&mut client, "before", "the leader stops").await?;
+    let mut client = cluster.client_of(leader);
+    get(&mut client, &key("greeting"), Consistency::Stale).await?;
+    let begun = Instant::now();
+    let answer = get(&mut client, &key("greeting"), Consistency::Lease).await?;
+    let took = short(begun.elapsed());
+    let seen = format!("node {leader} answers as the leader, by its lease: {took}");
+    let holds = answer.as_ref().is_some_and(|(value, _)| value == expected);
+    report.check("lease read", if holds { Ok(seen) } else { Err(format!("node {leader} answered {answer:?}")) });
+    Ok(())
+}
+
+async fn lose_the_leader(cluster: &mut Cluster, report: &mut Report, writer: &mut Writer) -> Result<NodeId, Failure> {
+    let leader = cluster.await_leader().await?;
+    writer.put("before", "the leader stops").await?;
     let begun = Instant::now();
     cluster.stop_node(leader).await?;
     let stopped = begun.elapsed();
-    put(&mut client, "greeting", "still here").await?;
+    writer.put("greeting", "still here").await?;
     let took = begun.elapsed();
     let next = cluster.await_leader().await?;
     let seen = format!(
@@ -104,88 +145,24 @@ async fn restart(cluster: &mut Cluster, report: &mut Report, id: NodeId) -> Resu
     let has_caught_up = || (cluster.node(id).status().applied_index >= written).then_some(());
     wait_for(&format!("node {id} to catch up to {written}"), has_caught_up).await?;
     let took = short(begun.elapsed());
-    let greeting = get(&mut cluster.client_of(id), "greeting", Consistency::Stale).await?;
-    let before = get(&mut cluster.client_of(id), "before", Consistency::Stale).await?;
-    let holds = greeting.as_deref() == Some("still here") && before.is_some();
+    let greeting = get(&mut cluster.client_of(id), &key("greeting"), Consistency::Stale).await?;
+    let before = get(&mut cluster.client_of(id), &key("before"), Consistency::Stale).await?;
+    let holds = greeting.as_ref().is_some_and(|(value, _)| value == "still here") && before.is_some();
     let seen = format!("node {id} is back from its disk and has what it missed, after {took}");
     let failed = format!("node {id} has greeting = {greeting:?}, before = {before:?}");
     report.check("restart", if holds { Ok(seen) } else { Err(failed) });
     Ok(())
 }
 
-async fn crash_actors(cluster: &Cluster, report: &mut Report) -> Result<(), Failure> {
-    report.say("crash each kind of actor of whoever leads, while 8 clients write:");
-    let load = Load::begin(cluster, "load");
-    let mut crashed = Ok(());
-    for kind in ["election timer", "replicator", "server", "applier", "log store", "consensus"] {
-        sleep(BETWEEN_CRASHES).await;
-        crashed = crash_one(cluster, report, kind).await;
-        if crashed.is_err() {
-            break;
-        }
-    }
-    let written = load.end().await;
-    crashed?;
-    check_nothing_lost(cluster, report, &written).await
-}
-
-/// Kills it, and checks who was restarted with it: nobody with a courier, the other keepers with a keeper.
-async fn crash_one(cluster: &Cluster, report: &mut Report, kind: &str) -> Result<(), Failure> {
-    let leader = cluster.await_leader().await?;
-    let peer = cluster.nodes.keys().find(|id| **id != leader).expect("the demo has three nodes or more");
-    let path = match kind {
-        "election timer" => "consensus/election timer".to_owned(),
-        "replicator" => format!("consensus/replicator {peer}"),
-        kind => kind.to_owned(),
-    };
-    let lives = || KEEPERS.map(|keeper| cluster.actor(leader, keeper).map_or(0, |actor| actor.incarnation));
-    let before = lives();
-    let took = cluster.crash(leader, &path).await?;
-    let begun = Instant::now();
-    // Something is written again, whoever leads by now.
-    put(&mut cluster.client(Some(leader)), "crash", kind).await?;
-    let wrote = begun.elapsed();
-    cluster.await_leader().await?;
-    let fallen = before.iter().zip(lives()).filter(|(before, after)| *before < after).count();
-    let (expected, with) = if KEEPERS.contains(&kind) { (3, "with the other keepers") } else { (0, "alone") };
-    let (took, wrote) = (short(took), short(wrote));
-    let seen = format!("node {leader}: back after {took:>7} {with:23} next write after {wrote:>7}");
-    let failed = format!("node {leader}: {fallen} keepers were restarted with it, not {expected}");
-    report.check(kind, if fallen == expected { Ok(seen) } else { Err(failed) });
-    Ok(())
-}
-
-async fn check_nothing_lost(cluster: &Cluster, report: &mut Report, written: &Written) -> Result<(), Failure> {
-    let mut lost = 0;
-    for id in cluster.nodes.keys() {
-        let there = scan(&mut cluster.client_of(*id), "load/").await?;
-        lost += written.acknowledged.iter().filter(|(key, value)| there.get(*key) != Some(value)).count();
-    }
-    let Written { acknowledged, unknown, refused, longest, .. } = written;
-    let count = acknowledged.len();
-    let seen = format!("{count} acknowledged writes are on every node ({unknown} unknown, {refused} refused)");
-    let holds = lost == 0 && count > 0;
-    report.check("nothing lost", if holds { Ok(seen) } else { Err(format!("{lost} of {count} are missing")) });
-    let longest = short(*longest);
-    let seen = format!("every call was answered, the slowest after {longest}");
-    report.check("nobody hung", if written.hung() { Err(format!("a call took {longest}")) } else { Ok(seen) });
-    Ok(())
-}
-
 async fn compare(cluster: &Cluster, report: &mut Report) -> Result<(), Failure> {
-    let applied = || cluster.nodes.values().map(|node| node.status().applied_index).collect::<Vec<_>>();
     let level = || {
-        let applied = applied();
+        let applied = cluster.nodes.values().map(|node| node.status().applied_index).collect::<Vec<_>>();
         applied.iter().all(|index| *index == applied[0]).then_some(())
     };
     wait_for("all nodes to have applied the same", level).await?;
     let mut hashes = BTreeMap::new();
     for id in cluster.nodes.keys() {
-        let mut client = cluster.client_of(*id);
-        let reply =
-            client.call(Kind::Read, &HashRequest {}, |at, request| async move { kv(at).hash(request).await }).await?;
-        let hash = reply.hash.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-        hashes.entry((reply.applied_index, hash)).or_insert_with(Vec::new).push(*id);
+        hashes.entry(hash(&mut cluster.client_of(*id)).await?).or_insert_with(Vec::new).push(*id);
     }
     let seen = match hashes.first_key_value() {
         Some(((index, hash), _)) if hashes.len() == 1 => Ok(format!("every node has hash {hash} at index {index}")),
@@ -195,11 +172,27 @@ async fn compare(cluster: &Cluster, report: &mut Report) -> Result<(), Failure> 
     Ok(())
 }
 
+/// To a file, and reads that from its first byte to its last.
+async fn back_up(cluster: &Cluster, report: &mut Report, writer: &mut Writer) -> Result<(), Failure> {
+    let revision = writer.put("backup", "this is in it").await?;
+    let file = cluster.data().join("backup");
+    let begun = Instant::now();
+    snapshot::fetch(&mut cluster.client(None), &file, false).await?;
+    let verified = tokio::task::spawn_blocking(move || Backup::open(&file)?.verify()).await;
+    let verified = verified.map_err(|error| Failure::other("the backup was not verified", error.to_string()))?;
+    let Head { node_id, snapshot, .. } = verified?;
+    let took = short(begun.elapsed());
+    let (size, index) = (snapshot.size.div_ceil(1024), snapshot.last_included.index);
+    let seen = format!("{size} KiB of node {node_id} up to entry {index}, in a file; each byte verified: {took}");
+    let failed = format!("it ends at entry {index}, and {revision} was acknowledged before");
+    report.check("backup", if index >= revision { Ok(seen) } else { Err(failed) });
+    Ok(())
+}
+
 async fn follow(cluster: &Cluster, report: &mut Report) -> Result<(), Failure> {
-    let leader = cluster.await_leader().await?;
-    let follower = cluster.nodes.keys().copied().find(|id| *id != leader).expect("the demo has three nodes or more");
+    let follower = cluster.another(cluster.await_leader().await?);
     let trace = cluster.node(follower).as_ref().flow().new_trace();
-    let message = PutRequest { key: "followed".into(), value: "through the nodes".into(), session: None };
+    let message = put_request("followed", "through the nodes");
     let traced = |at, mut request: Request<PutRequest>| {
         wire::write(trace, request.metadata_mut());
         async move { kv(at).put(request).await }
@@ -217,32 +210,4 @@ async fn follow(cluster: &Cluster, report: &mut Report) -> Result<(), Failure> {
     let seen = format!("trace {trace:016x} was seen on {nodes} of {all} nodes");
     report.check("message flow", if nodes == all { Ok(seen) } else { Err(seen) });
     Ok(())
-}
-
-/// Writes; returns the revision.
-pub async fn put(client: &mut Client, key: &str, value: &str) -> Result<u64, Failure> {
-    let request = PutRequest { key: key.to_owned().into(), value: value.to_owned().into(), session: None };
-    // To write the same twice does no harm here, so that an unknown outcome may be tried again.
-    let reply = client.call(Kind::Read, &request, |at, request| async move { kv(at).put(request).await }).await?;
-    Ok(reply.revision)
-}
-
-async fn get(client: &mut Client, key: &str, consistency: Consistency) -> Result<Option<String>, Failure> {
-    let request = GetRequest { key: key.to_owned().into(), consistency: consistency.into(), at_least: 0 };
-    let reply = client.call(Kind::Read, &request, |at, request| async move { kv(at).get(request).await }).await?;
-    Ok(reply.found.then(|| String::from_utf8_lossy(&reply.value).into_owned()))
-}
-
-async fn scan(client: &mut Client, prefix: &str) -> Result<BTreeMap<String, String>, Failure> {
-    let mut request = ScanRequest { prefix: prefix.to_owned().into(), ..ScanRequest::default() };
-    let mut pairs = BTreeMap::new();
-    loop {
-        let page = client.call(Kind::Read, &request, |at, request| async move { kv(at).scan(request).await }).await?;
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        pairs.extend(page.pairs.iter().map(|pair| (text(&pair.key), text(&pair.value))));
-        if page.next.is_empty() {
-            return Ok(pairs);
-        }
-        request.from = page.next;
-    }
 }
