@@ -10,6 +10,7 @@ mod client;
 mod cluster;
 mod command_line;
 mod data_directory;
+mod demo;
 mod disk_failure;
 mod identity;
 mod kills;

@@ -8,6 +8,7 @@ mod cluster;
 mod crashes;
 mod load;
 mod newcomer;
+mod partition;
 mod report;
 mod retry;
 mod stay;

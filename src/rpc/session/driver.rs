@@ -27,6 +27,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_millis(80);
 /// How long a node may take to open a stream or a session, before another one is asked.
 const OPENING: Duration = Duration::from_secs(2);
+/// How long a node may say nothing at all while commands wait at it, before they are sent to another one. It may be a leader
+/// that is cut off from the others: it keeps what it took in until it learns what became of it.
+const SILENCE: Duration = Duration::from_secs(2);
 
 pub(super) struct Driver {
     endpoints: Vec<String>,
@@ -140,6 +143,7 @@ impl Driver {
         messages: &mpsc::UnboundedSender<pb::ClientStreamRequest>,
     ) -> End {
         let (mut again, mut expired) = (None, false);
+        let mut silent_since = Instant::now();
         loop {
             if expired && self.pending.is_settled() {
                 return End::Expired;
@@ -152,18 +156,24 @@ impl Driver {
             tokio::select! {
                 biased;
                 reply = answers.message() => match reply {
-                    Ok(Some(reply)) => match self.hear(reply) {
-                        Heard::Answered => {}
-                        Heard::Again => again = again.or(Some(self.later())),
-                        Heard::Expired => expired = true,
-                        Heard::Elsewhere(Some(leader)) => return End::Redirected(leader),
-                        Heard::Elsewhere(None) => return End::Broken,
-                    },
+                    Ok(Some(reply)) => {
+                        silent_since = Instant::now();
+                        match self.hear(reply) {
+                            Heard::Answered => {}
+                            Heard::Again => again = again.or(Some(self.later())),
+                            Heard::Expired => expired = true,
+                            Heard::Elsewhere(Some(leader)) => return End::Redirected(leader),
+                            Heard::Elsewhere(None) => return End::Broken,
+                        }
+                    }
                     Ok(None) => return End::Broken,
                     Err(status) => return self.failed(&status),
                 },
                 received = self.queue.recv_many(&mut self.received, room.min(WINDOW)), if room > 0 => {
                     self.open = received > 0;
+                    if self.pending.is_settled() {
+                        silent_since = Instant::now();
+                    }
                     let sequence = self.pending.next_sequence();
                     self.received.drain(..).for_each(|command| self.pending.add(command));
                     self.send(messages, sequence);
@@ -172,6 +182,7 @@ impl Driver {
                     again = None;
                     self.send(messages, 1);
                 }
+                () = sleep_until(silent_since + SILENCE), if !self.pending.is_settled() => return End::Broken,
                 () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
                     self.pending.expire(Instant::now(), &self.nothing);
                 }

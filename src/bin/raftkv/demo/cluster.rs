@@ -18,6 +18,7 @@ use ractor_raft::{
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
+use super::partition::Partition;
 use crate::{
     client::Client,
     config::ClientSettings,
@@ -45,6 +46,9 @@ pub struct Cluster {
     pub members: BTreeMap<NodeId, String>,
     /// Those that run.
     pub nodes: BTreeMap<NodeId, Node<Kv>>,
+    /// Between them.
+    pub network: Partition,
+    begun: Instant,
     data: PathBuf,
     /// Removes the directory at the end, if it is ours.
     temporary: Option<TempDir>,
@@ -53,6 +57,7 @@ pub struct Cluster {
 impl Cluster {
     /// Starts `count` nodes, each on a port of its own.
     pub async fn start(count: u64, data: Option<PathBuf>) -> Result<Self, Failure> {
+        let begun = Instant::now();
         let (data, temporary) = directory(data)?;
         let mut members = BTreeMap::new();
         let mut listeners = BTreeMap::new();
@@ -61,7 +66,8 @@ impl Cluster {
             members.insert(id, address);
             listeners.insert(id, listener);
         }
-        let mut cluster = Cluster { first: members.clone(), members, nodes: BTreeMap::new(), data, temporary };
+        let (first, nodes, network) = (members.clone(), BTreeMap::new(), Partition::default());
+        let mut cluster = Cluster { first, members, nodes, network, begun, data, temporary };
         for (id, listener) in listeners {
             cluster.start_node(id, Grpc::with_listener(listener)).await?;
         }
@@ -100,9 +106,10 @@ impl Cluster {
 
     fn builder(&self, id: NodeId, transport: Grpc) -> Builder<Kv> {
         let (_, health) = tonic_health::server::health_reporter();
+        let transport = transport.services(move |node| routes(node, health.clone()));
         Node::builder(id, Kv::default)
             .data_dir(self.data.join(format!("node-{id}")))
-            .transport(transport.services(move |node| routes(node, health.clone())))
+            .transport(self.network.over(transport))
             .config(config())
             .restart_policy(PATIENT)
     }
@@ -123,14 +130,20 @@ impl Cluster {
         drop(self.temporary.take());
     }
 
+    /// How long ago the first node began to start.
+    pub fn age(&self) -> Duration {
+        self.begun.elapsed()
+    }
+
     /// Where the data is.
     pub fn data(&self) -> &Path {
         &self.data
     }
 
-    /// Who leads, if all running nodes agree.
+    /// Who leads, if all running nodes agree; but one that is cut off is not asked.
     pub fn leader(&self) -> Option<NodeId> {
-        let statuses = self.nodes.values().map(|node| node.status()).collect::<Vec<_>>();
+        let asked = self.nodes.iter().filter(|(id, _)| Some(**id) != self.network.node());
+        let statuses = asked.map(|(_, node)| node.status()).collect::<Vec<_>>();
         let leader = statuses.iter().find(|status| status.role == Role::Leader)?;
         let agreed =
             |status: &ractor_raft::node::Status| (status.term, status.leader) == (leader.term, Some(leader.id));
@@ -161,7 +174,12 @@ impl Cluster {
 
     /// A client of one node alone.
     pub fn client_of(&self, id: NodeId) -> Client {
-        Client::new(&ClientSettings { endpoints: vec![self.members[&id].clone()], timeout: PATIENCE })
+        self.hasty_client_of(id, PATIENCE)
+    }
+
+    /// The same, which waits no longer than this for an answer.
+    pub fn hasty_client_of(&self, id: NodeId, timeout: Duration) -> Client {
+        Client::new(&ClientSettings { endpoints: vec![self.members[&id].clone()], timeout })
     }
 
     /// What node `id` knows about its actor at `path`.

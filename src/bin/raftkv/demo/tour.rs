@@ -1,6 +1,6 @@
 //! The tour: each step does something to the cluster and checks with its own eyes what comes of it.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use ractor_raft::{
     backup::{Backup, Head},
@@ -23,6 +23,9 @@ use super::{
 };
 use crate::{client::Kind, commands::kv, error::Failure, snapshot};
 
+/// For an answer that is not to come.
+const MOMENT: Duration = Duration::from_millis(200);
+
 /// The whole of it.
 ///
 /// # Errors
@@ -38,9 +41,10 @@ pub async fn run(cluster: &mut Cluster, report: &mut Report) -> Result<(), Failu
     read_by_lease(cluster, report, "hello, all").await?;
     let retried = Retried::twice(cluster, report, &mut writer).await?;
 
-    report.say("stop the leader, and start it again:");
+    report.say("stop the leader, start it again; cut the next one off from the others:");
     let stopped = lose_the_leader(cluster, report, &mut writer).await?;
     restart(cluster, report, stopped).await?;
+    cut_off(cluster, report, &mut writer).await?;
 
     crashes::run(cluster, report, &mut writer).await?;
     newcomer::run(cluster, report, &mut writer, &retried).await?;
@@ -53,10 +57,9 @@ pub async fn run(cluster: &mut Cluster, report: &mut Report) -> Result<(), Failu
 }
 
 async fn elect(cluster: &Cluster, report: &mut Report) -> Result<NodeId, Failure> {
-    let begun = Instant::now();
     let leader = cluster.await_leader().await?;
-    let term = cluster.node(leader).status().term;
-    report.check("elect", Ok(format!("node {leader} leads term {term}, after {}", short(begun.elapsed()))));
+    let (term, took) = (cluster.node(leader).status().term, short(cluster.age()));
+    report.check("elect", Ok(format!("node {leader} leads term {term}: {took} after the first node began to start")));
     Ok(leader)
 }
 
@@ -151,6 +154,26 @@ async fn restart(cluster: &mut Cluster, report: &mut Report, id: NodeId) -> Resu
     let seen = format!("node {id} is back from its disk and has what it missed, after {took}");
     let failed = format!("node {id} has greeting = {greeting:?}, before = {before:?}");
     report.check("restart", if holds { Ok(seen) } else { Err(failed) });
+    Ok(())
+}
+
+/// Whoever leads without knowing that others have gone on must not answer as if it knew.
+async fn cut_off(cluster: &Cluster, report: &mut Report, writer: &mut Writer) -> Result<(), Failure> {
+    let cut = cluster.await_leader().await?;
+    let begun = Instant::now();
+    cluster.network.cut_off(Some(cut));
+    let next = wait_for("the others to elect one of them", || cluster.leader().filter(|next| *next != cut)).await?;
+    let took = short(begun.elapsed());
+    let revision = writer.put("greeting", "without it").await?;
+    let mut client = cluster.hasty_client_of(cut, MOMENT);
+    let answer = get(&mut client, &key("greeting"), Consistency::Linearizable).await;
+    cluster.network.cut_off(None);
+    let again = get(&mut cluster.client_of(cut), &key("greeting"), Consistency::Linearizable).await?;
+    cluster.await_leader().await?;
+    let seen = format!("node {next} leads after {took}; node {cut} answers no read until it has heard of it");
+    let holds = answer.is_err() && again == Some(("without it".to_owned(), revision));
+    let failed = format!("node {cut} answered {answer:?} while it was cut off, and {again:?} after");
+    report.check("cut off", if holds { Ok(seen) } else { Err(failed) });
     Ok(())
 }
 
