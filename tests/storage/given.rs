@@ -17,6 +17,9 @@ macro_rules! for_every_store {
         mod memory {
             $(#[test] fn $test() { super::$test(&crate::given::in_memory()); })*
         }
+        mod journal_of_an_example {
+            $(#[test] fn $test() { super::$test(&crate::given::in_a_journal()); })*
+        }
         #[cfg(feature = "sqlite")]
         mod sqlite {
             $(#[test] fn $test() { super::$test(&crate::given::on_real_files()); })*
@@ -49,6 +52,17 @@ pub fn in_memory() -> Disk {
         fail_next_snapshot_write: Some(Box::new(move || failing_snapshots.fail_snapshot_writes(1))),
         set_full: Some(Box::new(move |is_full| full.set_full(is_full))),
         _directory: None,
+    }
+}
+
+pub fn in_a_journal() -> Disk {
+    let directory = tempfile::tempdir().unwrap();
+    Disk {
+        storage: Box::new(crate::journal::JournalStorage::new(directory.path().join("n1"))),
+        fail_next_write: None,
+        fail_next_snapshot_write: None,
+        set_full: None,
+        _directory: Some(directory),
     }
 }
 

@@ -3,6 +3,12 @@
 #[macro_use]
 mod given;
 
+/// The store of an example, which is to do what it says.
+#[path = "../../examples/own_storage/journal.rs"]
+mod journal;
+#[path = "../../examples/own_storage/records.rs"]
+mod records;
+
 mod compaction;
 mod conformance;
 #[cfg(all(feature = "sqlite", feature = "testing"))]
