@@ -403,13 +403,20 @@ fn expect_same(found: &Identity, opener: &Identity, path: &Path) -> Result<(), S
     Err(StorageError::Foreign { path, node, cluster, found_node: found.node_id, found_cluster: found.cluster_id })
 }
 
-/// Ends with the file that it returns, however the process ends.
+/// Ends with the file that it returns, however the process ends. Whoever comes second reads there who was first.
 fn lock(directory: &Path) -> Result<File, StorageError> {
     let path = directory.join("lock");
-    let file = File::create(&path).map_err(|cause| failed(&path, "create", &cause))?;
+    let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
+    let mut file = open.map_err(|cause| failed(&path, "open", &cause))?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(StorageError::InUse { path: directory.to_owned(), owner: None }),
+        Ok(()) => {
+            let signed = file.set_len(0).and_then(|()| write!(file, "{}", std::process::id()));
+            signed.map(|()| file).map_err(|cause| failed(&path, "sign", &cause))
+        }
+        Err(TryLockError::WouldBlock) => {
+            let owner = fs::read_to_string(&path).ok().and_then(|pid| pid.parse().ok());
+            Err(StorageError::InUse { path: directory.to_owned(), owner })
+        }
         Err(TryLockError::Error(cause)) => Err(failed(&path, "lock", &cause)),
     }
 }

@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Write as _};
 use proptest::prelude::*;
 use ractor_raft::{
     raft::SnapshotMetadata,
-    storage::{Received, StorageError},
+    storage::{Opened, Received, StorageError},
 };
 
 use crate::given::{Disk, bytes, membership_at, metadata, open, position, read_snapshot, recover, take_snapshot};
@@ -31,7 +31,7 @@ fn a_snapshot_is_what_was_written(disk: &Disk) {
         assert_eq!(read_snapshot(&*snapshots, &snapshot), bytes);
     }
     drop(store);
-    let recovered = recover(&*disk.storage);
+    let (_store, Opened { recovered, .. }) = open(&*disk.storage);
     assert_eq!(recovered.snapshot, Some(metadata(9, 2, &bytes(9, SIZE))));
     assert_eq!(recovered.receiving, None);
     assert_eq!(read_snapshot(&*disk.storage.snapshots(), &metadata(9, 2, &bytes(9, SIZE))), bytes(9, SIZE));
@@ -165,7 +165,7 @@ fn n05_receiving_goes_on_after_a_reopening(disk: &Disk) {
         assert_eq!(outcome, Received { stored: end as u64, complete: end == SIZE });
         stored = end;
     }
-    let recovered = recover(&*disk.storage);
+    let (_store, Opened { recovered, .. }) = open(&*disk.storage);
     assert_eq!((recovered.snapshot.as_ref(), recovered.receiving), (Some(&snapshot), None));
     assert_eq!(read_snapshot(&*disk.storage.snapshots(), &snapshot), bytes);
 }
