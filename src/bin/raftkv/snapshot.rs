@@ -267,7 +267,7 @@ impl From<BackupError> for Failure {
     }
 }
 
-/// How far it is, on a terminal only.
+/// How far it is, on a terminal only; a small backup is there before anybody could look.
 struct Progress {
     size: u64,
     shown: Option<Instant>,
@@ -276,7 +276,7 @@ struct Progress {
 
 impl Progress {
     fn new(size: u64) -> Self {
-        Progress { size, shown: None, on_terminal: std::io::stderr().is_terminal() }
+        Progress { size, shown: None, on_terminal: size >= 1 << 20 && std::io::stderr().is_terminal() }
     }
 
     fn at(&mut self, written: u64) {
