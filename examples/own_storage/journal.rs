@@ -1,6 +1,6 @@
 //! A [`Storage`] in one append-only file, and what a store has to get right.
 //!
-//! Each write is one record at the end of `journal` (length, two checksums, a prost message), and returns when that is
+//! Each write is one record at the end of `journal` (`frames.rs`, `records.rs`), and returns when that is
 //! synced: a write is whole or it is not there. At a start the records are read from the first to the last; what they amount to
 //! is kept in a [`MemoryStorage`], which knows what each kind of write means. Once most of the file is of no use any more, it
 //! is written anew beside itself and renamed.
@@ -16,8 +16,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use bytes::{Buf, Bytes};
-use prost::Message;
+use bytes::Bytes;
 use ractor_raft::{
     raft::{Base, LogIndex, LogPosition, Membership, Recovered, SnapshotMetadata, Write},
     storage::{
@@ -25,10 +24,10 @@ use ractor_raft::{
     },
 };
 
-use super::records::{Chunk, Condemned, Created, Point, Record, What};
-
-/// Length, checksum of the length, checksum of the message; little-endian, four bytes each.
-const HEADER: usize = 12;
+use super::{
+    frames::{Journal, framed, read},
+    records::{Chunk, Condemned, Created, Point, What},
+};
 
 /// A journal that has grown by this, and to twice its size, is written anew.
 const GROWTH: u64 = 16 << 10;
@@ -337,57 +336,6 @@ impl Chunk {
     }
 }
 
-/// What a journal says.
-#[derive(Default)]
-struct Journal {
-    records: Vec<What>,
-    /// So many bytes are whole records. Behind them stands what a power cut left of the last write, if anything.
-    whole: u64,
-}
-
-fn read(path: &Path) -> Result<Journal, StorageError> {
-    let bytes = match fs::read(path) {
-        Ok(bytes) => Bytes::from(bytes),
-        Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(Journal::default()),
-        Err(cause) => return Err(failed(path, "read", &cause)),
-    };
-    let (mut records, mut rest) = (Vec::new(), bytes.clone());
-    while let Some(message) = first_message(&rest) {
-        rest.advance(HEADER + message.len());
-        let what = Record::decode(message).ok().and_then(|record| record.what);
-        records.push(what.ok_or_else(|| corrupt(path, records.len(), "it says nothing that is known"))?);
-    }
-    // A record that was synced stands behind the damage: that is none of a write that never ended.
-    let later = (1..rest.len()).find(|at| first_message(&rest.slice(at..)).is_some());
-    match later {
-        Some(_) => Err(corrupt(path, records.len(), "its checksum does not fit, and whole records stand behind it")),
-        None => Ok(Journal { records, whole: (bytes.len() - rest.len()) as u64 }),
-    }
-}
-
-/// The message of the record at the beginning, if that is whole.
-fn first_message(bytes: &Bytes) -> Option<Bytes> {
-    let number = |at: usize| Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
-    let (length, of_length, of_message) = (number(0)?, number(4)?, number(8)?);
-    if crc32fast::hash(&length.to_le_bytes()) != of_length {
-        return None;
-    }
-    let end = HEADER.checked_add(length as usize).filter(|end| *end <= bytes.len())?;
-    let message = bytes.slice(HEADER..end);
-    (crc32fast::hash(&message) == of_message).then_some(message)
-}
-
-fn framed(what: What) -> Vec<u8> {
-    let message = Record { what: Some(what) }.encode_to_vec();
-    let length = u32::try_from(message.len()).expect("a state of 4 GiB is beyond an example").to_le_bytes();
-    let mut record = Vec::with_capacity(HEADER + message.len());
-    record.extend(length);
-    record.extend(crc32fast::hash(&length).to_le_bytes());
-    record.extend(crc32fast::hash(&message).to_le_bytes());
-    record.extend(message);
-    record
-}
-
 fn created(first: What, path: &Path) -> Result<Created, StorageError> {
     match first {
         What::Created(created) => Ok(created),
@@ -435,10 +383,10 @@ fn locked(disk: &Shared) -> MutexGuard<'_, Option<Disk>> {
     disk.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn failed(path: &Path, call: &'static str, cause: &io::Error) -> StorageError {
+pub fn failed(path: &Path, call: &'static str, cause: &io::Error) -> StorageError {
     StorageError::Failed { path: path.to_owned(), call, cause: cause.to_string() }
 }
 
-fn corrupt(path: &Path, record: usize, cause: &str) -> StorageError {
+pub fn corrupt(path: &Path, record: usize, cause: &str) -> StorageError {
     StorageError::Corrupt { path: path.to_owned(), place: format!("record {record}"), cause: cause.to_owned() }
 }

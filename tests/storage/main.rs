@@ -3,7 +3,9 @@
 #[macro_use]
 mod given;
 
-/// The store of an example, which is to do what it says.
+// The store of an example, which is to do what it says.
+#[path = "../../examples/own_storage/frames.rs"]
+mod frames;
 #[path = "../../examples/own_storage/journal.rs"]
 mod journal;
 #[path = "../../examples/own_storage/records.rs"]
