@@ -1,4 +1,5 @@
-//! Three nodes in one process, over the in-process transport and in memory: nothing to install, nothing left behind.
+//! Three nodes in one process, over the in-process transport and in memory: nothing to install, nothing left behind. They
+//! write and read, let a fourth one in, let it lead, remove it, and go on without their leader.
 //!
 //! `cargo run --example three_nodes`
 
@@ -50,6 +51,26 @@ async fn run() -> Result<(), Box<dyn std::error::Error>> {
         println!("node {} has {keys:?}", node.status().id);
         assert_eq!(keys, ["ada", "edsger", "grace"]);
     }
+
+    // A fourth node asks any of them to be let in, and votes once it has caught up.
+    let fourth = Node::builder(4, Kv::default)
+        .join(MEMBERS.map(|(_, address)| address))
+        .advertise("four")
+        .storage(MemoryStorage::new())
+        .transport(network.clone())
+        .spawn()
+        .await?;
+    nodes[0].add_server(4, "four").await?; // it did so itself: this waits until it votes
+    println!("the voters are {:?}", nodes[0].status().membership.voters.keys());
+    assert!(nodes[0].status().membership.voters.contains_key(&4));
+
+    // It leads when it is told to, and hands over when it is removed.
+    nodes[0].transfer_leadership(4).await?;
+    println!("node {:?} leads", nodes[0].status().leader);
+    nodes[0].remove_server(4).await?;
+    fourth.shutdown().await?;
+    let output = propose(&nodes[0], Command::put("barbara", "came later")).await?;
+    assert!(matches!(output, Some(Outcome::Put(_))), "{output:?}");
 
     // Without the leader, the other two elect one of themselves and go on.
     let leader =

@@ -29,6 +29,9 @@ use tokio::{
 };
 use tonic::{Code, Status};
 
+#[path = "sessions/cut_off.rs"]
+mod cut_off;
+
 /// More than any of it takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 

@@ -3,9 +3,9 @@
 //!
 //! `cargo run --example own_storage`: it takes a moment, ends by itself, and leaves nothing behind.
 //!
-//! What it shows: a `Storage` is three small traits, without actors (`journal.rs`; what stands in the file, and
-//! how, is in `records.rs` and `frames.rs`). All that was acknowledged is there after the restart, a write that was torn is not taken for one that was
-//! acknowledged, and damage among acknowledged writes is found: that node does not start on it.
+//! What it shows: a `Storage` is three small traits, without actors (`journal.rs`; what stands in the file, and how, is in
+//! `records.rs` and `frames.rs`). All that was acknowledged is there after the restart, a write that was torn is not taken for
+//! one that was acknowledged, and damage among acknowledged writes is found: that node does not start on it.
 
 mod frames;
 mod journal;
