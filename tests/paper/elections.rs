@@ -129,7 +129,7 @@ fn the_base_stands_in_for_a_compacted_log() {
         membership: Membership::of_voters([(1, ""), (2, ""), (3, "")]),
         snapshot: Some(SnapshotMetadata {
             last_included: LogPosition { index: 8, term: 3 },
-            membership: Membership::of_voters([(1, ""), (2, ""), (3, "")]),
+            membership: Membership::of_voters([(1, ""), (2, ""), (3, "")]).into(),
             size: 1,
             checksum: 0,
         }),
