@@ -4,6 +4,10 @@ use std::time::Duration;
 
 use crate::error::NodeError;
 
+/// The most bytes of a snapshot that a node takes in one message, whatever its own `snapshot_chunk_bytes` is: so that
+/// this one can be changed one node at a time.
+pub(crate) const LARGEST_SNAPSHOT_CHUNK: usize = 8 << 20;
+
 /// How a node behaves. The defaults suit a local network.
 ///
 /// Settings will be added, so it is made from its defaults:
@@ -43,7 +47,7 @@ pub struct Config {
     pub snapshot_threshold_bytes: u64,
     /// So many entries are kept behind a snapshot, so that a slow follower need not be sent all of it. 5,000.
     pub snapshot_trailing: u64,
-    /// Bytes of a snapshot in one message, and in memory. 256 KiB.
+    /// Bytes of a snapshot in one message, and in memory. 256 KiB, at most 8 MiB.
     pub snapshot_chunk_bytes: usize,
     /// How fast a snapshot is sent to a peer at most, in bytes a second. 64 MiB.
     pub snapshot_bytes_per_second: u64,
@@ -121,6 +125,10 @@ impl Config {
         if self.max_entry_bytes > self.max_pending_bytes {
             let fix = format!("it must not exceed max_pending_bytes ({})", self.max_pending_bytes);
             return refuse("max_entry_bytes", self.max_entry_bytes.to_string(), fix);
+        }
+        if self.snapshot_chunk_bytes > LARGEST_SNAPSHOT_CHUNK {
+            let fix = format!("it must not exceed {LARGEST_SNAPSHOT_CHUNK}: no node takes more in one message");
+            return refuse("snapshot_chunk_bytes", self.snapshot_chunk_bytes.to_string(), fix);
         }
         Ok(())
     }

@@ -9,7 +9,11 @@ use crate::{
     storage::StorageError,
 };
 
-/// An error's number, `R001` to `R020`. Never reused, never renumbered.
+mod change;
+
+pub use change::ChangeError;
+
+/// An error's number, `R001` to `R023`. Never reused, never renumbered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Code(pub u16);
 
@@ -78,10 +82,31 @@ pub enum ProposeError {
         /// What got lost.
         reason: String,
     },
+    /// R021. Not applied: the session was never opened, or is gone because it was not used for long.
+    #[error("there is no session {session}: it was never opened, or it expired")]
+    SessionExpired {
+        /// The id that was given.
+        session: u64,
+    },
+    /// R014. Not applied now; it may have been applied earlier, when its client said that it has the answer, or sent so
+    /// many commands after it that the answer is not kept any more.
+    #[error("command {sequence} of session {session} was answered long ago; its answer is not kept any more")]
+    AnsweredLongAgo {
+        /// The session.
+        session: u64,
+        /// The command's number in it.
+        sequence: u64,
+    },
     /// Not applied: the node has stopped or is starting its actors anew.
     #[error("node {node} is not running")]
     Unavailable {
         /// Who was asked.
+        node: NodeId,
+    },
+    /// R016. Not applied: the leader's disk has no room. Reads go on.
+    #[error("the disk of node {node} is full")]
+    DiskFull {
+        /// Whose.
         node: NodeId,
     },
 }
@@ -89,7 +114,7 @@ pub enum ProposeError {
 impl ProposeError {
     /// Whether the command may have been applied all the same.
     pub fn may_have_been_applied(&self) -> bool {
-        matches!(self, ProposeError::Unknown { .. })
+        matches!(self, ProposeError::Unknown { .. } | ProposeError::AnsweredLongAgo { .. })
     }
 
     /// Its number.
@@ -97,10 +122,12 @@ impl ProposeError {
         Code(match self {
             ProposeError::NotLeader { .. } => 1,
             ProposeError::NoLeader { .. } | ProposeError::Unavailable { .. } => 2,
-            ProposeError::Unknown { .. } => 14,
+            ProposeError::Unknown { .. } | ProposeError::AnsweredLongAgo { .. } => 14,
+            ProposeError::DiskFull { .. } => 16,
             ProposeError::TooLarge { .. } => 18,
             ProposeError::Busy { .. } => 19,
             ProposeError::Rejected { .. } => 20,
+            ProposeError::SessionExpired { .. } => 21,
         })
     }
 
@@ -119,9 +146,18 @@ impl ProposeError {
                 "send a command of the state machine that the cluster runs, encoded as its version expects".to_owned()
             }
             ProposeError::Unknown { .. } => {
-                "read the state to see whether it was applied; a retry may apply it a second time".to_owned()
+                "read the state to see whether it was applied; a retry may apply it a second time, unless it is one of the \
+                 same session and sequence"
+                    .to_owned()
+            }
+            ProposeError::SessionExpired { .. } => {
+                "open another session; a command that was sent under this one before may have been applied".to_owned()
+            }
+            ProposeError::AnsweredLongAgo { .. } => {
+                "give each command of a session a sequence of its own, and repeat only what was not answered".to_owned()
             }
             ProposeError::Unavailable { node } => fix_unavailable(*node),
+            ProposeError::DiskFull { node } => change::fix_disk_full(*node),
         }
     }
 }
@@ -193,11 +229,105 @@ impl ReadError {
     }
 }
 
+/// Why a snapshot was not taken, or not handed out.
+#[non_exhaustive]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SnapshotError {
+    /// R016. Nothing changed: the snapshot before is still there.
+    #[error("node {node} could not take a snapshot: there was no room for it, or nothing is applied yet")]
+    Failed {
+        /// Who was asked.
+        node: NodeId,
+    },
+    /// There is no snapshot yet.
+    #[error("node {node} has no snapshot yet")]
+    Absent {
+        /// Who was asked.
+        node: NodeId,
+    },
+    /// A later snapshot took its place while it was handed out.
+    #[error("node {node} has a later snapshot now than the one of entry {index}")]
+    Replaced {
+        /// Who was asked.
+        node: NodeId,
+        /// The last entry of the one that is gone.
+        index: LogIndex,
+    },
+    /// The node has stopped or is starting its actors anew.
+    #[error("node {node} is not running")]
+    Unavailable {
+        /// Who was asked.
+        node: NodeId,
+    },
+}
+
+impl SnapshotError {
+    /// Its number.
+    pub fn code(&self) -> Code {
+        Code(match self {
+            SnapshotError::Unavailable { .. } | SnapshotError::Absent { .. } | SnapshotError::Replaced { .. } => 2,
+            SnapshotError::Failed { .. } => 16,
+        })
+    }
+
+    /// What to do about it, with the values at hand.
+    pub fn fix(&self) -> String {
+        match self {
+            SnapshotError::Failed { node } => {
+                format!("see in the log of node {node} why, make room on its disk if it is full, and try again")
+            }
+            SnapshotError::Absent { node } => format!("let node {node} take one: `raftkv snapshot take`"),
+            SnapshotError::Replaced { .. } => "try again, and get the later one".to_owned(),
+            SnapshotError::Unavailable { node } => fix_unavailable(*node),
+        }
+    }
+}
+
+/// Why a watch ended. Everything up to what was told last has been told.
+#[non_exhaustive]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WatchError {
+    /// R022. The watcher was slower than the history of changes is long, or asked for what is too old.
+    #[error("the changes from revision {from} on are compacted: node {node} remembers them from revision {oldest} on")]
+    Compacted {
+        /// Who was asked.
+        node: NodeId,
+        /// What was asked for.
+        from: LogIndex,
+        /// The first revision that can be asked for at this node now.
+        oldest: LogIndex,
+    },
+    /// The node is stopping, or has heard of no leader for long. Another one may go on.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+}
+
+impl WatchError {
+    /// Its number.
+    pub fn code(&self) -> Code {
+        match self {
+            WatchError::Compacted { .. } => Code(22),
+            WatchError::Read(error) => error.code(),
+        }
+    }
+
+    /// What to do about it, with the values at hand.
+    pub fn fix(&self) -> String {
+        match self {
+            WatchError::Compacted { oldest, .. } => format!(
+                "read the keys (scan) as they are now, and watch on from behind the applied index of that; revisions \
+                 from {oldest} on can still be watched"
+            ),
+            WatchError::Read(error) => error.fix(),
+        }
+    }
+}
+
 /// Why a node did not start, or stopped by itself. Its supervisor is told.
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NodeError {
-    /// R006, R013, R016, R017.
+    /// R006, R007, R013, R016, R017.
     #[error(transparent)]
     Storage(#[from] StorageError),
     /// R015.
@@ -206,6 +336,14 @@ pub enum NodeError {
         /// The entry.
         index: LogIndex,
         /// The panic's message.
+        cause: String,
+    },
+    /// R017. The snapshot's bytes are what was written, and the state machine does not take them.
+    #[error("the state machine does not take the snapshot of entry {index}: {cause}")]
+    Restore {
+        /// The snapshot's last entry.
+        index: LogIndex,
+        /// What [`StateMachine::restore`](crate::StateMachine::restore) said.
         cause: String,
     },
     /// The restart budget is spent.
@@ -234,6 +372,14 @@ pub enum NodeError {
         /// What would do.
         fix: String,
     },
+    /// R002, R003, R007, R008: the node was to join a cluster, and could not.
+    #[error("{what}: {cause}")]
+    Join {
+        /// Which node, which cluster.
+        what: String,
+        /// Why.
+        cause: ChangeError,
+    },
     /// The address cannot be listened on, or an actor could not be spawned (a name that is taken).
     #[error("{what} could not start: {cause}")]
     Start {
@@ -250,9 +396,13 @@ impl NodeError {
         match self {
             NodeError::Storage(error) => Some(error.code()),
             NodeError::PoisonEntry { .. } => Some(Code(15)),
+            NodeError::Restore { .. } => Some(Code(17)),
             // Without first members there is nothing to bootstrap.
             NodeError::Config { key: "cluster", .. } => Some(Code(3)),
             NodeError::Config { .. } => Some(Code(20)),
+            // Without a member that answers there is nothing to join.
+            NodeError::Join { cause: ChangeError::Unavailable { .. }, .. } => Some(Code(3)),
+            NodeError::Join { cause, .. } => Some(cause.code()),
             NodeError::BudgetSpent { .. } | NodeError::Start { .. } => None,
         }
     }
@@ -265,10 +415,18 @@ impl NodeError {
                 "make the state machine's apply accept entry {index} (every node has to, or they diverge) and start \
                  the node again; nothing of its data is lost"
             ),
+            NodeError::Restore { index, .. } => format!(
+                "make the state machine's restore accept what the snapshot of entry {index} holds (an earlier version of \
+                 the program may have written it) and start the node again; nothing of its data is lost"
+            ),
             NodeError::BudgetSpent { actor, .. } => {
                 format!("remove the cause of the failures of {actor}, then start the node again")
             }
             NodeError::Config { fix, .. } => fix.clone(),
+            NodeError::Join { cause: ChangeError::Unavailable { .. }, .. } => {
+                "start the members, or name others with --join".to_owned()
+            }
+            NodeError::Join { cause, .. } => cause.fix(),
             NodeError::Start { what, cause } if cause.contains("in use") => {
                 let address = what.strip_prefix("server on ").unwrap_or(what);
                 format!("stop what listens on {address}, or give another --listen")

@@ -10,6 +10,10 @@
 //! | `scan` | ranges of keys, in pages |
 //! | `hash` | a hash of the whole state that costs one pair a write |
 //! | `snapshot` | the state as a stream of records |
+//! | `client` | a client with a session: each write counts once |
+//! | `history` | the latest changes, in order, within bounds |
+//! | `watch` | the changes of a prefix as a stream, pulled from the history |
+//! | `watch_client` | the same over gRPC, going on at another node after a break |
 //! | `service` | the gRPC service: handlers that propose or read, nothing else |
 //!
 //! A revision is the log index that last wrote the key, so a larger revision is a later write, over all keys.
@@ -23,19 +27,31 @@
 //! assert_eq!((&ada.bytes[..], ada.revision), (&b"1815"[..], 7));
 //! ```
 
+#[cfg(feature = "grpc")]
+mod client;
 mod command;
 mod hash;
+mod history;
 mod scan;
 #[cfg(feature = "grpc")]
 mod service;
 mod snapshot;
 mod state;
+mod watch;
+#[cfg(feature = "grpc")]
+mod watch_client;
 
+#[cfg(feature = "grpc")]
+pub use client::SessionKv;
 pub use command::*;
+pub use history::{CHANGE_BYTES, Change, Changes, Compacted, MAX_HISTORY_BYTES, MAX_HISTORY_CHANGES};
 pub use scan::{KeyRange, Page};
 #[cfg(feature = "grpc")]
 pub use service::{KvService, MAX_PAGE_PAIRS, service};
 pub use state::{Kv, Value};
+pub use watch::{Watched, watch};
+#[cfg(feature = "grpc")]
+pub use watch_client::WatchClient;
 
 /// The generated code of `proto/raftkv/v1`.
 #[cfg(feature = "grpc")]

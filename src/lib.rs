@@ -18,7 +18,8 @@
 //!    ├─ applier      KEEPER   your state machine; answers clients
 //!    ├─ consensus    KEEPER   drives raft::Raft, turns its effects into messages
 //!    │  ├─ election timer   COURIER   one alarm
-//!    │  └─ replicator n     COURIER   one for each peer
+//!    │  ├─ replicator n     COURIER   one for each peer
+//!    │  └─ snapshotter      COURIER   the state as bytes, and back
 //!    └─ server       COURIER  keeps the address open
 //! ```
 //! A courier that dies is started again alone; keepers fall together and start anew from disk ([`node`] has the contract).
@@ -38,18 +39,23 @@
 //! |---|---|
 //! | [`raft`] | The rules of Raft, pure: what happened goes in, what is to be done comes out. |
 //! | [`node`] | The supervision tree around them, and the handles that applications hold. |
+//! | [`client`] | A session of the application's own: commands that are applied once. |
 //! | [`state_machine`] | What you write: typed commands, typed outputs, snapshots. |
 //! | [`kv`] | The bundled state machine, a key-value store, and its gRPC service. |
 //! | [`storage`] | Where term, vote and log are kept: SQLite or memory. |
 //! | [`transport`] | How nodes reach each other: a trait, and the network inside one process. |
 //! | `rpc` | The network between processes: gRPC with `raft.v1` (feature `grpc`). |
 //! | [`flow`] | The envelope around every message, the flight recorder and the meters. |
+//! | `backup` | A snapshot as one file, and a new cluster out of it (feature `grpc`). |
 //! | [`config`] | The settings of a node, their defaults and their bounds. |
 //! | [`error`] | What can go wrong, each with its number, what, why and the fix. |
 //! | `testing` | In-process clusters with simulated time, network and disks (feature `testing`). |
 #![forbid(unsafe_op_in_unsafe_fn)]
 #![warn(missing_docs)]
 
+#[cfg(feature = "grpc")]
+pub mod backup;
+pub mod client;
 pub mod config;
 pub mod error;
 pub mod flow;
@@ -65,8 +71,9 @@ pub mod testing;
 pub mod transport;
 
 pub use crate::{
+    client::Client,
     config::Config,
-    error::{NodeError, ProposeError, ReadError},
+    error::{NodeError, ProposeError, ReadError, SnapshotError, WatchError},
     node::{Consistency, Node},
     state_machine::StateMachine,
     storage::StorageError,

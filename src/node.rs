@@ -9,19 +9,23 @@
 //!    ├─ applier                KEEPER              applier.rs        the state machine; answers clients
 //!    ├─ consensus              KEEPER              consensus.rs      drives raft::Raft
 //!    │  ├─ election timer      COURIER             consensus/election_timer.rs
-//!    │  └─ replicator n        COURIER, one a peer consensus/replicator.rs
+//!    │  ├─ replicator n        COURIER, one a peer consensus/replicator.rs
+//!    │  └─ snapshotter         COURIER             consensus/snapshotter.rs
 //!    └─ server                 COURIER             server.rs         keeps the address open
 //! ```
 //!
-//! What they say to each other stands in [`messages`], all on one page. Around the tree: `admission` lets calls in,
-//! `calls` is the caller's side of a proposal and a read, [`Builder`] makes the tree, [`Node`] and [`NodeRef`] are what
-//! the application holds.
+//! What they say to each other stands in `node/messages.rs`, all on one page. Around the tree: `admission` lets calls in,
+//! `trust` lets peers in, `calls` is the caller's side of a proposal and a read, `changes` that of an operator's order,
+//! [`sessions`] what makes a repeated command count once, [`Builder`] makes the tree and `joining` gets it into a cluster, [`Node`] and [`NodeRef`] are what the application holds.
 //!
 //! The contract of supervision:
 //! - A **courier** that dies is started again alone. Raft recovers what it carried.
 //! - **Keepers fall together** and start anew from disk. Who waits is answered: `Unknown`, where a command may have been
 //!   applied, else `Unavailable`. Calls that were not yet taken up are served by the next consensus.
 //! - A **disk error** is never retried: the node stops with [`NodeError::Storage`](crate::error::NodeError::Storage).
+//! - A **snapshot that cannot be restored** is final, too: damaged bytes are a
+//!   [`NodeError::Storage`](crate::error::NodeError::Storage), a state machine that does not take them a
+//!   [`NodeError::Restore`](crate::error::NodeError::Restore).
 //! - A **poison entry**, at which the state machine panics again after a rebuild, stops the node with
 //!   [`NodeError::PoisonEntry`](crate::error::NodeError::PoisonEntry).
 //! - A **keeper that does not stop**, because a disk or an `apply` does not return, stops the node, after 20 seconds, with
@@ -33,25 +37,33 @@
 
 use bytes::Bytes;
 
-use crate::raft::{Address, LogIndex, Membership, NodeId, Role, Term};
+use crate::raft::{Address, Incarnation, LogIndex, Membership, NodeId, Role, Term};
 
 mod admission;
 mod alarm;
+mod applied;
 mod applier;
 mod builder;
 mod calls;
+mod changes;
 mod child;
 mod consensus;
 mod crash;
 mod events;
 mod handle;
+mod joining;
 mod log_store;
-pub mod messages;
+mod messages;
 mod ports;
+mod request;
 mod server;
+pub mod sessions;
 mod shared;
+mod snapshot_bytes;
+mod snapshot_calls;
 mod supervision;
 mod traces;
+mod trust;
 
 pub use self::{
     applier::Query,
@@ -59,9 +71,12 @@ pub use self::{
     crash::Crash,
     events::{NodeEvent, Subscriber},
     handle::{Node, NodeRef},
-    messages::ConsensusMessage,
-    ports::{ProposePort, ReadPort},
+    ports::{Answer, ChangePort, Port, ProposePort, ReadPort, SnapshotPort},
+    request::NodeRequest,
+    snapshot_calls::SavedSnapshot,
 };
+#[cfg(all(feature = "grpc", feature = "sqlite"))]
+pub(crate) use builder::{cluster_id, fnv};
 
 /// A command's result, and where in the log it was applied.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,10 +93,23 @@ pub struct Applied {
 pub enum Consistency {
     /// Sees every write that was answered before the read began (ReadIndex, on any node).
     Linearizable,
+    /// As `Linearizable`, and on a leader that was confirmed less than an election timeout ago without asking anyone
+    /// (thesis §6.4.1). Rests on clocks of which none runs a tenth faster than another, and on one that counts while the
+    /// machine is suspended nowhere: see `raft`'s `read`. On other nodes the same as `Linearizable`.
+    Lease,
     /// Sees at least this index.
     AtLeast(LogIndex),
     /// Whatever this node has applied.
     Stale,
+}
+
+/// What a read must see, and for how long that is enough.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReadPoint {
+    /// A state machine that has applied this may serve the read.
+    pub index: LogIndex,
+    /// Where it rests on the leader's lease: until when, on the node's clock. The state has to be looked at before.
+    pub lease_until: Option<std::time::Duration>,
 }
 
 /// What a node is at a moment.
@@ -109,12 +137,38 @@ pub struct Status {
     pub snapshot_index: LogIndex,
     /// Who belongs to the cluster, as its log says.
     pub membership: Membership,
+    /// The number of its disk, drawn when it was created. 0: it was not opened yet.
+    pub incarnation: Incarnation,
+    /// What keeps it from its work.
+    pub trouble: Option<Trouble>,
     /// How often its supervisors restarted an actor.
     pub restarts: u64,
     /// Transactions that its log store has made durable since the node was built.
     pub log_writes: u64,
     /// The leader's view of the others; empty elsewhere.
     pub peers: Vec<PeerStatus>,
+}
+
+/// What keeps a node from its work.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// R016. Its disk has no room. It takes no writes, serves reads, and goes on by itself once there is room.
+    DiskFull,
+    /// R008. It was removed from the cluster.
+    Removed,
+    /// R007. The cluster knows it by another disk: it must be replaced.
+    Wiped,
+}
+
+impl std::fmt::Display for Trouble {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Trouble::DiskFull => "disk full",
+            Trouble::Removed => "removed",
+            Trouble::Wiped => "wiped",
+        })
+    }
 }
 
 /// How a leader sees a peer.

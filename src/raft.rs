@@ -227,6 +227,21 @@ impl Raft {
         self.finish(now, before, effects);
     }
 
+    /// Takes these proposals in, in order, as [`step`](Raft::step) takes one. What they lead to leaves together: one write,
+    /// one request to each peer.
+    pub fn propose_all(
+        &mut self,
+        now: Duration,
+        proposals: impl IntoIterator<Item = (CallId, Payload)>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let before = self.standing();
+        for (call, payload) in proposals {
+            self.propose(call, payload, effects);
+        }
+        self.finish(now, before, effects);
+    }
+
     fn request(&mut self, now: Duration, call: CallId, request: Request, effects: &mut Vec<Effect>) {
         match request {
             Request::AppendEntries(request) => self.append_entries(now, call, request, effects),

@@ -19,11 +19,13 @@ mod listener;
 mod peer;
 pub mod reason;
 mod server;
+pub mod session;
 pub mod trace;
 
 pub use client::ClusterClient;
 pub use peer::Grpc;
 pub use server::wants_forwarding;
+pub use session::SessionClient;
 
 /// The generated code of `proto/raft/v1`.
 #[allow(missing_docs, reason = "generated")]

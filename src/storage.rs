@@ -1,4 +1,4 @@
-//! Where a node keeps what it must not forget: term, vote and log.
+//! Where a node keeps what it must not forget: term, vote, log and snapshots.
 //!
 //! A [`Storage`] is the disk: it outlives the actors and can be opened again after a crash of the tree. A [`Store`] is
 //! one opening of it, owned by the log-store actor, synchronous and without actors: whoever calls it waits for the disk.
@@ -7,7 +7,8 @@
 //! - [`Store::persist`] returns `Ok` only when the write would survive a power cut, all of it or nothing.
 //! - After an error other than [`StorageError::Full`] the store is poisoned: every later call fails with the first
 //!   error, whatever the disk says now. A failed fsync that is retried "succeeds" and the data is gone.
-//! - What [`Storage::open`] returns is durable and has been verified, entry by entry.
+//! - What [`Storage::open`] returns is durable and has been verified, entry by entry. The bytes of a snapshot are verified
+//!   when they are read.
 //!
 //! *Architecture invariant: nothing here knows of actors, and nothing here retries.*
 
@@ -19,13 +20,17 @@ use std::{
 
 use bytes::Bytes;
 
-use crate::raft::{Incarnation, LogIndex, LogPosition, Membership, NodeId, Recovered, SnapshotMetadata, Write};
+use crate::raft::{Entry, Incarnation, LogIndex, LogPosition, Membership, NodeId, Recovered, SnapshotMetadata, Write};
 
 pub mod memory;
+mod restoration;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 
 pub use memory::MemoryStorage;
+#[cfg(feature = "sqlite")]
+pub(crate) use restoration::RESTORED;
+pub use restoration::Restoration;
 #[cfg(feature = "sqlite")]
 pub use sqlite::SqliteStorage;
 
@@ -76,6 +81,15 @@ pub struct Opened {
 
 /// A disk, or what stands for one.
 pub trait Storage: Send + Sync + 'static {
+    /// Whose store it is, without opening it for use. `None`: it was never created, or cannot tell, and then a node that
+    /// [joins](crate::node::Builder::join) has to ask the members at every start. May block for the disk.
+    ///
+    /// # Errors
+    /// As for [`open`](Storage::open).
+    fn owner(&self) -> Result<Option<Identity>, StorageError> {
+        Ok(None)
+    }
+
     /// Opens the store, creating it if there is none. May block for as long as the log takes to read and verify.
     ///
     /// # Errors
@@ -84,6 +98,14 @@ pub trait Storage: Send + Sync + 'static {
 
     /// The snapshots beside the log. To be used only while a store of this disk is open.
     fn snapshots(&self) -> Arc<dyn Snapshots>;
+
+    /// For which cluster the store was made out of a backup, if it was. Asked before it is opened.
+    ///
+    /// # Errors
+    /// The disk fails, or what it says cannot be read.
+    fn restoration(&self) -> Result<Option<Restoration>, StorageError> {
+        Ok(None)
+    }
 
     /// Whether its calls block for a disk, so that the log store needs a thread of its own. Simulated disks do not.
     fn blocks(&self) -> bool {
@@ -103,13 +125,15 @@ pub trait Store: Send {
     /// If the entries would leave a gap, or the truncation would reach below the log's base: that is a bug in the caller.
     fn persist(&mut self, write: &Write) -> Result<(), StorageError>;
 
-    /// Marks the disk as one that lost entries: it had `acknowledged` so many and has `last`. From then on nobody opens it.
+    /// Marks the disk as one that lost entries: it had `acknowledged` so many and has `last`. From then on nobody opens it:
+    /// each opening is [`StorageError::LostEntries`].
     ///
     /// # Errors
     /// As for [`persist`](Store::persist).
     fn condemn(&mut self, acknowledged: LogIndex, last: LogIndex) -> Result<(), StorageError>;
 
-    /// Housekeeping in a bounded step (a checkpoint, a few rows that a new base left), for when nothing waits. Returns whether there is more to do.
+    /// Housekeeping in a bounded step (a checkpoint, a few rows that a new base left), for when nothing waits. Returns
+    /// whether there is more to do.
     ///
     /// # Errors
     /// As for [`persist`](Store::persist).
@@ -120,6 +144,11 @@ pub trait Store: Send {
 /// The finished one is replaced by the next in one step; it is never absent, and never half of one.
 ///
 /// Bytes are guarded by checksums: what does not fit is found when it is read, never passed on.
+///
+/// A write without room ([`StorageError::Full`]) gives that one snapshot up and leaves nothing of it. After any other error
+/// of a write, every later write fails with it until the store is opened anew; reading goes on. A snapshot whose
+/// index is lower than the finished one's does not replace it, whether it was written or received: the log may stand on
+/// the finished one.
 pub trait Snapshots: Send + Sync + 'static {
     /// Begins a snapshot of the node's own state. An earlier one that was not finished goes.
     ///
@@ -161,7 +190,7 @@ pub trait SnapshotWriter: io::Write + Send {
     fn finish(
         self: Box<Self>,
         last_included: LogPosition,
-        membership: Membership,
+        membership: Arc<Membership>,
     ) -> Result<SnapshotMetadata, StorageError>;
 }
 
@@ -174,21 +203,43 @@ pub struct Received {
     pub complete: bool,
 }
 
-/// Panics unless `write` leaves a log without gaps, given one that ends at `last` and stands on `base`.
-fn assert_continues(base: LogIndex, last: LogIndex, write: &Write) {
-    let mut end = last;
+/// Panics unless truncation and base of `write` are for a log that stands on `base`.
+fn assert_stands(base: LogIndex, write: &Write) {
     if let Some(from) = write.truncate_from {
         assert!(from > base, "the log is to be truncated from {from}, but it stands on {base}");
-        end = end.min(from - 1);
     }
     if let Some(new) = &write.base {
         assert!(new.position.index > base, "the log is to stand on {}, and stands on {base}", new.position);
-        end = end.max(new.position.index);
     }
-    for entry in &write.entries {
+}
+
+/// Panics if `entries` would leave a gap behind a log that ends at `end`.
+fn assert_continues(mut end: LogIndex, entries: &[Entry]) {
+    for entry in entries {
         assert!(entry.index == end + 1, "entry {} is to be appended behind entry {end}", entry.index);
         end = entry.index;
     }
+}
+
+/// Nothing but a snapshot stands in for the entries up to the base.
+fn expect_snapshot(base: LogPosition, snapshot: Option<&SnapshotMetadata>, path: &Path) -> Result<(), StorageError> {
+    if base.index == 0 || snapshot.is_some_and(|snapshot| snapshot.last_included.index >= base.index) {
+        return Ok(());
+    }
+    let found =
+        snapshot.map_or("there is none".to_owned(), |snapshot| format!("it ends at {}", snapshot.last_included));
+    let cause = format!("the log begins behind entry {base}, which takes a snapshot up to there, and {found}");
+    Err(StorageError::Corrupt { path: path.to_owned(), place: "the snapshot".to_owned(), cause })
+}
+
+/// For those who read and write a snapshot: the inner error is `error`.
+fn to_io(error: StorageError) -> io::Error {
+    let kind = match error {
+        StorageError::Corrupt { .. } => io::ErrorKind::InvalidData,
+        StorageError::Full { .. } => io::ErrorKind::StorageFull,
+        _ => io::ErrorKind::Other,
+    };
+    io::Error::new(kind, error)
 }
 
 /// What can be wrong with a disk. Codes as in the crate's error list.

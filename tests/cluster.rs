@@ -184,7 +184,8 @@ fn length(output: &Bytes) -> u64 {
 /// A header that is in order.
 fn header(to: &Node<Text>, from: NodeId) -> pb::Header {
     let status = to.status();
-    pb::Header { cluster_id: status.cluster_id, from, to: status.id, session: 1 }
+    let (cluster_id, to) = (status.cluster_id, status.id);
+    pb::Header { cluster_id, from, to, session: 1, from_incarnation: 0, to_incarnation: 0 }
 }
 
 #[tokio::test]
@@ -218,7 +219,7 @@ async fn a_client_that_does_not_want_forwarding_is_told_who_leads() {
 
     // As any gRPC client sees it.
     let channel = channel::lazy(cluster.address(follower)).expect("an address");
-    let mut request = Request::new(pb::ClientRequestRequest { command: command("ada") });
+    let mut request = Request::new(pb::ClientRequestRequest { command: command("ada"), session: None });
     request.metadata_mut().insert("raft-no-forward", "1".parse().expect("ASCII"));
     let status = pb::cluster_client::ClusterClient::new(channel).client_request(request).await.expect_err("refused");
     assert_eq!(status.code(), Code::FailedPrecondition);

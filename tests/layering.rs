@@ -9,7 +9,7 @@ use std::{
 };
 
 /// What each module of the crate may name with `crate::`. Arrows point one way: there is no cycle.
-const LAYERS: [(&str, &[&str]); 13] = [
+const LAYERS: [(&str, &[&str]); 15] = [
     ("raft", &[]),
     ("flow", &[]),
     ("storage", &["raft"]),
@@ -18,7 +18,9 @@ const LAYERS: [(&str, &[&str]); 13] = [
     ("config", &["error"]),
     ("transport", &["raft", "flow", "storage", "error"]),
     ("node", &["raft", "flow", "storage", "state_machine", "error", "config", "transport"]),
+    ("client", &["raft", "error", "state_machine", "node"]),
     ("rpc", &["raft", "flow", "storage", "state_machine", "error", "config", "transport", "node"]),
+    ("backup", &["raft", "storage", "error", "node", "rpc"]),
     ("kv", &["raft", "flow", "error", "state_machine", "node", "rpc"]),
     ("testing", &["raft", "flow", "storage", "state_machine", "error", "config", "transport", "node"]),
     ("bin", &[]),

@@ -11,9 +11,23 @@ mod actors;
 mod disks;
 #[path = "simulation/elections.rs"]
 mod elections;
+#[path = "simulation/load.rs"]
+mod load;
 #[path = "simulation/log.rs"]
 mod log;
+#[path = "simulation/membership.rs"]
+mod membership;
 #[path = "simulation/random.rs"]
 mod random;
+#[path = "simulation/sessions.rs"]
+mod sessions;
+#[path = "simulation/snapshot_faults.rs"]
+mod snapshot_faults;
+#[path = "simulation/snapshots.rs"]
+mod snapshots;
 #[path = "simulation/support.rs"]
 mod support;
+#[path = "simulation/transfer.rs"]
+mod transfer;
+#[path = "simulation/trouble.rs"]
+mod trouble;

@@ -52,6 +52,8 @@ on_both_runtimes! {
     an_election_timer_is_restarted_alone => dies("consensus/election timer");
     /// Fails when: `Consensus::child_stopped` does not start it again.
     a_replicator_is_restarted_alone => dies("consensus/replicator");
+    /// Fails when: `Consensus::child_stopped` does not start it again.
+    a_snapshotter_is_restarted_alone => dies("consensus/snapshotter");
     /// Fails when: `server_died` does not start it again, `restarted` tells nobody, or `note_end` writes nothing down.
     a_server_is_restarted_alone => dies("server");
     /// Fails when: `count_death` has no end, or `give_up` does not fail the root with its error.

@@ -25,6 +25,12 @@ impl StateHash {
         self.0 = self.0.wrapping_sub(hash_of_pair(key, value));
     }
 
+    /// A hash of the state and of what was applied to come to it, for a snapshot.
+    pub(super) fn sealed(self, applied: u64) -> [u8; 16] {
+        let state = self.to_bytes();
+        sip_hash_128((applied, state.len() as u64), &state).to_be_bytes()
+    }
+
     pub(super) fn to_bytes(self) -> [u8; 16] {
         self.0.to_be_bytes()
     }

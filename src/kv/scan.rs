@@ -31,6 +31,11 @@ pub struct Page {
 }
 
 impl KeyRange {
+    /// Whether `key` belongs to it.
+    pub fn contains(&self, key: &[u8]) -> bool {
+        key >= self.start() && self.reaches(key)
+    }
+
     fn start(&self) -> &[u8] {
         match self {
             KeyRange::Prefix(prefix) => prefix,

@@ -2,12 +2,14 @@
 //!
 //! - Writes are proposed. Where the node does not lead, they are forwarded to the leader, unless the request's metadata
 //!   has `raft-no-forward: 1`: then the answer is the redirect, `FAILED_PRECONDITION` with `leader_id` and `leader_addr`.
-//! - Reads are served by the node that is asked, as fresh as the request wants. `CONSISTENCY_LEASE` is answered
-//!   linearizably for now: that is stronger, and costs a round to the other nodes.
+//! - Reads are served by the node that is asked, as fresh as the request wants.
+//! - A watch is the library's [`watch`](super::watch()) in a stream, and its errors.
 //! - A `traceparent` in the metadata is continued: its trace id is the write's in every node's message flow.
-//! - A `session` is refused with `UNIMPLEMENTED`: to ignore it would promise exactly-once and not keep it.
+//! - A write with a `session` is applied once: a repeated (session, sequence) gets the first answer. Under a session that
+//!   was never opened or has expired it is not applied (`FAILED_PRECONDITION`, reason `SESSION_EXPIRED`).
 
 use bytes::Bytes;
+use futures_util::{StreamExt, stream::BoxStream};
 use prost::Message;
 use tonic::{Request, Response, Status};
 
@@ -16,12 +18,17 @@ use super::{
     pb::{self, kv_server},
     scan::KeyRange,
     state::Kv,
+    watch,
 };
 use crate::{
     flow::TraceId,
     node::{Consistency, Node},
     raft::LogIndex,
-    rpc::{convert::Malformed, limits, trace, wants_forwarding},
+    rpc::{
+        self,
+        convert::{Malformed, session_command_from_pb},
+        limits, trace, wants_forwarding,
+    },
 };
 
 /// The most pairs in one page of a scan, also where the request sets no limit.
@@ -46,8 +53,7 @@ impl kv_server::Kv for KvService {
     async fn put(&self, request: Request<pb::PutRequest>) -> Result<Response<pb::PutResponse>, Status> {
         let (call, pb::PutRequest { key, value, session }) = Call::open(request);
         check_key(&key)?;
-        check_session(session)?;
-        match self.propose(call, Command::put(key, value)).await? {
+        match self.propose(call, session, Command::put(key, value)).await? {
             Outcome::Put(PutOutcome { revision }) => Ok(Response::new(pb::PutResponse { revision })),
             other => Err(answered_something_else(&other)),
         }
@@ -66,8 +72,7 @@ impl kv_server::Kv for KvService {
     async fn delete(&self, request: Request<pb::DeleteRequest>) -> Result<Response<pb::DeleteResponse>, Status> {
         let (call, pb::DeleteRequest { key, session }) = Call::open(request);
         check_key(&key)?;
-        check_session(session)?;
-        match self.propose(call, Command::delete(key)).await? {
+        match self.propose(call, session, Command::delete(key)).await? {
             Outcome::Delete(DeleteOutcome { existed, previous, revision }) => {
                 Ok(Response::new(pb::DeleteResponse { existed, previous, revision }))
             }
@@ -81,8 +86,7 @@ impl kv_server::Kv for KvService {
     ) -> Result<Response<pb::CompareAndSwapResponse>, Status> {
         let (call, pb::CompareAndSwapRequest { key, expect, set, session }) = Call::open(request);
         check_key(&key)?;
-        check_session(session)?;
-        match self.propose(call, Command::compare_and_swap(key, expect, set)).await? {
+        match self.propose(call, session, Command::compare_and_swap(key, expect, set)).await? {
             Outcome::CompareAndSwap(CompareAndSwapOutcome { swapped, current, revision }) => {
                 Ok(Response::new(pb::CompareAndSwapResponse { swapped, current, revision }))
             }
@@ -109,6 +113,15 @@ impl kv_server::Kv for KvService {
         Ok(Response::new(pb::ScanResponse { pairs, next: page.next, applied_index }))
     }
 
+    type WatchStream = BoxStream<'static, Result<pb::WatchResponse, Status>>;
+
+    async fn watch(&self, request: Request<pb::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let pb::WatchRequest { prefix, from } = request.into_inner();
+        // Copied out of the receive buffer: a watch lasts.
+        let watched = watch::watch(&self.node, Bytes::copy_from_slice(&prefix), from);
+        Ok(Response::new(watched.map(|watched| Ok(watched?.into())).boxed()))
+    }
+
     async fn hash(&self, _: Request<pb::HashRequest>) -> Result<Response<pb::HashResponse>, Status> {
         let (hash, applied_index) = self.read(Consistency::Stale, |store| store.hash()).await?;
         Ok(Response::new(pb::HashResponse { applied_index, hash: Bytes::copy_from_slice(&hash) }))
@@ -116,10 +129,18 @@ impl kv_server::Kv for KvService {
 }
 
 impl KvService {
-    async fn propose(&self, call: Call, command: Command) -> Result<Outcome, Status> {
+    async fn propose(&self, call: Call, session: Option<pb::Session>, command: Command) -> Result<Outcome, Status> {
         let node = self.node.as_ref();
         let trace = call.trace.unwrap_or_else(|| node.flow().new_trace());
-        let applied = node.propose(command.encode_to_vec().into(), call.forward, trace).await?;
+        let command = command.encode_to_vec().into();
+        let applied = match session {
+            None => node.propose(command, call.forward, trace).await?,
+            Some(pb::Session { id, sequence, first_unanswered }) => {
+                let session = rpc::pb::Session { id, sequence, first_unanswered };
+                let command = session_command_from_pb(session, command)?;
+                node.propose_in_session(command, call.forward, trace).await?
+            }
+        };
         let output = Output::decode(applied.output)
             .map_err(|error| Status::internal(format!("the store's answer cannot be read: {error}")))?;
         output.outcome.ok_or_else(|| Status::internal("the store gave no answer"))
@@ -152,7 +173,8 @@ impl Call {
 
 fn consistency_of(consistency: i32, at_least: LogIndex) -> Result<Consistency, Status> {
     match pb::Consistency::try_from(consistency) {
-        Ok(pb::Consistency::Linearizable | pb::Consistency::Lease) => Ok(Consistency::Linearizable),
+        Ok(pb::Consistency::Linearizable) => Ok(Consistency::Linearizable),
+        Ok(pb::Consistency::Lease) => Ok(Consistency::Lease),
         Ok(pb::Consistency::AtLeast) => Ok(Consistency::AtLeast(at_least)),
         Ok(pb::Consistency::Stale) => Ok(Consistency::Stale),
         Err(_) => Err(invalid("consistency", format!("is {consistency}; 0 to 3 are known"))),
@@ -172,16 +194,6 @@ fn range_of(prefix: Bytes, start: Bytes, end: Bytes) -> Result<KeyRange, Status>
 
 fn check_key(key: &Bytes) -> Result<(), Status> {
     if key.is_empty() { Err(invalid("key", "is empty")) } else { Ok(()) }
-}
-
-fn check_session(session: Option<pb::Session>) -> Result<(), Status> {
-    match session {
-        None => Ok(()),
-        Some(pb::Session { id, .. }) => Err(Status::unimplemented(format!(
-            "this server has no sessions yet, so it cannot apply a write of session {id} exactly once; nothing was \
-             applied; leave the session out to write at least once"
-        ))),
-    }
 }
 
 fn invalid(field: &str, problem: impl Into<String>) -> Status {

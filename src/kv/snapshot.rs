@@ -1,7 +1,7 @@
 //! The store as a stream of bytes: a header, then its pairs by rising key, each a prost message behind its length.
 //!
 //! Writing needs memory for one pair, reading for one pair and the store that it builds. The header says how many pairs
-//! follow and what they hash to; what does not fit is refused, so that a truncated or mixed-up snapshot is never served.
+//! follow, after which command it is taken, and what all that hashes to; what does not fit is refused, so that a truncated or mixed-up snapshot is never served.
 
 use std::io::{self, BufWriter, Read, Write};
 
@@ -12,7 +12,7 @@ use super::state::{Kv, Value};
 use crate::state_machine::{RestoreError, Snapshot};
 
 /// The version of the layout.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// No record can be longer: a pair came in one log entry, and prost's messages end at 2 GiB.
 const MAX_RECORD_BYTES: u64 = 2 << 30;
@@ -26,8 +26,12 @@ struct Header {
     format: u32,
     #[prost(uint64, tag = "2")]
     pairs: u64,
+    /// Of the state and of `applied`.
     #[prost(bytes = "bytes", tag = "3")]
     hash: Bytes,
+    /// The last command in it: a watcher can go on behind this, and not before.
+    #[prost(uint64, tag = "4")]
+    applied: u64,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -45,8 +49,9 @@ impl Snapshot for KvSnapshot {
         let KvSnapshot(store) = self;
         let mut to = BufWriter::new(to);
         let mut buffer = BytesMut::new();
-        let hash = Bytes::copy_from_slice(&store.hash());
-        write_record(&Header { format: FORMAT, pairs: store.len() as u64, hash }, &mut buffer, &mut to)?;
+        let applied = store.applied();
+        let hash = Bytes::copy_from_slice(&store.sealed_hash());
+        write_record(&Header { format: FORMAT, pairs: store.len() as u64, hash, applied }, &mut buffer, &mut to)?;
         for (key, Value { bytes, revision }) in store.iter() {
             let pair = Pair { key: key.clone(), value: bytes.clone(), revision: *revision };
             write_record(&pair, &mut buffer, &mut to)?;
@@ -80,7 +85,8 @@ pub(super) fn read(from: impl Read) -> Result<Kv, RestoreError> {
     if store.len() as u64 != header.pairs {
         return Err(RestoreError(format!("it has {} pairs, its header says {}", store.len(), header.pairs)));
     }
-    if store.hash() != header.hash[..] {
+    store.set_applied(header.applied);
+    if store.sealed_hash() != header.hash[..] {
         return Err(RestoreError("its pairs do not have the hash that its header says".to_owned()));
     }
     Ok(store)

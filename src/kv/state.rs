@@ -2,6 +2,8 @@
 //!
 //! The map is `imbl`'s: a copy of the whole state is one pointer, so snapshots and long reads cost the writers nothing.
 //!
+//! Beside it stands the history of its latest changes, which is no part of the state.
+//!
 //! *Architecture invariant: nothing here depends on anything but the commands and their order.*
 
 use std::{fmt, io::Read};
@@ -15,6 +17,7 @@ use super::{
         PutOutcome,
     },
     hash::StateHash,
+    history::{Change, Changes, Compacted, History},
     scan::{self, KeyRange, Page},
     snapshot::{self, KvSnapshot},
 };
@@ -32,14 +35,27 @@ pub struct Value {
     pub revision: LogIndex,
 }
 
-/// The key-value store. A clone shares everything with its origin and costs next to nothing.
-#[derive(Clone, Default, PartialEq, Eq)]
+/// The key-value store. A clone shares all pairs with its origin and costs next to nothing; its history begins anew.
+/// Stores are equal if their pairs are.
+#[derive(Default)]
 pub struct Kv {
     pairs: OrdMap<Bytes, Value>,
     hash: StateHash,
+    /// The last command that it was given.
+    applied: LogIndex,
+    pub(super) history: History,
 }
 
 impl Kv {
+    /// An empty store that remembers its latest changes within other bounds than [`MAX_HISTORY_CHANGES`] and
+    /// [`MAX_HISTORY_BYTES`]; at least the last one in any case.
+    ///
+    /// [`MAX_HISTORY_CHANGES`]: super::MAX_HISTORY_CHANGES
+    /// [`MAX_HISTORY_BYTES`]: super::MAX_HISTORY_BYTES
+    pub fn with_history(max_changes: usize, max_bytes: usize) -> Self {
+        Kv { history: History::bounded(max_changes, max_bytes), ..Kv::default() }
+    }
+
     /// What stands at `key`.
     pub fn get(&self, key: &[u8]) -> Option<&Value> {
         self.pairs.get(key)
@@ -66,12 +82,38 @@ impl Kv {
         scan::page(&self.pairs, range, from, limit, max_bytes)
     }
 
+    /// The changes of `range` from the revision `from` on, by rising revision: at most `limit`, and no more once their
+    /// keys and values have `max_bytes`, but at least one if there is one. A page may end early, even empty, where
+    /// there is much to look through; `complete` tells the end, `next` where to go on.
+    ///
+    /// # Errors
+    /// [`Compacted`]: not all of them are remembered.
+    pub fn changes(
+        &self,
+        range: &KeyRange,
+        from: LogIndex,
+        limit: usize,
+        max_bytes: usize,
+    ) -> Result<Changes, Compacted> {
+        self.history.page(range, from, limit, max_bytes)
+    }
+
+    /// The index of the last command that it was given, whatever that one did.
+    pub fn applied(&self) -> LogIndex {
+        self.applied
+    }
+
     /// A hash of every key, value and revision: equal on all replicas that have applied the same log. It is kept up to
     /// date by each write, so asking for it costs nothing, however large the state.
     ///
     /// It shows that replicas diverged by a fault; it does not withstand somebody who forges states on purpose.
     pub fn hash(&self) -> [u8; 16] {
         self.hash.to_bytes()
+    }
+
+    /// As a snapshot keeps it: of what was applied, too.
+    pub(super) fn sealed_hash(&self) -> [u8; 16] {
+        self.hash.sealed(self.applied)
     }
 
     pub(super) fn insert(&mut self, key: &Bytes, value: Value) {
@@ -86,8 +128,15 @@ impl Kv {
         }
     }
 
+    /// What a snapshot says: it is the state after the command at `applied`, and how it came to be so is not known.
+    pub(super) fn set_applied(&mut self, applied: LogIndex) {
+        self.applied = applied;
+        self.history = self.history.behind(applied);
+    }
+
     fn put(&mut self, revision: LogIndex, Put { key, value }: Put) -> Outcome {
-        self.insert(&key, Value { bytes: value, revision });
+        self.insert(&key, Value { bytes: value.clone(), revision });
+        self.history.note(Change { key, value: Some(value), revision });
         Outcome::Put(PutOutcome { revision })
     }
 
@@ -95,6 +144,7 @@ impl Kv {
         let previous = self.pairs.remove(&key);
         if let Some(previous) = &previous {
             self.hash.remove(&key, previous);
+            self.history.note(Change { key, value: None, revision });
         }
         let existed = previous.is_some();
         let previous = previous.map(|value| value.bytes).unwrap_or_default();
@@ -108,7 +158,10 @@ impl Kv {
         };
         let swapped = current == expect;
         if swapped {
-            self.insert(&key, Value { bytes: set, revision: at });
+            // Copies: slices of the entry would keep what was expected in memory with them.
+            let (key, set) = (Bytes::copy_from_slice(&key), Bytes::copy_from_slice(&set));
+            self.insert(&key, Value { bytes: set.clone(), revision: at });
+            self.history.note(Change { key, value: Some(set), revision: at });
         }
         let revision = if swapped { at } else { current_revision };
         Outcome::CompareAndSwap(CompareAndSwapOutcome { swapped, current, revision })
@@ -120,6 +173,7 @@ impl StateMachine for Kv {
     type Output = Output;
 
     fn apply(&mut self, at: LogIndex, command: Command) -> Output {
+        self.applied = at;
         let outcome = command.operation.map(|operation| match operation {
             Operation::Put(put) => self.put(at, put),
             Operation::Delete(delete) => self.delete(at, delete),
@@ -133,10 +187,27 @@ impl StateMachine for Kv {
     }
 
     fn restore(&mut self, bytes: impl Read) -> Result<(), RestoreError> {
-        *self = snapshot::read(bytes)?;
+        let Kv { pairs, hash, applied, history: _ } = snapshot::read(bytes)?;
+        (self.pairs, self.hash) = (pairs, hash);
+        self.set_applied(applied);
         Ok(())
     }
 }
+
+impl Clone for Kv {
+    fn clone(&self) -> Self {
+        let Kv { pairs, hash, applied, history } = self;
+        Kv { pairs: pairs.clone(), hash: *hash, applied: *applied, history: history.behind(*applied) }
+    }
+}
+
+impl PartialEq for Kv {
+    fn eq(&self, other: &Self) -> bool {
+        self.hash == other.hash && self.pairs == other.pairs
+    }
+}
+
+impl Eq for Kv {}
 
 /// Its size and hash, since the pairs may be millions.
 impl fmt::Debug for Kv {

@@ -33,9 +33,10 @@ pub(crate) enum Denied {
     Busy(String),
 }
 
-/// The right of one call to wait. Dropping it gives it back.
+/// The right of calls to wait. Dropping it gives it back.
 pub(crate) struct Permit {
     admission: Arc<Admission>,
+    calls: usize,
     bytes: usize,
 }
 
@@ -51,16 +52,22 @@ impl Admission {
         })
     }
 
-    /// Never waits.
+    /// Lets one call in, or not. Never waits.
     pub(crate) fn admit(self: &Arc<Self>, bytes: usize) -> Result<Permit, Denied> {
+        self.admit_all(1, bytes)
+    }
+
+    /// Lets so many calls in that came together and have so many bytes together, or none of them. Never waits.
+    pub(crate) fn admit_all(self: &Arc<Self>, calls: usize, bytes: usize) -> Result<Permit, Denied> {
         if self.closed.load(SeqCst) {
             return Err(Denied::Closed);
         }
-        let pending = self.pending.fetch_add(1, SeqCst);
+        let pending = self.pending.fetch_add(calls, SeqCst);
         let pending_bytes = self.pending_bytes.fetch_add(bytes, SeqCst);
-        let permit = Permit { admission: self.clone(), bytes };
-        if pending >= self.max_pending {
-            return Err(Denied::Busy(format!("{} calls wait already (max_pending)", self.max_pending)));
+        let permit = Permit { admission: self.clone(), calls, bytes };
+        if pending + calls > self.max_pending {
+            let limit = format!("{pending} of {} calls wait already (max_pending)", self.max_pending);
+            return Err(Denied::Busy(limit));
         }
         if pending_bytes + bytes > self.max_pending_bytes {
             let limit = format!("{pending_bytes} of {} bytes wait already (max_pending_bytes)", self.max_pending_bytes);
@@ -92,7 +99,7 @@ impl Admission {
 impl Drop for Permit {
     fn drop(&mut self) {
         self.admission.pending_bytes.fetch_sub(self.bytes, SeqCst);
-        if self.admission.pending.fetch_sub(1, SeqCst) == 1 && self.admission.closed.load(SeqCst) {
+        if self.admission.pending.fetch_sub(self.calls, SeqCst) == self.calls && self.admission.closed.load(SeqCst) {
             self.admission.idle.notify_waiters();
         }
     }

@@ -3,19 +3,21 @@
 use std::{any::TypeId, collections::BTreeMap, marker::PhantomData, sync::Arc, time::Duration};
 
 use ractor::{ActorCell, SpawnErr};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 use super::{
     Node, NodeRef, RestartPolicy,
     admission::{Admission, Intake},
     applier::Factory,
+    changes::unroutable,
     child::await_namesake,
+    joining::{be_added, cluster_to_join},
     shared::{Clock, Place, Progress, Shared, Standing},
     supervision::{Blueprint, Root},
 };
 use crate::{
     config::Config,
-    error::NodeError,
+    error::{ChangeError, NodeError},
     flow::{self, Flow, Placement},
     raft::{Address, Membership, NodeId},
     state_machine::{Machine, StateMachine},
@@ -32,6 +34,8 @@ pub struct Builder<M> {
     factory: Factory,
     members: BTreeMap<NodeId, Address>,
     cluster_name: Option<String>,
+    join: Vec<Address>,
+    advertise: Option<Address>,
     storage: Option<Arc<dyn Storage>>,
     transport: Option<Arc<dyn Transport>>,
     listen: Option<Address>,
@@ -49,6 +53,8 @@ impl<M: StateMachine> Builder<M> {
             factory: Arc::new(move || Box::new(factory()) as Box<dyn Machine>),
             members: BTreeMap::new(),
             cluster_name: None,
+            join: Vec::new(),
+            advertise: None,
             storage: None,
             transport: None,
             listen: None,
@@ -69,6 +75,20 @@ impl<M: StateMachine> Builder<M> {
     /// Tells clusters apart whose first members are the same. Without it the first members are the name.
     pub fn cluster_name(mut self, name: impl Into<String>) -> Self {
         self.cluster_name = Some(name.into());
+        self
+    }
+
+    /// Joins the cluster that any of these members belongs to, instead of being one of its first members: the node starts
+    /// empty, asks to be added, catches up as a learner, and votes once it has. A node that belongs to its cluster already
+    /// just starts, whatever stands here.
+    pub fn join(mut self, members: impl IntoIterator<Item = impl Into<Address>>) -> Self {
+        self.join = members.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Where the others reach a node that [joins](Builder::join). Without it that is where it listens.
+    pub fn advertise(mut self, address: impl Into<Address>) -> Self {
+        self.advertise = Some(address.into());
         self
     }
 
@@ -137,32 +157,62 @@ impl<M: StateMachine> Builder<M> {
         self.start(None).await
     }
 
-    async fn start(self, supervisor: Option<ActorCell>) -> Result<Node<M>, NodeError> {
-        let blueprint = self.blueprint()?;
-        let shared = blueprint.shared.clone();
-        await_namesake(&shared.flow, ROOT, Duration::from_secs(1)).await;
-        match flow::spawn::<Root>(&shared.flow, ROOT, Placement::Runtime, blueprint, supervisor).await {
-            Ok(_) => Ok(Node::new(NodeRef::new(shared))),
-            Err(SpawnErr::ActorAlreadyRegistered(_)) => Err(NodeError::Start {
-                what: format!("node {} of cluster {:016x}", shared.id(), shared.identity.cluster_id),
-                cause: "it runs in this process already".to_owned(),
-            }),
-            Err(SpawnErr::StartupFailed(cause)) => Err(match cause.downcast::<NodeError>() {
-                Ok(error) => *error,
-                Err(cause) => NodeError::Start { what: format!("node {}", shared.id()), cause: cause.to_string() },
-            }),
-            Err(other) => Err(NodeError::Start { what: format!("node {}", shared.id()), cause: other.to_string() }),
+    async fn start(mut self, supervisor: Option<ActorCell>) -> Result<Node<M>, NodeError> {
+        let joining = std::mem::take(&mut self.join);
+        if joining.is_empty() || !self.members.is_empty() {
+            let blueprint = self.blueprint(None)?;
+            return Ok(Node::new(spawn_root(blueprint, supervisor).await?));
         }
+        self.config.validate()?;
+        let address = self.reached_at()?;
+        let (storage, transport) = (self.take_storage()?, self.take_transport()?);
+        let deadline = Instant::now() + self.config.request_timeout;
+        let cluster_id = cluster_to_join(self.id, &storage, &transport, &joining, deadline).await?;
+        (self.storage, self.transport) = (Some(storage), Some(transport));
+        let node = spawn_root(self.blueprint(Some(cluster_id))?, supervisor).await?;
+        if let Err(error) = be_added(&node, &address, &joining).await {
+            // What it ended with is said already.
+            let _ = node.shutdown().await;
+            return Err(error);
+        }
+        Ok(Node::new(node))
     }
 
-    fn blueprint(self) -> Result<Blueprint, NodeError> {
+    /// Where the others are to reach a node that joins (R012).
+    fn reached_at(&mut self) -> Result<Address, NodeError> {
+        let Some(address) = self.advertise.clone().or_else(|| self.listen.clone()) else {
+            return Err(missing("advertise", "say where the others reach this node"));
+        };
+        if let Some(cause) = unroutable(&address) {
+            let (id, what) = (self.id, format!("node {} cannot join a cluster", self.id));
+            return Err(NodeError::Join { what, cause: ChangeError::Unroutable { id, address, cause } });
+        }
+        self.listen.get_or_insert_with(|| address.clone());
+        Ok(address)
+    }
+
+    fn take_storage(&mut self) -> Result<Arc<dyn Storage>, NodeError> {
+        self.storage.take().ok_or_else(|| missing("storage", "set a data directory, or a storage"))
+    }
+
+    fn take_transport(&mut self) -> Result<Arc<dyn Transport>, NodeError> {
+        self.transport.take().or_else(default_transport).ok_or_else(|| missing("transport", "set one"))
+    }
+
+    /// `joined` is the cluster of a node that is none of its first members.
+    fn blueprint(mut self, joined: Option<u64>) -> Result<Blueprint, NodeError> {
         self.config.validate()?;
-        let Some(own_address) = self.members.get(&self.id).cloned() else { return Err(self.no_cluster()) };
-        let missing = |key, fix: &str| NodeError::Config { key, value: "not set".to_owned(), fix: fix.to_owned() };
-        let storage = self.storage.ok_or_else(|| missing("storage", "set a data directory, or a storage"))?;
-        let transport = self.transport.or_else(default_transport).ok_or_else(|| missing("transport", "set one"))?;
+        let own_address = match joined {
+            None => self.members.get(&self.id).cloned().ok_or_else(|| self.no_cluster())?,
+            Some(_) => self.listen.clone().unwrap_or_default(),
+        };
+        let (storage, transport) = (self.take_storage()?, self.take_transport()?);
         let members = Membership::of_voters(self.members.clone());
-        let cluster_id = cluster_id(self.cluster_name.as_deref(), &self.members);
+        let first_members = cluster_id(self.cluster_name.as_deref(), &self.members);
+        // One that was restored for these first members has an id of its own; any other store is compared when it is opened.
+        let restoration = storage.restoration()?.filter(|restoration| restoration.first_members == first_members);
+        let bootstrapped = restoration.map_or(first_members, |restoration| restoration.cluster_id);
+        let cluster_id = joined.unwrap_or(bootstrapped);
         let seed = self.seed.unwrap_or_else(rand::random);
         let settings = flow::Settings { seed, ..flow::Settings::default() };
         let flow = Flow::with_settings(format!("raft/{cluster_id:016x}/{}", self.id), settings);
@@ -177,9 +227,16 @@ impl<M: StateMachine> Builder<M> {
             root: Default::default(),
             consensus: Place::nowhere(),
             applier: Place::nowhere(),
+            log_store: Place::nowhere(),
+            snapshot: Default::default(),
             standing: watch::Sender::new(Standing::starting(members.clone())),
             leader_known: Default::default(),
+            membership_known: Default::default(),
+            incarnation: Default::default(),
+            known_disks: Default::default(),
+            troubles: Default::default(),
             progress: Progress::default(),
+            applied_waiters: Default::default(),
             restarts: Default::default(),
             disk_failure: Default::default(),
             verdict: Default::default(),
@@ -196,13 +253,34 @@ impl<M: StateMachine> Builder<M> {
     /// R003: there is nothing to bootstrap.
     fn no_cluster(&self) -> NodeError {
         let (value, fix) = if self.members.is_empty() {
-            ("empty".to_owned(), format!("name its first members, node {} among them", self.id))
+            ("empty".to_owned(), format!("name its first members, node {} among them, or members to join", self.id))
         } else {
             let ids = self.members.keys().map(|id| id.to_string()).collect::<Vec<_>>().join(", ");
             (format!("nodes {ids}"), format!("add node {} with its address", self.id))
         };
         NodeError::Config { key: "cluster", value, fix }
     }
+}
+
+async fn spawn_root(blueprint: Blueprint, supervisor: Option<ActorCell>) -> Result<NodeRef, NodeError> {
+    let shared = blueprint.shared.clone();
+    await_namesake(&shared.flow, ROOT, Duration::from_secs(1)).await;
+    match flow::spawn::<Root>(&shared.flow, ROOT, Placement::Runtime, blueprint, supervisor).await {
+        Ok(_) => Ok(NodeRef::new(shared)),
+        Err(SpawnErr::ActorAlreadyRegistered(_)) => Err(NodeError::Start {
+            what: format!("node {} of cluster {:016x}", shared.id(), shared.identity.cluster_id),
+            cause: "it runs in this process already".to_owned(),
+        }),
+        Err(SpawnErr::StartupFailed(cause)) => Err(match cause.downcast::<NodeError>() {
+            Ok(error) => *error,
+            Err(cause) => NodeError::Start { what: format!("node {}", shared.id()), cause: cause.to_string() },
+        }),
+        Err(other) => Err(NodeError::Start { what: format!("node {}", shared.id()), cause: other.to_string() }),
+    }
+}
+
+fn missing(key: &'static str, fix: &str) -> NodeError {
+    NodeError::Config { key, value: "not set".to_owned(), fix: fix.to_owned() }
 }
 
 /// gRPC, where it is built in.
@@ -214,11 +292,16 @@ fn default_transport() -> Option<Arc<dyn Transport>> {
 }
 
 /// The same on every node, in every version: FNV-1a over the name, or over the first members by rising id.
-fn cluster_id(name: Option<&str>, members: &BTreeMap<NodeId, Address>) -> u64 {
+pub(crate) fn cluster_id(name: Option<&str>, members: &BTreeMap<NodeId, Address>) -> u64 {
     let text = match name {
         Some(name) => name.to_owned(),
         None => members.iter().map(|(id, address)| format!("{id}={address}\n")).collect(),
     };
+    fnv(&text)
+}
+
+/// FNV-1a.
+pub(crate) fn fnv(text: &str) -> u64 {
     text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
 }
 

@@ -1,5 +1,5 @@
 //! The caller's side of a proposal and of a read: admission, the wait, the leader sought, and never a second try of what
-//! may have been applied.
+//! may have been applied, unless a session sees to it that it counts once.
 
 use std::{
     any::Any,
@@ -8,14 +8,13 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use tokio::{
-    sync::oneshot,
+    sync::{mpsc, oneshot},
     time::{Instant, sleep, timeout_at},
 };
 
 use super::{
-    Applied, Consistency,
+    Applied, Consistency, ReadPoint,
     admission::{Denied, Permit},
     applier::Query,
     messages::{ApplierMessage, ConsensusMessage},
@@ -25,7 +24,7 @@ use super::{
 use crate::{
     error::{ProposeError, ReadError},
     flow::{Envelope, Origin, TraceId},
-    raft::{LogIndex, NodeId},
+    raft::{LogIndex, NodeId, Payload, SessionCommand},
     state_machine::StateMachine,
 };
 
@@ -38,38 +37,59 @@ impl Shared {
     /// See [`NodeRef::propose`](super::NodeRef::propose).
     ///
     /// Asks again only after an answer that says "not applied", and only for as long as an election takes: a write
-    /// that comes between two leaders need not fail.
-    pub(crate) async fn propose(&self, command: Bytes, forward: bool, trace: TraceId) -> Result<Applied, ProposeError> {
+    /// that comes between two leaders need not fail. What may be in the log twice is asked again, and until the end, also
+    /// after an answer that says "unknown".
+    pub(crate) async fn propose(
+        &self,
+        payload: Payload,
+        forward: bool,
+        trace: TraceId,
+    ) -> Result<Applied, ProposeError> {
         let began = Instant::now();
         let deadline = began + self.config.request_timeout;
-        let patience = began + self.patience();
         let mut pause = FIRST_PAUSE;
+        let mut tries = Tries::new(&payload, self.patience());
         loop {
-            let refused = match self.propose_once(command.clone(), trace, deadline).await {
+            let until = tries.next(deadline);
+            let refused = match self.propose_once(payload.clone(), trace, until).await {
                 Err(ProposeError::NotLeader { leader, .. }) if forward => {
-                    self.forward(leader, command.clone(), trace, deadline).await
+                    self.forward(leader, payload.clone(), trace, until).await
                 }
                 answer => answer,
             };
-            match refused {
-                Err(ProposeError::NoLeader { .. } | ProposeError::Unavailable { .. }) => {}
-                Err(ProposeError::NotLeader { .. }) if forward => {}
-                answer => return answer,
+            let again = match &refused {
+                Err(ProposeError::NoLeader { .. } | ProposeError::Unavailable { .. }) => true,
+                Err(ProposeError::NotLeader { .. }) => forward,
+                Err(ProposeError::Unknown { .. }) => tries.repeatable,
+                Err(ProposeError::Busy { .. }) => tries.in_doubt,
+                _ => false,
+            };
+            tries.in_doubt |= matches!(refused, Err(ProposeError::Unknown { .. }));
+            if !again {
+                return tries.conclude(refused);
             }
-            if self.verdict.get().is_some() || !self.leader_within(patience.min(deadline), &mut pause).await {
-                return refused;
+            let patience = if tries.in_doubt { deadline } else { deadline.min(began + self.patience()) };
+            if self.verdict.get().is_some() || !self.leader_within(patience, &mut pause).await {
+                return tries.conclude(refused);
             }
         }
     }
 
-    async fn propose_once(&self, command: Bytes, trace: TraceId, deadline: Instant) -> Result<Applied, ProposeError> {
+    async fn propose_once(&self, payload: Payload, trace: TraceId, until: Instant) -> Result<Applied, ProposeError> {
         let (node, limit) = (self.id(), self.config.max_entry_bytes);
-        if command.len() > limit {
-            return Err(ProposeError::TooLarge { size: command.len(), limit });
+        let size = command_of(&payload).len();
+        if size > limit {
+            return Err(ProposeError::TooLarge { size, limit });
         }
-        let (port, answer) = ProposePort::new(self.admit_command(&command)?, node);
-        self.submit(Envelope::new(self.called(trace), ConsensusMessage::Propose { command, port }));
-        match timeout_at(deadline, answer).await {
+        let (port, answer) = ProposePort::new(self.admit_command(size)?, node);
+        let message = match payload {
+            Payload::Command(command) => ConsensusMessage::Propose { command, port },
+            Payload::SessionCommand(call) => ConsensusMessage::ProposeInSession { commands: vec![(call, port)] },
+            Payload::OpenSession => ConsensusMessage::OpenSession { port },
+            Payload::Noop | Payload::Membership(_) => unreachable!("no client says this"),
+        };
+        self.submit(Envelope::new(self.called(trace), message));
+        match timeout_at(until, answer).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) => Err(ProposeError::Unknown { reason: format!("node {node} dropped the call") }),
             Err(_) => Err(self.too_late("it was not committed")),
@@ -79,24 +99,53 @@ impl Shared {
     async fn forward(
         &self,
         leader: NodeId,
-        command: Bytes,
+        payload: Payload,
         trace: TraceId,
-        deadline: Instant,
+        until: Instant,
     ) -> Result<Applied, ProposeError> {
         // Held until the answer is here: the call waits at this node as any other does.
-        let _permit = self.admit_command(&command)?;
+        let _permit = self.admit_command(command_of(&payload).len())?;
         let Some(link) = self.link(leader, Arc::new(|_| {})) else { return Err(self.not_leader(None)) };
-        match timeout_at(deadline, self.transport.propose(&link, command, trace)).await {
+        match timeout_at(until, self.transport.propose(&link, payload, trace)).await {
             Ok(answer) => answer,
             Err(_) => Err(self.too_late(&format!("node {leader} did not answer"))),
         }
     }
 
-    fn admit_command(&self, command: &Bytes) -> Result<Permit, ProposeError> {
-        self.admission.admit(command.len()).map_err(|denied| match denied {
+    /// See [`NodeRef::submit_in_session`](super::NodeRef::submit_in_session).
+    pub(crate) fn submit_in_session(
+        &self,
+        commands: Vec<SessionCommand>,
+        trace: TraceId,
+        answers: &mpsc::UnboundedSender<(u64, Result<Applied, ProposeError>)>,
+    ) {
+        let (node, bytes) = (self.id(), commands.iter().map(|call| call.command.len()).sum());
+        let permit = match self.admission.admit_all(commands.len(), bytes) {
+            Ok(permit) => Arc::new(permit),
+            Err(denied) => {
+                let refused = self.denied(denied);
+                // Whoever has stopped listening needs no answer.
+                commands.iter().for_each(|call| drop(answers.send((call.sequence, Err(refused.clone())))));
+                return;
+            }
+        };
+        let with_port = |call: SessionCommand| {
+            let port = ProposePort::of_stream(permit.clone(), node, answers.clone(), call.sequence);
+            (call, port)
+        };
+        let commands = commands.into_iter().map(with_port).collect();
+        self.submit(Envelope::new(self.called(trace), ConsensusMessage::ProposeInSession { commands }));
+    }
+
+    fn admit_command(&self, size: usize) -> Result<Permit, ProposeError> {
+        self.admission.admit(size).map_err(|denied| self.denied(denied))
+    }
+
+    fn denied(&self, denied: Denied) -> ProposeError {
+        match denied {
             Denied::Closed => ProposeError::Unavailable { node: self.id() },
             Denied::Busy(limit) => self.busy(limit),
-        })
+        }
     }
 
     fn too_late(&self, what: &str) -> ProposeError {
@@ -105,7 +154,7 @@ impl Shared {
 
     /// See [`Node::read_at`](super::Node::read_at).
     pub(crate) async fn read_at<M: StateMachine, R: Send + 'static>(
-        &self,
+        self: &Arc<Self>,
         consistency: Consistency,
         query: impl FnOnce(&M) -> R + Send + 'static,
     ) -> Result<(R, LogIndex), ReadError> {
@@ -115,40 +164,49 @@ impl Shared {
         let trace = self.flow.new_trace();
         // Held until the answer is here: it counts those who wait.
         let permit = Arc::new(self.admit_read()?);
-        let at_least = match consistency {
-            Consistency::Linearizable => self.read_index(&permit, trace, began, deadline).await?,
-            Consistency::AtLeast(index) => index,
-            Consistency::Stale => 0,
-        };
-        let (port, answer) = oneshot::channel();
-        let query: Box<dyn Query> = Box::new(TypedQuery { at_least, query, port, machine: std::marker::PhantomData });
-        if self.applier.send(self.called(trace), ApplierMessage::Query(query)).is_err() {
-            return Err(ReadError::Unavailable { node });
-        }
-        match timeout_at(deadline, answer).await {
-            Ok(Ok((Ok(result), at))) => Ok((result, at)),
-            Ok(Ok((Err(panic), _))) => resume_unwind(panic),
-            Ok(Err(_)) => Err(ReadError::Unavailable { node }),
-            Err(_) => Err(ReadError::TimedOut { node, waited: began.elapsed() }),
+        let (mut consistency, mut query) = (consistency, query);
+        loop {
+            let ReadPoint { index, lease_until } = match consistency {
+                Consistency::Linearizable => self.read_point(false, &permit, trace, began, deadline).await?,
+                Consistency::Lease => self.read_point(true, &permit, trace, began, deadline).await?,
+                Consistency::AtLeast(index) => ReadPoint { index, lease_until: None },
+                Consistency::Stale => ReadPoint { index: 0, lease_until: None },
+            };
+            let (port, answer) = oneshot::channel();
+            let lease = lease_until.map(|until| (self.clone(), until));
+            let machine = std::marker::PhantomData;
+            let asked: Box<dyn Query> = Box::new(TypedQuery { at_least: index, lease, query, port, machine });
+            if self.applier.send(self.called(trace), ApplierMessage::Query(asked)).is_err() {
+                return Err(ReadError::Unavailable { node });
+            }
+            match timeout_at(deadline, answer).await {
+                Ok(Ok(Answer::Of(result, at))) => return Ok((result, at)),
+                Ok(Ok(Answer::Panicked(panic))) => resume_unwind(panic),
+                // The lease ran out before the state machine was asked.
+                Ok(Ok(Answer::TooLate(unasked))) => (consistency, query) = (Consistency::Linearizable, unasked),
+                Ok(Err(_)) => return Err(ReadError::Unavailable { node }),
+                Err(_) => return Err(ReadError::TimedOut { node, waited: began.elapsed() }),
+            }
         }
     }
 
-    /// The index that a linearizable read must see (thesis §6.4).
-    async fn read_index(
+    /// What a linearizable read must see (thesis §6.4).
+    async fn read_point(
         &self,
+        lease: bool,
         permit: &Arc<Permit>,
         trace: TraceId,
         began: Instant,
         deadline: Instant,
-    ) -> Result<LogIndex, ReadError> {
+    ) -> Result<ReadPoint, ReadError> {
         let node = self.id();
         let patience = began + self.patience();
         let mut pause = FIRST_PAUSE;
         loop {
             let (port, answer) = ReadPort::new(permit.clone(), node);
-            self.submit(Envelope::new(self.called(trace), ConsensusMessage::Read { port }));
+            self.submit(Envelope::new(self.called(trace), ConsensusMessage::Read { lease, port }));
             let refused = match timeout_at(deadline, answer).await {
-                Ok(Ok(Ok(read_index))) => return Ok(read_index),
+                Ok(Ok(Ok(point))) => return Ok(point),
                 Ok(Ok(Err(refused))) => refused,
                 Ok(Err(_)) => ReadError::Unavailable { node },
                 Err(_) => return Err(ReadError::TimedOut { node, waited: began.elapsed() }),
@@ -198,13 +256,65 @@ impl Shared {
     }
 }
 
-/// What became of a query, and at which index.
-type Answer<R> = (Result<R, Box<dyn Any + Send>>, LogIndex);
+/// The tries to get one payload into the log.
+struct Tries {
+    /// It may be in the log twice: a session tells the second from the first, and a second session does no harm.
+    repeatable: bool,
+    /// The outcome of an earlier try is not known.
+    in_doubt: bool,
+    /// How long the next try is waited for, if there may be another one. Doubled each time, so that a slow disk is not
+    /// given more and more to write.
+    wait: Duration,
+}
+
+impl Tries {
+    fn new(payload: &Payload, wait: Duration) -> Self {
+        let repeatable = matches!(payload, Payload::OpenSession | Payload::SessionCommand(_));
+        Tries { repeatable, in_doubt: false, wait }
+    }
+
+    /// Until when the next try is waited for.
+    fn next(&mut self, deadline: Instant) -> Instant {
+        let wait = self.wait;
+        self.wait *= 2;
+        if self.repeatable { deadline.min(Instant::now() + wait) } else { deadline }
+    }
+
+    /// What the last answer means after all of them: "not applied" said of one try says nothing of an earlier one.
+    fn conclude(&self, answer: Result<Applied, ProposeError>) -> Result<Applied, ProposeError> {
+        match answer {
+            Err(error) if self.in_doubt && !error.may_have_been_applied() => Err(ProposeError::Unknown {
+                reason: format!("an earlier try may have been applied; the last one was not: {error}"),
+            }),
+            answer => answer,
+        }
+    }
+}
+
+/// The part that the limits count.
+fn command_of(payload: &Payload) -> &[u8] {
+    match payload {
+        Payload::Command(command) => command,
+        Payload::SessionCommand(call) => &call.command,
+        Payload::Noop | Payload::OpenSession | Payload::Membership(_) => &[],
+    }
+}
+
+/// What became of a query.
+enum Answer<R, F> {
+    /// Its result, and of which index the state was.
+    Of(R, LogIndex),
+    Panicked(Box<dyn Any + Send>),
+    /// It was not asked: the lease that it came under is over.
+    TooLate(F),
+}
 
 struct TypedQuery<M, R, F> {
     at_least: LogIndex,
+    /// Until when the state machine may be asked, and whose lease that is.
+    lease: Option<(Arc<Shared>, Duration)>,
     query: F,
-    port: oneshot::Sender<Answer<R>>,
+    port: oneshot::Sender<Answer<R, F>>,
     machine: std::marker::PhantomData<fn(&M)>,
 }
 
@@ -214,11 +324,16 @@ impl<M: StateMachine, R: Send, F: FnOnce(&M) -> R + Send> Query for TypedQuery<M
     }
 
     fn run(self: Box<Self>, machine: &dyn Any, at: LogIndex) {
+        let TypedQuery { lease, query, port, .. } = *self;
+        // Nothing is applied between this look at the clock and the look at the state: the answer is of this moment (R04).
+        if lease.is_some_and(|(shared, until)| !shared.lease_holds(until)) {
+            let _ = port.send(Answer::TooLate(query));
+            return;
+        }
         let machine = machine.downcast_ref::<M>().expect("a query is made by a handle of this state machine's type");
-        let query = self.query;
         // The state machine is only looked at, so a panic leaves it whole.
         let answer = catch_unwind(AssertUnwindSafe(|| query(machine)));
-        let _ = self.port.send((answer, at));
+        let _ = port.send(answer.map_or_else(Answer::Panicked, |result| Answer::Of(result, at)));
     }
 
     fn abandoned(&self) -> bool {

@@ -1,43 +1,61 @@
 //! Drives the rules: turns messages into inputs of [`Raft`], and its effects into messages.
 //!
 //! Parent: node. Restart: with the other keepers, from disk.
-//! Hears: Propose, Read (by the admission queue, after CallsWaiting), Request from the server; Timeout from the election
-//! timer; Delivered, Undelivered from the replicators; Persisted from the log store; Applied from the applier.
-//! Says: SetTimer, Deliver, Persist, Apply; RoleChanged, MembershipChanged, CourierRestarted to node.
+//! Hears: Propose, OpenSession, ProposeInSession, Read, ChangeMembership, TransferLeadership (by the admission queue, after
+//! CallsWaiting), TakeSnapshot; Request and ToldWiped from the server; Timeout from the election timer; Delivered,
+//! Undelivered from the replicators; Persisted, DiskFull, DiskFreed, ChunkStored from the log store; Applied, Restored from
+//! the applier; SnapshotWritten, SnapshotFailed from the snapshotter.
+//! Says: SetTimer, Deliver, DeliverSnapshot, Persist, Condemn, StoreChunk, Apply, TakeSnapshot, Restore; RoleChanged,
+//! MembershipChanged, CourierRestarted, Happened to node.
 //! Lost in a crash: the ports of the calls under way. Each answers by itself when it is dropped.
 //!
 //! A courier that dies is started again at once, the core is told, and so is the root, who keeps the budget. What an
 //! earlier life of a courier reported is dropped.
-//!
-//! (The snapshotter will be the third kind of courier.)
 
+mod chunks;
 mod couriers;
 mod effects;
 mod election_timer;
+mod identity;
+mod orders;
+mod proposals;
 mod replicator;
+mod snapshots;
+mod snapshotter;
+#[cfg(test)]
+mod tests;
 
 use std::{collections::BTreeMap, sync::Arc, sync::atomic::Ordering::Relaxed};
 
-use bytes::Bytes;
 use ractor::{ActorCell, ActorProcessingErr};
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use tokio::sync::oneshot;
 
-use self::couriers::{start_replicator, start_timer};
+use self::{
+    couriers::{start_replicator, start_snapshotter, start_timer},
+    proposals::Gathered,
+    snapshots::Stopping,
+    snapshotter::SnapshotterArguments,
+};
 use crate::{
-    error::{ProposeError, ReadError},
+    error::ReadError,
     flow::{self, Actor, Context, Sender, TraceId},
     node::{
         admission::{Denied, TakenCalls},
+        applier::Factory,
         child::Child,
         messages::{
             ApplierMessage, ConsensusMessage, ElectionTimerMessage, LogStoreMessage, NodeMessage, ReplicatorMessage,
+            SnapshotterMessage,
         },
-        ports::{ProposePort, ReadPort},
+        ports::{ChangePort, ProposePort, ReadPort, SnapshotPort},
         shared::{PeerGauge, Shared},
         traces::Traces,
     },
-    raft::{CallId, Courier, Effect, Input, LogIndex, NodeId, Payload, Raft, Recovered, Reply, Request, Settings},
+    raft::{
+        Address, CallId, Courier, Effect, Input, LogIndex, NodeId, Payload, Raft, Recovered, Reply, Request, Settings,
+    },
+    storage::Storage,
 };
 
 /// So many calls are taken at once; then it is the others' turn.
@@ -51,6 +69,8 @@ pub(crate) struct ConsensusArguments {
     pub root: flow::Address<NodeMessage>,
     pub log_store: flow::Address<LogStoreMessage>,
     pub applier: flow::Address<ApplierMessage>,
+    pub storage: Arc<dyn Storage>,
+    pub factory: Factory,
 }
 
 pub(crate) struct Consensus {
@@ -69,9 +89,19 @@ pub(crate) struct Consensus {
     applier: flow::Address<ApplierMessage>,
     election_timer: Child<ElectionTimerMessage>,
     replicators: BTreeMap<NodeId, Child<ReplicatorMessage>>,
+    snapshotter: Child<SnapshotterMessage>,
+    /// What each life of it starts from.
+    snapshotter_arguments: SnapshotterArguments,
+    stopping: Stopping,
+    /// The last entry of the snapshot that came from the leader in this life and is not restored yet.
+    received: Option<LogIndex>,
     gauges: BTreeMap<NodeId, Arc<PeerGauge>>,
+    /// Where each replicator delivers.
+    addresses: BTreeMap<NodeId, Address>,
     /// Empty between two steps; kept for its room.
     effects: Vec<Effect>,
+    /// Empty between two messages; kept for its room.
+    gathered: Gathered,
     /// The membership changed: the replicators must follow.
     peers_changed: bool,
 }
@@ -80,7 +110,9 @@ pub(crate) struct Consensus {
 enum Call {
     Propose(ProposePort),
     Read(ReadPort),
+    Change(ChangePort),
     Request(oneshot::Sender<Reply>),
+    TakeSnapshot(SnapshotPort),
 }
 
 impl Actor for Consensus {
@@ -91,10 +123,22 @@ impl Actor for Consensus {
         arguments: ConsensusArguments,
         context: &mut Context<ConsensusMessage>,
     ) -> Result<Self, ActorProcessingErr> {
-        let ConsensusArguments { shared, recovered, seed, root, log_store, applier } = arguments;
+        let ConsensusArguments { shared, recovered, seed, root, log_store, applier, storage, factory } = arguments;
         let intake = shared.intake.take().ok_or("an earlier consensus has not ended")?;
         let mut random = SmallRng::seed_from_u64(seed);
         let timer = start_timer(&shared, random.random(), context).await?;
+        let stopping = Stopping(Arc::default());
+        let snapshotter_arguments = SnapshotterArguments {
+            shared: shared.clone(),
+            snapshots: storage.snapshots(),
+            factory,
+            own_thread: storage.blocks(),
+            stopping: stopping.0.clone(),
+            root: root.clone(),
+            consensus: context.myself().clone(),
+            applier: applier.clone(),
+        };
+        let snapshotter = start_snapshotter(&snapshotter_arguments, context).await?;
         let mut effects = Vec::new();
         let raft = Raft::new(settings(&shared), recovered, shared.clock.now(), &mut effects);
         let mut consensus = Consensus {
@@ -111,8 +155,14 @@ impl Actor for Consensus {
             applier,
             election_timer: timer,
             replicators: BTreeMap::new(),
+            snapshotter,
+            snapshotter_arguments,
+            stopping,
+            received: None,
             gauges: BTreeMap::new(),
+            addresses: BTreeMap::new(),
             effects: Vec::new(),
+            gathered: Gathered::default(),
             peers_changed: false,
         };
         let myself = context.myself();
@@ -133,6 +183,7 @@ impl Actor for Consensus {
             ConsensusMessage::CallsWaiting => self.take_calls(context),
             other => self.hear(other, context),
         }
+        self.propose_gathered(context);
         if self.peers_changed {
             self.follow_membership(context).await?;
         }
@@ -156,14 +207,20 @@ impl Actor for Consensus {
                 path
             }
             Courier::Replicator(peer) => {
-                let next = start_replicator(&self.shared, peer, context).await?;
+                let address = self.addresses.get(&peer).cloned().unwrap_or_default();
+                let next = start_replicator(&self.shared, peer, address, &self.log_store, context).await?;
                 let path = next.path.clone();
                 if let Some(former) = self.replicators.insert(peer, next) {
                     former.gone().await;
                 }
                 path
             }
-            Courier::Snapshotter => return Ok(()),
+            Courier::Snapshotter => {
+                let next = start_snapshotter(&self.snapshotter_arguments, context).await?;
+                let path = next.path.clone();
+                std::mem::replace(&mut self.snapshotter, next).gone().await;
+                path
+            }
         };
         let _ = context.send(&self.root, NodeMessage::CourierRestarted { path, cause });
         self.step(Input::Lost(courier), context);
@@ -173,9 +230,11 @@ impl Actor for Consensus {
 
     async fn stop(&mut self, context: &mut Context<ConsensusMessage>) {
         let me = context.cell();
+        self.stopping.say();
         for (_, mut replicator) in std::mem::take(&mut self.replicators).into_iter().rev() {
             replicator.stop(&me).await;
         }
+        self.snapshotter.stop(&me).await;
         self.election_timer.stop(&me).await;
     }
 }
@@ -183,8 +242,16 @@ impl Actor for Consensus {
 impl Consensus {
     fn hear(&mut self, message: ConsensusMessage, context: &mut Context<ConsensusMessage>) {
         match message {
-            ConsensusMessage::Propose { command, port } => self.propose(command, port, context),
-            ConsensusMessage::Read { port } => self.read(port, context),
+            ConsensusMessage::Propose { command, port } => self.propose(Payload::Command(command), port, context),
+            ConsensusMessage::OpenSession { port } => self.propose(Payload::OpenSession, port, context),
+            ConsensusMessage::ProposeInSession { commands } => self.gather(commands, context),
+            ConsensusMessage::Read { lease, port } => self.read(lease, port, context),
+            ConsensusMessage::ChangeMembership { change, port } => {
+                self.order(port, context, |call| Input::ChangeMembership { call, change });
+            }
+            ConsensusMessage::TransferLeadership { to, port } => {
+                self.order(port, context, |call| Input::TransferLeadership { call, to });
+            }
             ConsensusMessage::Request { from, request, traces, port } => {
                 self.request(from, request, traces, port, context);
             }
@@ -193,16 +260,29 @@ impl Consensus {
                     self.step(Input::Timeout { epoch }, context);
                 }
             }
-            ConsensusMessage::Delivered { peer, session, reply } => {
+            ConsensusMessage::Delivered { peer, session, incarnation, reply } => {
                 if self.is_current_replicator(peer, context) {
                     self.reached(peer);
                     self.step(Input::Response { from: peer, session, reply }, context);
+                    self.met(peer, incarnation, context);
                 }
             }
-            ConsensusMessage::Undelivered { peer, cause, wrong_peer } => {
+            ConsensusMessage::Undelivered { peer, cause, why } => {
                 if self.is_current_replicator(peer, context) {
-                    self.not_reached(peer, cause, wrong_peer);
+                    self.not_reached(peer, cause, why);
                     self.step(Input::Undelivered { peer }, context);
+                    self.refused(peer, why, context);
+                }
+            }
+            ConsensusMessage::ToldWiped { peer, known } => self.told_wiped(peer, known, context),
+            ConsensusMessage::DiskFull => {
+                if is_current(self.log_store.identity(), context) {
+                    self.step(Input::DiskFull, context);
+                }
+            }
+            ConsensusMessage::DiskFreed => {
+                if is_current(self.log_store.identity(), context) {
+                    self.step(Input::DiskFreed, context);
                 }
             }
             ConsensusMessage::Persisted { seq, .. } => {
@@ -216,6 +296,13 @@ impl Consensus {
                     self.step(Input::Applied { index }, context);
                 }
             }
+            ConsensusMessage::TakeSnapshot { port } => self.snapshot_asked(port, context),
+            ConsensusMessage::SnapshotWritten { snapshot } => self.snapshot_written(snapshot, context),
+            ConsensusMessage::SnapshotFailed => self.snapshot_failed(context),
+            ConsensusMessage::ChunkStored { call, snapshot, stored, complete } => {
+                self.chunk_stored(call, &snapshot, stored, complete, context);
+            }
+            ConsensusMessage::Restored { index } => self.restored(index, context),
             ConsensusMessage::CallsWaiting => unreachable!("it is never put into the admission queue"),
             ConsensusMessage::Crash => panic!("consensus was told to crash"),
         }
@@ -232,40 +319,7 @@ impl Consensus {
         }
     }
 
-    fn propose(&mut self, command: Bytes, mut port: ProposePort, context: &mut Context<ConsensusMessage>) {
-        if port.abandoned() {
-            // Its caller was told that nobody knows. Now it is not applied, which is one of the two.
-            return;
-        }
-        let (node, limit) = (self.shared.id(), self.shared.config.max_entry_bytes);
-        if command.len() > limit {
-            return port.answer(Err(ProposeError::TooLarge { size: command.len(), limit }));
-        }
-        if port.needs_permit() {
-            match self.shared.admission.admit(command.len()) {
-                Ok(permit) => port.permit(permit),
-                Err(Denied::Closed) => return port.answer(Err(ProposeError::Unavailable { node })),
-                Err(Denied::Busy(limit)) => return port.answer(Err(self.shared.busy(limit))),
-            }
-        }
-        port.take(node);
-        let call = self.wait(Call::Propose(port));
-        let trace = context.trace();
-        let last_index = self.raft.last_index();
-        let mut effects = std::mem::take(&mut self.effects);
-        self.raft.step(
-            self.shared.clock.now(),
-            Input::Propose { call, payload: Payload::Command(command) },
-            &mut effects,
-        );
-        if self.raft.last_index() > last_index {
-            self.traces.set(self.raft.last_index(), trace);
-        }
-        self.carry_out(effects.drain(..), context);
-        self.effects = effects;
-    }
-
-    fn read(&mut self, mut port: ReadPort, context: &mut Context<ConsensusMessage>) {
+    fn read(&mut self, lease: bool, mut port: ReadPort, context: &mut Context<ConsensusMessage>) {
         if port.abandoned() {
             return;
         }
@@ -279,7 +333,7 @@ impl Consensus {
         }
         port.take(node);
         let call = self.wait(Call::Read(port));
-        self.step(Input::Read { call, lease: false }, context);
+        self.step(Input::Read { call, lease }, context);
     }
 
     fn request(
@@ -309,6 +363,8 @@ impl Consensus {
     fn step(&mut self, input: Input, context: &mut Context<ConsensusMessage>) {
         let mut effects = std::mem::take(&mut self.effects);
         self.raft.step(self.shared.clock.now(), input, &mut effects);
+        // A lease that was dropped is known to be before the one who may take over is told.
+        self.shared.progress.set_lease(self.raft.lease_until());
         self.carry_out(effects.drain(..), context);
         self.effects = effects;
     }
@@ -323,7 +379,10 @@ impl Consensus {
     fn show(&self) {
         let progress = &self.shared.progress;
         progress.commit_index.store(self.raft.commit_index(), Relaxed);
-        progress.last_index.store(self.raft.last_index(), Relaxed);
+        let last_index = self.raft.last_index();
+        progress.last_index.store(last_index, Relaxed);
+        let last_term = self.raft.entry(last_index).map_or(self.raft.base().term, |entry| entry.term);
+        progress.last_term.store(last_term, Relaxed);
         for (peer, match_index, reachable) in self.raft.peers() {
             if let Some(gauge) = self.gauges.get(&peer) {
                 gauge.match_index.store(match_index, Relaxed);
@@ -346,7 +405,7 @@ fn settings(shared: &Shared) -> Settings {
     let config = &shared.config;
     Settings {
         id: shared.id(),
-        incarnation: 0,
+        incarnation: shared.incarnation.load(Relaxed),
         heartbeat_interval: config.heartbeat_interval,
         election_timeout_min: config.election_timeout_min,
         election_timeout_max: config.election_timeout_max,

@@ -6,7 +6,7 @@ use super::{
     NodeRef,
     messages::{
         ApplierMessage, ConsensusMessage, ElectionTimerMessage, LogStoreMessage, NodeMessage, ReplicatorMessage,
-        ServerMessage,
+        ServerMessage, SnapshotterMessage,
     },
 };
 use crate::flow::{Envelope, Message};
@@ -36,6 +36,7 @@ impl NodeRef {
                 "applier" => self.say(&actor, ApplierMessage::Crash),
                 "consensus" => self.say(&actor, ConsensusMessage::Crash),
                 "consensus/election timer" => self.say(&actor, ElectionTimerMessage::Crash),
+                "consensus/snapshotter" => self.say(&actor, SnapshotterMessage::Crash),
                 "server" => self.say(&actor, ServerMessage::Crash),
                 _ => self.say(&actor, ReplicatorMessage::Crash),
             },

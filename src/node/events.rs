@@ -6,7 +6,7 @@ use ractor::{ActorRef, Message};
 
 use crate::{
     error::NodeError,
-    raft::{Membership, NodeId, Role, Term},
+    raft::{LogIndex, Membership, NodeId, Role, Term},
 };
 
 /// Something happened to a node. Subscribers hear all of it, in order, from what is the case when they subscribe on.
@@ -24,12 +24,37 @@ pub enum NodeEvent {
     },
     /// The servers of the cluster changed.
     MembershipChanged(Membership),
+    /// It took a snapshot of its state machine, and its log may be compacted up to there.
+    SnapshotTaken {
+        /// The last entry in it.
+        index: LogIndex,
+    },
+    /// Its state machine was put at a snapshot that came from the leader.
+    SnapshotInstalled {
+        /// The last entry in it.
+        index: LogIndex,
+    },
     /// An actor of the tree died and was started again; a keeper together with the other keepers.
     ActorRestarted {
         /// Its place in the tree: "applier", "consensus/replicator 2", …
         path: String,
         /// Why it died.
         cause: String,
+    },
+    /// This node leads, and a peer's disk has lost entries that it had acknowledged (L08, R007). The peer gets no more
+    /// until it is replaced.
+    PeerLostData {
+        /// Who.
+        peer: NodeId,
+    },
+    /// This node was removed from the cluster (R008): it campaigns no more.
+    Removed,
+    /// The cluster knows this node by another disk (R007): it takes no part until it is replaced.
+    Wiped,
+    /// The disk has no room for what is to be written (R016), or has room again.
+    DiskFull {
+        /// Whether it has none.
+        full: bool,
     },
     /// The node stopped: `None` because it was told to. The last event.
     Stopped {
@@ -47,6 +72,13 @@ impl Subscriber {
     pub(crate) fn new<M: Message>(actor: &ActorRef<M>, message: impl Fn(NodeEvent) -> M + Send + 'static) -> Self {
         let actor = actor.clone();
         Subscriber { tell: Box::new(move |event| actor.cast(message(event)).is_ok()) }
+    }
+
+    /// One that a task reads, which is told no more once it is `capacity` events behind.
+    #[cfg(feature = "grpc")]
+    pub(crate) fn of_task(capacity: usize) -> (Self, tokio::sync::mpsc::Receiver<NodeEvent>) {
+        let (events, told) = tokio::sync::mpsc::channel(capacity);
+        (Subscriber { tell: Box::new(move |event| events.try_send(event).is_ok()) }, told)
     }
 
     /// Returns whether it may be told more. Its closure is the application's, and so is a panic in it: the root, which
@@ -80,8 +112,26 @@ impl Subscribers {
         match &event {
             NodeEvent::RoleChanged { .. } => self.role = Some(event.clone()),
             NodeEvent::MembershipChanged(_) => self.membership = Some(event.clone()),
-            NodeEvent::ActorRestarted { .. } | NodeEvent::Stopped { .. } => {}
+            _ => {}
         }
         self.all.retain(|subscriber| subscriber.tell(event.clone()));
+    }
+}
+
+#[cfg(all(test, feature = "grpc"))]
+mod tests {
+    use super::*;
+
+    // Fails when: `of_task` waits for room, or drops an event and goes on.
+    #[test]
+    fn a_reader_that_is_too_slow_is_told_no_more_and_misses_nothing_before() {
+        let mut subscribers = Subscribers::default();
+        let (subscriber, mut events) = Subscriber::of_task(3);
+        subscribers.add(subscriber);
+        let lost = |peer| NodeEvent::PeerLostData { peer };
+        (1..=5).for_each(|peer| subscribers.publish(lost(peer)));
+        assert!(subscribers.all.is_empty());
+        let told: Vec<_> = std::iter::from_fn(|| events.blocking_recv()).collect();
+        assert_eq!(told, [lost(1), lost(2), lost(3)]);
     }
 }

@@ -1,14 +1,18 @@
 //! What the application holds: a node with its state machine's type, and one without it.
 
-use std::{any::TypeId, marker::PhantomData, sync::Arc};
+use std::{
+    any::TypeId,
+    marker::PhantomData,
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
 
 use bytes::Bytes;
 use prost::Message as _;
-use ractor::ActorRef;
-use tokio::sync::oneshot;
+use ractor::{ActorRef, DerivedActorRef};
+use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    Applied, Builder, Consistency, Status,
+    Applied, Builder, Consistency, NodeRequest, Status,
     events::{NodeEvent, Subscriber},
     messages::{ConsensusMessage, NodeMessage},
     shared::Shared,
@@ -16,10 +20,11 @@ use super::{
 use crate::{
     config::Config,
     error::{NodeError, ProposeError, ReadError},
-    flow::{ActorReport, Envelope, Flow, Origin, TraceId},
-    raft::{LogIndex, NodeId, Reply, Request},
+    flow::{ActorReport, Flow, Origin, TraceId},
+    raft::{Incarnation, LogIndex, NodeId, Payload, Reply, Request, SessionCommand},
     state_machine::StateMachine,
     storage::Identity,
+    transport::{Caller, WrongPeer},
 };
 
 /// A node without its state machine's type: what transports and servers hold. Cheap to clone.
@@ -75,10 +80,11 @@ impl NodeRef {
         self.0.flow.tree()
     }
 
-    /// The actor that hears proposals, reads and requests: consensus. `None` while the keepers start anew, and once the
-    /// node has stopped. A reference to a fallen one leads nowhere, so ask again after a failed cast.
-    pub fn actor(&self) -> Option<ActorRef<Envelope<ConsensusMessage>>> {
-        self.0.consensus.get().map(|address| address.actor().clone())
+    /// What this node's actors can be asked, as an actor that hears [`NodeRequest`]s: for actors that talk to the node
+    /// without its handle. `None` while the keepers start anew, and once the node has stopped. A reference to a fallen one
+    /// leads nowhere, so ask again after a failed cast.
+    pub fn actor(&self) -> Option<DerivedActorRef<NodeRequest>> {
+        self.0.consensus.get().map(|address| address.actor().get_derived())
     }
 
     /// Tells `actor` of everything that happens to this node, in order, beginning with its membership and role as they
@@ -92,20 +98,44 @@ impl NodeRef {
         self.tell_root(NodeMessage::Subscribe(subscriber));
     }
 
+    /// The number of its disk, drawn when that was created. 0 before it is opened.
+    pub fn incarnation(&self) -> Incarnation {
+        self.0.incarnation.load(Relaxed)
+    }
+
     /// Passes another node's request to consensus. The receiver fails if consensus falls before it answers.
-    /// Identity was checked by the transport.
+    /// Cluster and ids were checked by the transport; the disks are checked here, and who was removed.
+    ///
+    /// # Errors
+    /// R007, R008: the request is for another disk, or from one, or from a server that was removed.
     pub fn deliver(
         &self,
-        from: NodeId,
+        from: Caller,
         request: Request,
         traces: Vec<(LogIndex, TraceId)>,
-    ) -> oneshot::Receiver<Reply> {
+    ) -> Result<oneshot::Receiver<Reply>, WrongPeer> {
+        if let Err(wrong) = self.0.admits(&from, &request) {
+            if let WrongPeer::OwnDisk { known: known @ 1.., .. } = wrong {
+                // Where nobody is there, the next one is told by the next request.
+                let _ = self.0.consensus.send(self.0.server, ConsensusMessage::ToldWiped { peer: from.id, known });
+            }
+            return Err(wrong);
+        }
         let (port, receiver) = oneshot::channel();
         let trace = traces.first().map_or(0, |(_, trace)| *trace);
         let origin = Origin { trace, ..self.0.server };
         // Where nobody is there the port is dropped, and the receiver fails.
-        let _ = self.0.consensus.send(origin, ConsensusMessage::Request { from, request, traces, port });
-        receiver
+        let _ = self.0.consensus.send(origin, ConsensusMessage::Request { from: from.id, request, traces, port });
+        Ok(receiver)
+    }
+
+    /// Everything that happens to this node from now on, beginning with what is, for a task that reads it. Whoever is
+    /// `capacity` events behind is told no more: the channel then ends without [`NodeEvent::Stopped`].
+    #[cfg(feature = "grpc")]
+    pub(crate) fn events(&self, capacity: usize) -> tokio::sync::mpsc::Receiver<NodeEvent> {
+        let (subscriber, events) = Subscriber::of_task(capacity);
+        self.tell_root(NodeMessage::Subscribe(subscriber));
+        events
     }
 
     /// Proposes an encoded command. Where this node does not lead: forwards it, or says who does.
@@ -113,7 +143,63 @@ impl NodeRef {
     /// # Errors
     /// [`ProposeError`] says whether the command may have been applied all the same.
     pub async fn propose(&self, command: Bytes, forward: bool, trace: TraceId) -> Result<Applied, ProposeError> {
-        self.0.propose(command, forward, trace).await
+        self.0.propose(Payload::Command(command), forward, trace).await
+    }
+
+    /// Opens a session, under which a command is applied once however often it is proposed. It expires when it was not
+    /// used for [`EXPIRY`](super::sessions::EXPIRY) entries of the log. [`Node::client`] does this by itself.
+    ///
+    /// # Errors
+    /// [`ProposeError`]; another try may leave a session behind that nobody uses, and does no harm besides.
+    pub async fn open_session(&self) -> Result<u64, ProposeError> {
+        self.open_session_traced(true, self.0.flow.new_trace()).await
+    }
+
+    pub(crate) async fn open_session_traced(&self, forward: bool, trace: TraceId) -> Result<u64, ProposeError> {
+        Ok(self.0.propose(Payload::OpenSession, forward, trace).await?.index)
+    }
+
+    /// Proposes an encoded command under a session. If its sequence was applied before, the answer is the first one's, and
+    /// its index is the first one's, too. It is therefore proposed again, for as long as
+    /// [`request_timeout`](Config::request_timeout), when its outcome is unknown.
+    ///
+    /// # Errors
+    /// [`ProposeError`] says whether the command may have been applied all the same; another try under the same session and
+    /// sequence is safe in any case.
+    pub async fn propose_in_session(
+        &self,
+        command: SessionCommand,
+        forward: bool,
+        trace: TraceId,
+    ) -> Result<Applied, ProposeError> {
+        self.0.propose(Payload::SessionCommand(command), forward, trace).await
+    }
+
+    /// Whether it has ended, for whatever reason: nothing will come of asking it again.
+    pub(crate) fn has_stopped(&self) -> bool {
+        self.0.verdict.get().is_some()
+    }
+
+    /// Proposes whatever another node passed on.
+    pub(crate) async fn propose_payload(
+        &self,
+        payload: Payload,
+        forward: bool,
+        trace: TraceId,
+    ) -> Result<Applied, ProposeError> {
+        self.0.propose(payload, forward, trace).await
+    }
+
+    /// Proposes commands of sessions together, and does not wait: the answers go to `answers`, in any order, each under its
+    /// command's sequence. They are not forwarded.
+    #[cfg_attr(not(feature = "grpc"), expect(dead_code, reason = "only gRPC has streams of commands"))]
+    pub(crate) fn submit_in_session(
+        &self,
+        commands: Vec<SessionCommand>,
+        trace: TraceId,
+        answers: &mpsc::UnboundedSender<(u64, Result<Applied, ProposeError>)>,
+    ) {
+        self.0.submit_in_session(commands, trace, answers);
     }
 
     /// With its type again; `None` if the node was not built with this state machine.
@@ -192,7 +278,8 @@ impl<M: StateMachine> Node<M> {
     /// [`ProposeError`] says whether the command may have been applied all the same.
     pub async fn propose(&self, command: M::Command) -> Result<M::Output, ProposeError> {
         let shared = &self.0.0;
-        let applied = shared.propose(command.encode_to_vec().into(), true, shared.flow.new_trace()).await?;
+        let applied =
+            shared.propose(Payload::Command(command.encode_to_vec().into()), true, shared.flow.new_trace()).await?;
         M::Output::decode(applied.output).map_err(|error| {
             let reason = format!("applied at {}, but its result cannot be read here: {error}", applied.index);
             ProposeError::Unknown { reason }

@@ -4,36 +4,55 @@
 //! an arrow shows its direction by its name.
 //!
 //! ```text
-//! outside ──────────── Propose, Read, Request ─────────────▶ consensus
-//! consensus ────────── Persist ────────────────────────────▶ log store ───── Persisted ───────────────▶ consensus
+//! outside ──────────── Propose, OpenSession, ProposeInSession, Read, Request ─▶ consensus
+//! outside ──────────── ChangeMembership, TransferLeadership, TakeSnapshot ────▶ consensus
+//! consensus ────────── Persist, Condemn ───────────────────▶ log store ───── Persisted, DiskFull, DiskFreed ▶ consensus
 //! consensus ────────── Apply ──────────────────────────────▶ applier ─────── Applied ─────────────────▶ consensus
 //! consensus ────────── SetTimer ───────────────────────────▶ election timer ─ Timeout ────────────────▶ consensus
-//! consensus ────────── Deliver ────────────────────────────▶ replicator n ── Delivered, Undelivered ──▶ consensus
+//! consensus ────────── Deliver, DeliverSnapshot ───────────▶ replicator n ── Delivered, Undelivered ──▶ consensus
 //! transport ────────── Answered, Broken ───────────────────▶ replicator n
 //! outside ──────────── Query ──────────────────────────────▶ applier
-//! consensus ────────── RoleChanged, MembershipChanged, CourierRestarted ──▶ node
-//! log store ────────── DiskFailed ─────────────────────────▶ node
+//! consensus ────────── RoleChanged, MembershipChanged, CourierRestarted, Happened ──▶ node
+//! transport ────────── ToldWiped ──────────────────────────▶ consensus
+//! log store, snapshotter ─ DiskFailed; RestoreFailed ──────▶ node
 //! outside ──────────── Subscribe, Shutdown ────────────────▶ node
+//! ```
+//! Snapshots go round: one is taken, one is received, one is restored, one is sent.
+//! ```text
+//! consensus ─ TakeSnapshot ─▶ applier ─ Write ─▶ snapshotter ─ SnapshotWritten, SnapshotFailed ─▶ consensus
+//! consensus ─ StoreChunk ─▶ log store ─ ChunkStored ─▶ consensus
+//! consensus ─ Restore ─▶ snapshotter ─ Install ─▶ applier ─ Restored ─▶ consensus
+//!                                                applier ─ Discard ─▶ snapshotter
+//! consensus ─ DeliverSnapshot ─▶ replicator n ─▶ transport ─ ReadChunk ─▶ log store
 //! ```
 //!
 //! Every actor also hears `Crash`, which makes it panic: demonstrations and tests of the supervision say it.
+
+use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use crate::{
+    error::NodeError,
     flow::{self, Mark, Message, TraceId},
     node::{
         applier::Query,
-        events::Subscriber,
-        ports::{ProposePort, ReadPort},
+        events::{NodeEvent, Subscriber},
+        ports::{ChangePort, ProposePort, ReadPort, SnapshotPort},
+        snapshot_bytes::{Rebuilt, Taken},
     },
-    raft::{Alarm, Entry, LogIndex, Membership, NodeId, Reply, Request, Role, Term, Write},
+    raft::{
+        Alarm, CallId, Change, Entry, Incarnation, InstallSnapshotRequest, LogIndex, LogPosition, Membership, NodeId,
+        Reply, Request, Role, SessionCommand, SnapshotMetadata, Term, Write,
+    },
     storage::StorageError,
+    transport::Breach,
 };
 
-/// What consensus hears. It is what [`NodeRef::actor`](crate::node::NodeRef::actor) can be sent.
-pub enum ConsensusMessage {
+/// What consensus hears. Of this, [`NodeRef::actor`](crate::node::NodeRef::actor) can be sent what is a
+/// [`NodeRequest`](crate::node::NodeRequest).
+pub(crate) enum ConsensusMessage {
     /// A client wants `command` replicated.
     Propose {
         /// Encoded.
@@ -41,10 +60,41 @@ pub enum ConsensusMessage {
         /// Always answered, also when the node falls.
         port: ProposePort,
     },
+    /// A client wants a session. Its id is the index in the answer (thesis §6.3).
+    OpenSession {
+        /// Always answered.
+        port: ProposePort,
+    },
+    /// Clients want these commands of their sessions replicated, each applied once. They go to the log together.
+    ProposeInSession {
+        /// Each with its port, which is always answered.
+        commands: Vec<(SessionCommand, ProposePort)>,
+    },
     /// A client wants to know which index it must see for a linearizable read.
     Read {
+        /// Whether the leader's lease will do.
+        lease: bool,
         /// Always answered.
         port: ReadPort,
+    },
+    /// An operator wants a snapshot of this server.
+    TakeSnapshot {
+        /// Always answered.
+        port: SnapshotPort,
+    },
+    /// An operator wants the cluster's servers changed.
+    ChangeMembership {
+        /// How.
+        change: Change,
+        /// Always answered, once the change is committed or refused.
+        port: ChangePort,
+    },
+    /// An operator, or this node's shutdown, wants another leader.
+    TransferLeadership {
+        /// Who. `None`: whoever has most of the log.
+        to: Option<NodeId>,
+        /// Always answered.
+        port: ChangePort,
     },
     /// The admission queue is not empty. One is under way at most.
     CallsWaiting,
@@ -70,6 +120,8 @@ pub enum ConsensusMessage {
         peer: NodeId,
         /// The request's.
         session: u64,
+        /// The peer's disk. 0: it does not say.
+        incarnation: Incarnation,
         /// The answer.
         reply: Reply,
     },
@@ -79,9 +131,20 @@ pub enum ConsensusMessage {
         peer: NodeId,
         /// Why, in words.
         cause: String,
-        /// Who answered is another node, or of another cluster (R004, R005).
-        wrong_peer: bool,
+        /// Why, for those who decide.
+        why: Breach,
     },
+    /// A peer knows this node by another disk: `known`.
+    ToldWiped {
+        /// Which peer.
+        peer: NodeId,
+        /// The disk it knows. 0: it does not say.
+        known: Incarnation,
+    },
+    /// There is no room for the write in flight. It is tried again and again.
+    DiskFull,
+    /// There is room again: the write has gone through.
+    DiskFreed,
     /// A write is on disk.
     Persisted {
         /// From [`LogStoreMessage::Persist`].
@@ -94,12 +157,35 @@ pub enum ConsensusMessage {
         /// The last entry applied.
         index: LogIndex,
     },
+    /// The snapshot that was ordered is on disk.
+    SnapshotWritten {
+        /// What it became.
+        snapshot: SnapshotMetadata,
+    },
+    /// The snapshot that was ordered was given up.
+    SnapshotFailed,
+    /// A received chunk is on disk, or was of no use.
+    ChunkStored {
+        /// From [`LogStoreMessage::StoreChunk`].
+        call: CallId,
+        /// Which snapshot.
+        snapshot: SnapshotMetadata,
+        /// So many bytes of it are there.
+        stored: u64,
+        /// It is whole, and the finished one.
+        complete: bool,
+    },
+    /// The state machine stands at the snapshot that was to be restored.
+    Restored {
+        /// Its last entry.
+        index: LogIndex,
+    },
     /// Panic.
     Crash,
 }
 
 /// What the log store hears.
-pub enum LogStoreMessage {
+pub(crate) enum LogStoreMessage {
     /// The first message: where reports go.
     ReportTo(flow::Address<ConsensusMessage>),
     /// Make this durable, then report [`ConsensusMessage::Persisted`].
@@ -109,6 +195,37 @@ pub enum LogStoreMessage {
         /// One transaction.
         write: Write,
     },
+    /// Put a received chunk on disk, then report [`ConsensusMessage::ChunkStored`].
+    StoreChunk {
+        /// Comes back in the report.
+        call: CallId,
+        /// Which snapshot it belongs to.
+        snapshot: SnapshotMetadata,
+        /// Where `data` begins.
+        offset: u64,
+        /// Bytes of it.
+        data: Bytes,
+    },
+    /// Read a part of the finished snapshot.
+    ReadChunk {
+        /// Which it should be.
+        snapshot: SnapshotMetadata,
+        /// From where on.
+        offset: u64,
+        /// So many bytes at most.
+        length: usize,
+        /// `None`: it is not the finished one any more. Dropped unanswered if the disk fails.
+        port: oneshot::Sender<Option<Bytes>>,
+    },
+    /// To itself, while there is no room: try the write again.
+    TryAgain,
+    /// Mark the disk as one that lost entries, let go of it, and say so.
+    Condemn {
+        /// What it had acknowledged.
+        acknowledged: LogIndex,
+        /// What it has.
+        last: LogIndex,
+    },
     /// To itself, when nothing was written for a while: one bounded step of housekeeping.
     Tidy,
     /// Panic.
@@ -116,7 +233,7 @@ pub enum LogStoreMessage {
 }
 
 /// What the applier hears.
-pub enum ApplierMessage {
+pub(crate) enum ApplierMessage {
     /// The first message: where reports go.
     ReportTo(flow::Address<ConsensusMessage>),
     /// Apply these, answer who waits for them, then report [`ConsensusMessage::Applied`].
@@ -128,12 +245,52 @@ pub enum ApplierMessage {
     },
     /// Run this against the state machine as soon as it has applied enough.
     Query(Box<dyn Query>),
+    /// Take the state as it is now, and let the snapshotter write it.
+    TakeSnapshot {
+        /// What must have been applied by now, and nothing behind it.
+        last_included: LogPosition,
+        /// As of that entry.
+        membership: Arc<Membership>,
+        /// Which life of the snapshotter.
+        snapshotter: flow::Address<SnapshotterMessage>,
+    },
+    /// Go on with this state machine, unless what is here is ahead of it; then report [`ConsensusMessage::Restored`].
+    Install {
+        /// Restored from a snapshot.
+        rebuilt: Rebuilt,
+        /// The snapshot's last entry.
+        index: LogIndex,
+        /// Who takes the state machine that is not needed any more.
+        snapshotter: flow::Address<SnapshotterMessage>,
+    },
+    /// Panic.
+    Crash,
+}
+
+/// What the snapshotter hears.
+pub enum SnapshotterMessage {
+    /// Make a finished snapshot of this, then report [`ConsensusMessage::SnapshotWritten`].
+    Write {
+        /// The state, on its way to bytes.
+        taken: Taken,
+        /// The last entry that is in it.
+        last_included: LogPosition,
+        /// As of that entry.
+        membership: Arc<Membership>,
+    },
+    /// Build a state machine from the finished snapshot, for the applier.
+    Restore {
+        /// Which it should be.
+        snapshot: SnapshotMetadata,
+    },
+    /// Drop this here, where nobody waits: a large state takes long.
+    Discard(Rebuilt),
     /// Panic.
     Crash,
 }
 
 /// What the election timer hears.
-pub enum ElectionTimerMessage {
+pub(crate) enum ElectionTimerMessage {
     /// Ring `alarm`'s interval after `since`. Replaces the alarm set before.
     SetTimer {
         /// Comes back in [`ConsensusMessage::Timeout`].
@@ -150,7 +307,7 @@ pub enum ElectionTimerMessage {
 }
 
 /// What a replicator hears.
-pub enum ReplicatorMessage {
+pub(crate) enum ReplicatorMessage {
     /// Send this to the peer, behind what was sent before.
     Deliver {
         /// Comes back in [`ConsensusMessage::Delivered`].
@@ -160,12 +317,21 @@ pub enum ReplicatorMessage {
         /// Which of its entries belong to which trace.
         traces: Vec<(LogIndex, TraceId)>,
     },
+    /// Stream the finished snapshot to the peer, beside what is sent.
+    DeliverSnapshot {
+        /// Comes back in [`ConsensusMessage::Delivered`].
+        session: u64,
+        /// Its first message, without bytes.
+        request: InstallSnapshotRequest,
+    },
     /// From the transport: the peer answered.
     Answered {
         /// Which connection, counted from 1.
         connection: u64,
         /// The request's.
         session: u64,
+        /// The peer's disk. 0: it does not say.
+        incarnation: Incarnation,
         /// The answer.
         reply: Reply,
     },
@@ -175,21 +341,21 @@ pub enum ReplicatorMessage {
         connection: u64,
         /// Why, in words.
         cause: String,
-        /// Who answered is another node, or of another cluster (R004, R005).
-        wrong_peer: bool,
+        /// Why, for those who decide.
+        why: Breach,
     },
     /// Panic.
     Crash,
 }
 
 /// What the server hears. Its requests go from the transport straight to consensus.
-pub enum ServerMessage {
+pub(crate) enum ServerMessage {
     /// Panic.
     Crash,
 }
 
 /// What the root of the tree hears.
-pub enum NodeMessage {
+pub(crate) enum NodeMessage {
     /// Stop everything, in order.
     Shutdown,
     /// Tell this actor what happens from now on, and first what is.
@@ -212,8 +378,12 @@ pub enum NodeMessage {
         /// Why it died.
         cause: String,
     },
-    /// The disk failed; the log store has given it up.
+    /// Something else happened that subscribers are told.
+    Happened(NodeEvent),
+    /// The disk failed; whoever says it has given it up.
     DiskFailed(StorageError),
+    /// The state machine cannot be put at the finished snapshot.
+    RestoreFailed(NodeError),
     /// Panic.
     Crash,
 }
@@ -224,6 +394,10 @@ fn mark(term: Term, index: LogIndex) -> Mark {
 
 fn of_entries(entries: &[Entry]) -> Mark {
     entries.last().map_or(Mark::default(), |entry| mark(entry.term, entry.index))
+}
+
+fn of_snapshot(snapshot: &SnapshotMetadata) -> Mark {
+    mark(snapshot.last_included.term, snapshot.last_included.index)
 }
 
 /// The term, and the last entry that a request carries or speaks of.
@@ -256,14 +430,26 @@ impl Message for ConsensusMessage {
     fn name(&self) -> &'static str {
         match self {
             ConsensusMessage::Propose { .. } => "Propose",
+            ConsensusMessage::OpenSession { .. } => "OpenSession",
+            ConsensusMessage::ProposeInSession { .. } => "ProposeInSession",
             ConsensusMessage::Read { .. } => "Read",
+            ConsensusMessage::TakeSnapshot { .. } => "TakeSnapshot",
+            ConsensusMessage::ChangeMembership { .. } => "ChangeMembership",
+            ConsensusMessage::TransferLeadership { .. } => "TransferLeadership",
             ConsensusMessage::CallsWaiting => "CallsWaiting",
+            ConsensusMessage::ToldWiped { .. } => "ToldWiped",
+            ConsensusMessage::DiskFull => "DiskFull",
+            ConsensusMessage::DiskFreed => "DiskFreed",
             ConsensusMessage::Request { request, .. } => request.name(),
             ConsensusMessage::Timeout { .. } => "Timeout",
             ConsensusMessage::Delivered { .. } => "Delivered",
             ConsensusMessage::Undelivered { .. } => "Undelivered",
             ConsensusMessage::Persisted { .. } => "Persisted",
             ConsensusMessage::Applied { .. } => "Applied",
+            ConsensusMessage::SnapshotWritten { .. } => "SnapshotWritten",
+            ConsensusMessage::SnapshotFailed => "SnapshotFailed",
+            ConsensusMessage::ChunkStored { .. } => "ChunkStored",
+            ConsensusMessage::Restored { .. } => "Restored",
             ConsensusMessage::Crash => "Crash",
         }
     }
@@ -272,7 +458,12 @@ impl Message for ConsensusMessage {
         match self {
             ConsensusMessage::Request { request, .. } => of_request(request),
             ConsensusMessage::Delivered { reply, .. } => of_reply(reply),
-            ConsensusMessage::Persisted { index, .. } | ConsensusMessage::Applied { index } => mark(0, *index),
+            ConsensusMessage::Persisted { index, .. }
+            | ConsensusMessage::Applied { index }
+            | ConsensusMessage::Restored { index } => mark(0, *index),
+            ConsensusMessage::SnapshotWritten { snapshot } | ConsensusMessage::ChunkStored { snapshot, .. } => {
+                of_snapshot(snapshot)
+            }
             _ => Mark::default(),
         }
     }
@@ -283,6 +474,10 @@ impl Message for LogStoreMessage {
         match self {
             LogStoreMessage::ReportTo(_) => "ReportTo",
             LogStoreMessage::Persist { .. } => "Persist",
+            LogStoreMessage::StoreChunk { .. } => "StoreChunk",
+            LogStoreMessage::ReadChunk { .. } => "ReadChunk",
+            LogStoreMessage::TryAgain => "TryAgain",
+            LogStoreMessage::Condemn { .. } => "Condemn",
             LogStoreMessage::Tidy => "Tidy",
             LogStoreMessage::Crash => "Crash",
         }
@@ -295,6 +490,9 @@ impl Message for LogStoreMessage {
                 (None, Some(hard_state)) => mark(hard_state.current_term, 0),
                 (None, None) => Mark::default(),
             },
+            LogStoreMessage::StoreChunk { snapshot, .. } | LogStoreMessage::ReadChunk { snapshot, .. } => {
+                of_snapshot(snapshot)
+            }
             _ => Mark::default(),
         }
     }
@@ -306,6 +504,8 @@ impl Message for ApplierMessage {
             ApplierMessage::ReportTo(_) => "ReportTo",
             ApplierMessage::Apply { .. } => "Apply",
             ApplierMessage::Query(_) => "Query",
+            ApplierMessage::TakeSnapshot { .. } => "TakeSnapshot",
+            ApplierMessage::Install { .. } => "Install",
             ApplierMessage::Crash => "Crash",
         }
     }
@@ -314,6 +514,8 @@ impl Message for ApplierMessage {
         match self {
             ApplierMessage::Apply { entries, .. } => of_entries(entries),
             ApplierMessage::Query(query) => mark(0, query.at_least()),
+            ApplierMessage::TakeSnapshot { last_included, .. } => mark(last_included.term, last_included.index),
+            ApplierMessage::Install { index, .. } => mark(0, *index),
             _ => Mark::default(),
         }
     }
@@ -329,10 +531,30 @@ impl Message for ElectionTimerMessage {
     }
 }
 
+impl Message for SnapshotterMessage {
+    fn name(&self) -> &'static str {
+        match self {
+            SnapshotterMessage::Write { .. } => "Write",
+            SnapshotterMessage::Restore { .. } => "Restore",
+            SnapshotterMessage::Discard(_) => "Discard",
+            SnapshotterMessage::Crash => "Crash",
+        }
+    }
+
+    fn mark(&self) -> Mark {
+        match self {
+            SnapshotterMessage::Write { last_included, .. } => mark(last_included.term, last_included.index),
+            SnapshotterMessage::Restore { snapshot } => of_snapshot(snapshot),
+            _ => Mark::default(),
+        }
+    }
+}
+
 impl Message for ReplicatorMessage {
     fn name(&self) -> &'static str {
         match self {
             ReplicatorMessage::Deliver { .. } => "Deliver",
+            ReplicatorMessage::DeliverSnapshot { .. } => "DeliverSnapshot",
             ReplicatorMessage::Answered { .. } => "Answered",
             ReplicatorMessage::Broken { .. } => "Broken",
             ReplicatorMessage::Crash => "Crash",
@@ -342,6 +564,7 @@ impl Message for ReplicatorMessage {
     fn mark(&self) -> Mark {
         match self {
             ReplicatorMessage::Deliver { request, .. } => of_request(request),
+            ReplicatorMessage::DeliverSnapshot { request, .. } => of_snapshot(&request.snapshot),
             ReplicatorMessage::Answered { reply, .. } => of_reply(reply),
             _ => Mark::default(),
         }
@@ -364,7 +587,9 @@ impl Message for NodeMessage {
             NodeMessage::RoleChanged { .. } => "RoleChanged",
             NodeMessage::MembershipChanged(_) => "MembershipChanged",
             NodeMessage::CourierRestarted { .. } => "CourierRestarted",
+            NodeMessage::Happened(_) => "Happened",
             NodeMessage::DiskFailed(_) => "DiskFailed",
+            NodeMessage::RestoreFailed(_) => "RestoreFailed",
             NodeMessage::Crash => "Crash",
         }
     }
@@ -372,6 +597,9 @@ impl Message for NodeMessage {
     fn mark(&self) -> Mark {
         match self {
             NodeMessage::RoleChanged { term, .. } => mark(*term, 0),
+            NodeMessage::Happened(NodeEvent::SnapshotTaken { index } | NodeEvent::SnapshotInstalled { index }) => {
+                mark(0, *index)
+            }
             _ => Mark::default(),
         }
     }

@@ -3,19 +3,25 @@
 use std::sync::Arc;
 
 use ractor::RpcReplyPort;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    error::{ProposeError, ReadError},
-    node::{Applied, admission::Permit},
+    error::{ChangeError, ProposeError, ReadError, SnapshotError},
+    node::{Applied, ReadPoint, admission::Permit},
     raft::{LogIndex, NodeId},
 };
 
 /// Answers a proposal. `Unknown` if it is dropped after consensus took the command, `Unavailable` if before.
 pub type ProposePort = Port<Result<Applied, ProposeError>>;
 
-/// Answers a read with the index that it must see. `Unavailable` if it is dropped.
-pub type ReadPort = Port<Result<LogIndex, ReadError>>;
+/// Answers a read with what it must see. `Unavailable` if it is dropped.
+pub type ReadPort = Port<Result<ReadPoint, ReadError>>;
+
+/// Answers a call for a snapshot with its last entry. `Unavailable` if it is dropped.
+pub type SnapshotPort = Port<Result<LogIndex, SnapshotError>>;
+/// Answers an operator's order with the entry of the change; 0 where there was none to make. `Unknown` if it is dropped
+/// after consensus took the order, `Unavailable` if before.
+pub type ChangePort = Port<Result<LogIndex, ChangeError>>;
 
 /// An answer that can be given by a port that nobody answered through.
 pub trait Answer: Send + 'static {
@@ -25,8 +31,9 @@ pub trait Answer: Send + 'static {
 
 /// Where the answer to one call goes.
 pub struct Port<A: Answer> {
-    reply: Option<RpcReplyPort<A>>,
-    /// Given back when the call is answered. A read's is shared with its caller, who then waits for the applier.
+    reply: Option<ReplyTo<A>>,
+    /// Given back when the call is answered. A read's is shared with its caller, who then waits for the applier; calls
+    /// that came together share one, which is given back with the last of them.
     permit: Option<Arc<Permit>>,
     /// Who was asked; 0 until a node has taken the call.
     node: NodeId,
@@ -34,17 +41,59 @@ pub struct Port<A: Answer> {
     taken: bool,
 }
 
+/// The way to one who waits.
+enum ReplyTo<A> {
+    /// For this call alone.
+    Caller(RpcReplyPort<A>),
+    /// For many calls, each under its own number: a stream's.
+    Stream(mpsc::UnboundedSender<(u64, A)>, u64),
+}
+
+impl<A: Answer> ReplyTo<A> {
+    fn is_closed(&self) -> bool {
+        match self {
+            ReplyTo::Caller(port) => port.is_closed(),
+            ReplyTo::Stream(answers, _) => answers.is_closed(),
+        }
+    }
+
+    fn send(self, answer: A) {
+        // A caller that has stopped waiting is no failure.
+        match self {
+            ReplyTo::Caller(port) => drop(port.send(answer)),
+            ReplyTo::Stream(answers, number) => drop(answers.send((number, answer))),
+        }
+    }
+}
+
 /// A user's actor that casts to [`NodeRef::actor`](crate::node::NodeRef::actor) itself makes its port of ractor's.
 impl<A: Answer> From<RpcReplyPort<A>> for Port<A> {
     fn from(reply: RpcReplyPort<A>) -> Self {
-        Port { reply: Some(reply), permit: None, node: 0, taken: false }
+        Port { reply: Some(ReplyTo::Caller(reply)), permit: None, node: 0, taken: false }
     }
 }
 
 impl<A: Answer> Port<A> {
     pub(crate) fn new(permit: impl Into<Arc<Permit>>, node: NodeId) -> (Self, oneshot::Receiver<A>) {
         let (sender, receiver) = oneshot::channel();
-        (Port { reply: Some(sender.into()), permit: Some(permit.into()), node, taken: false }, receiver)
+        let reply = Some(ReplyTo::Caller(sender.into()));
+        (Port { reply, permit: Some(permit.into()), node, taken: false }, receiver)
+    }
+
+    /// One of many whose answers go to `answers`, this one's under `number`.
+    pub(crate) fn of_stream(
+        permit: Arc<Permit>,
+        node: NodeId,
+        answers: mpsc::UnboundedSender<(u64, A)>,
+        number: u64,
+    ) -> Self {
+        Port { reply: Some(ReplyTo::Stream(answers, number)), permit: Some(permit), node, taken: false }
+    }
+
+    /// For a call that an operator makes: it waits behind no limit.
+    pub(crate) fn without_permit(node: NodeId) -> (Self, oneshot::Receiver<A>) {
+        let (sender, receiver) = oneshot::channel();
+        (Port { reply: Some(ReplyTo::Caller(sender.into())), permit: None, node, taken: false }, receiver)
     }
 
     /// Whether it still needs a permit, because it came past the admission.
@@ -58,7 +107,7 @@ impl<A: Answer> Port<A> {
 
     /// Whether nobody waits for the answer any more.
     pub(crate) fn abandoned(&self) -> bool {
-        self.reply.as_ref().is_none_or(RpcReplyPort::is_closed)
+        self.reply.as_ref().is_none_or(ReplyTo::is_closed)
     }
 
     /// Consensus of `node` gives the call to the core.
@@ -76,8 +125,7 @@ impl<A: Answer> Port<A> {
         // The permit first: whoever hears the answer may ask again at once.
         self.permit = None;
         if let Some(reply) = self.reply.take() {
-            // A caller that has stopped waiting is no failure.
-            let _ = reply.send(answer(self.node, self.taken));
+            reply.send(answer(self.node, self.taken));
         }
     }
 }
@@ -98,9 +146,25 @@ impl Answer for Result<Applied, ProposeError> {
     }
 }
 
-impl Answer for Result<LogIndex, ReadError> {
+impl Answer for Result<ReadPoint, ReadError> {
     fn lost(node: NodeId, _: bool) -> Self {
         Err(ReadError::Unavailable { node })
+    }
+}
+
+impl Answer for Result<LogIndex, SnapshotError> {
+    fn lost(node: NodeId, _: bool) -> Self {
+        Err(SnapshotError::Unavailable { node })
+    }
+}
+
+impl Answer for Result<LogIndex, ChangeError> {
+    fn lost(node: NodeId, taken: bool) -> Self {
+        Err(if taken {
+            ChangeError::Unknown { reason: format!("node {node} stopped or started its actors anew meanwhile") }
+        } else {
+            ChangeError::Unavailable { node }
+        })
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
         Arc, OnceLock, PoisonError, RwLock,
         atomic::{
             AtomicBool, AtomicU64,
-            Ordering::{Acquire, Relaxed},
+            Ordering::{Acquire, Relaxed, SeqCst},
         },
     },
     time::Duration,
@@ -21,14 +21,16 @@ use tokio::{
 
 use crate::{
     config::Config,
-    error::{NodeError, ProposeError, ReadError},
+    error::{ChangeError, NodeError, ProposeError, ReadError},
     flow::{self, Envelope, Flow, Message, Origin},
     node::{
         PeerStatus, Status,
         admission::{Admission, Intake},
-        messages::{ApplierMessage, ConsensusMessage, NodeMessage},
+        applied::AppliedWaiters,
+        messages::{ApplierMessage, ConsensusMessage, LogStoreMessage, NodeMessage},
+        trust::Troubles,
     },
-    raft::{Address, Membership, NodeId, Role, Term, majority},
+    raft::{Address, LogIndex, Membership, NodeId, Role, SnapshotMetadata, Term, majority},
     storage::{Identity, StorageError},
     transport::{Link, Transport},
 };
@@ -51,10 +53,22 @@ pub(crate) struct Shared {
     pub root: OnceLock<flow::Address<NodeMessage>>,
     pub consensus: Place<ConsensusMessage>,
     pub applier: Place<ApplierMessage>,
+    pub log_store: Place<LogStoreMessage>,
+    /// The finished snapshot. Written by whoever finishes one.
+    pub snapshot: RwLock<Option<SnapshotMetadata>>,
     pub standing: watch::Sender<Standing>,
     /// Told when a leader becomes known. It wakes in the order of asking, where `standing` itself wakes in a random one.
     pub leader_known: Notify,
+    /// Told when the membership in force is another. For the same reason not `standing`.
+    pub membership_known: Notify,
+    /// The number of this node's disk; 0 before it is opened.
+    pub incarnation: AtomicU64,
+    /// The disks of the others as the log has them, each shared with the links to it. 0: unknown.
+    pub known_disks: RwLock<BTreeMap<NodeId, Arc<AtomicU64>>>,
+    pub troubles: Troubles,
     pub progress: Progress,
+    /// Who waits for the applier.
+    pub applied_waiters: AppliedWaiters,
     /// Restarts of actors, of all kinds.
     pub restarts: AtomicU64,
     /// Why the disk failed, once it has. Written by the log store before it says so.
@@ -92,6 +106,10 @@ pub(crate) struct Progress {
     pub commit_index: AtomicU64,
     pub applied_index: AtomicU64,
     pub last_index: AtomicU64,
+    /// The term of the last entry.
+    pub last_term: AtomicU64,
+    /// Until when the leader's lease lasts, in nanoseconds of the node's clock; 0: there is none.
+    pub lease_until: AtomicU64,
     /// Over all lives of the log store.
     pub log_writes: AtomicU64,
     /// The members' progress as the leader knows it, each with whether it answered lately. Rebuilt with the membership.
@@ -153,9 +171,15 @@ impl Standing {
 impl Progress {
     /// Before the keepers start anew.
     pub(crate) fn reset(&self) {
-        for index in [&self.commit_index, &self.applied_index, &self.last_index] {
-            index.store(0, Relaxed);
+        let Progress { commit_index, applied_index, last_index, last_term, lease_until, .. } = self;
+        for number in [commit_index, applied_index, last_index, last_term, lease_until] {
+            number.store(0, Relaxed);
         }
+    }
+
+    pub(crate) fn set_lease(&self, until: Option<Duration>) {
+        // Sequentially consistent with its reader: it is dropped before anyone is told to take over.
+        self.lease_until.store(until.map_or(0, |until| until.as_nanos() as u64), SeqCst);
     }
 
     /// The members may have changed: one gauge for each.
@@ -199,16 +223,31 @@ impl Shared {
         }
     }
 
-    /// A link to a peer, with its address as set or as in the membership. `None`: no such peer.
-    pub(crate) fn link(&self, to: NodeId, heard: Arc<dyn Fn(crate::transport::Heard) + Send + Sync>) -> Option<Link> {
-        let address = match self.peer_addresses.get(&to) {
-            Some(address) => address.clone(),
-            None => self.address_of(to)?,
-        };
-        Some(Link { from: self.identity.clone(), to, address, heard })
+    /// Whether a lease that was given until then still holds: its time is not over, and it was not dropped since.
+    pub(crate) fn lease_holds(&self, until: Duration) -> bool {
+        let (now, until) = (self.clock.now().as_nanos() as u64, until.as_nanos() as u64);
+        now < until && now < self.progress.lease_until.load(SeqCst)
     }
 
-    fn address_of(&self, node: NodeId) -> Option<Address> {
+    /// A link to a peer, with its address as in the membership. `None`: no such peer.
+    pub(crate) fn link(&self, to: NodeId, heard: Arc<dyn Fn(crate::transport::Heard) + Send + Sync>) -> Option<Link> {
+        Some(self.link_to(to, &self.address_of(to)?, heard))
+    }
+
+    /// A link to a peer at this address, unless another one was set for it.
+    pub(crate) fn link_to(
+        &self,
+        to: NodeId,
+        address: &Address,
+        heard: Arc<dyn Fn(crate::transport::Heard) + Send + Sync>,
+    ) -> Link {
+        let address = self.peer_addresses.get(&to).unwrap_or(address).clone();
+        let (from_incarnation, to_incarnation) = (self.incarnation.load(Relaxed), self.known_disk(to));
+        let (from, snapshot_timeout) = (self.identity.clone(), self.config.snapshot_timeout);
+        Link { from, to, address, from_incarnation, to_incarnation, snapshot_timeout, heard }
+    }
+
+    pub(crate) fn address_of(&self, node: NodeId) -> Option<Address> {
         self.standing.borrow().membership.address(node).cloned()
     }
 
@@ -228,12 +267,37 @@ impl Shared {
             commit_index,
             applied_index,
             last_index: self.progress.last_index.load(Relaxed).max(commit_index),
-            snapshot_index: 0,
+            snapshot_index: self.snapshot_index(),
             membership,
+            incarnation: self.incarnation.load(Relaxed),
+            trouble: self.troubles.worst(),
             restarts: self.restarts.load(Relaxed),
             log_writes: self.progress.log_writes.load(Relaxed),
             peers: if role == Role::Leader { self.peer_status() } else { Vec::new() },
         }
+    }
+
+    /// A snapshot was finished. The disk keeps the newest, and so does this.
+    pub(crate) fn finished(&self, snapshot: &SnapshotMetadata) {
+        let mut newest = self.snapshot.write().unwrap_or_else(PoisonError::into_inner);
+        let index = newest.as_ref().map_or(0, |newest| newest.last_included.index);
+        if snapshot.last_included.index >= index {
+            *newest = Some(snapshot.clone());
+        }
+    }
+
+    /// What the disk has when it is opened.
+    pub(crate) fn set_snapshot(&self, snapshot: Option<SnapshotMetadata>) {
+        *self.snapshot.write().unwrap_or_else(PoisonError::into_inner) = snapshot;
+    }
+
+    pub(crate) fn finished_snapshot(&self) -> Option<SnapshotMetadata> {
+        self.snapshot.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn snapshot_index(&self) -> LogIndex {
+        let snapshot = self.snapshot.read().unwrap_or_else(PoisonError::into_inner);
+        snapshot.as_ref().map_or(0, |snapshot| snapshot.last_included.index)
     }
 
     fn peer_status(&self) -> Vec<PeerStatus> {
@@ -275,6 +339,20 @@ impl Shared {
                 ProposeError::NoLeader { node: self.id(), unreachable, needed, voters }
             }
         }
+    }
+
+    pub(crate) fn change_not_leader(&self, leader: Option<NodeId>) -> ChangeError {
+        match self.not_leader(leader) {
+            ProposeError::NotLeader { node, leader, address } => ChangeError::NotLeader { node, leader, address },
+            ProposeError::NoLeader { node, unreachable, needed, voters } => {
+                ChangeError::NoLeader { node, unreachable, needed, voters }
+            }
+            _ => ChangeError::Unavailable { node: self.id() },
+        }
+    }
+
+    pub(crate) fn change_busy(&self, limit: String) -> ChangeError {
+        ChangeError::Busy { node: self.id(), limit, retry_after: RETRY_AFTER }
     }
 
     pub(crate) fn read_no_leader(&self) -> ReadError {

@@ -1,8 +1,9 @@
 //! The root of the tree: starts the others, and decides what becomes of the node when one of them dies.
 //!
 //! Parent: the application's supervisor. Restart: that is for the application to decide.
-//! Hears: RoleChanged, MembershipChanged, CourierRestarted from consensus; DiskFailed from the log store; Subscribe and
-//! Shutdown from the handles; the death of its children.
+//! Hears: RoleChanged, MembershipChanged, CourierRestarted, SnapshotTaken, SnapshotInstalled from consensus; DiskFailed
+//! from the log store and the snapshotter, RestoreFailed from the latter; Subscribe and Shutdown from the handles; the
+//! death of its children.
 //! Says: events to the subscribers.
 //!
 //! 1. *Keepers fall together.* When the log store, the applier or consensus dies, the others are stopped in reverse order,
@@ -13,7 +14,7 @@
 //! 5. *The budget.* So many deaths within a window, counted for each place in the tree; one more, and the node stops.
 //! 6. *A blocked thread is final.* A keeper that does not stop cannot be replaced; after a bounded wait the node stops.
 //!
-//! "Stops" means: server first, then the keepers in reverse order; then the root fails with the [`NodeError`], so that
+//! "Stops" means: the server, and with it the keepers in reverse order; then the root fails with the [`NodeError`], so that
 //! the application's supervisor gets an `ActorFailed` whose error can be downcast to it.
 
 use std::{
@@ -25,7 +26,7 @@ use std::{
     time::Duration,
 };
 
-use ractor::{ActorCell, ActorProcessingErr, SpawnErr};
+use ractor::{ActorCell, ActorProcessingErr, RpcReplyPort, SpawnErr};
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use tokio::{
     sync::oneshot,
@@ -34,19 +35,20 @@ use tokio::{
 
 use crate::{
     error::NodeError,
-    flow::{Actor, Context, Placement},
+    flow::{self, Actor, Context, Origin, Placement},
     node::{
         NodeRef, RestartPolicy,
         applier::{Applier, ApplierArguments, Factory},
-        child::Child,
+        child::{Child, await_namesake},
         consensus::{Consensus, ConsensusArguments},
         events::{NodeEvent, Subscribers},
         log_store::{LogStore, LogStoreArguments},
         messages::{ApplierMessage, ConsensusMessage, LogStoreMessage, NodeMessage, ServerMessage},
+        ports::ChangePort,
         server::Server,
         shared::{Shared, Standing},
     },
-    raft::{LogIndex, Membership},
+    raft::{LogIndex, Membership, Role},
     storage::{Bootstrap, Storage, StorageError},
 };
 
@@ -56,11 +58,16 @@ const DRAIN: Duration = Duration::from_secs(1);
 /// How long the store is waited for when this process itself has it.
 const RELEASE: Duration = Duration::from_secs(1);
 
+/// How long a snapshotter whose consensus fell is waited for: as long as any actor that is to stop.
+const GIVE_UP: Duration = Duration::from_secs(10);
+
 /// The places of the root's children in the tree.
 pub(crate) const LOG_STORE: &str = "log store";
 pub(crate) const APPLIER: &str = "applier";
 pub(crate) const CONSENSUS: &str = "consensus";
 pub(crate) const SERVER: &str = "server";
+/// And of one that stands under consensus.
+const SNAPSHOTTER: &str = "consensus/snapshotter";
 
 /// What it takes to start the actors, again and again.
 pub(crate) struct Blueprint {
@@ -128,9 +135,13 @@ impl Actor for Root {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             NodeMessage::Shutdown => {
-                // Here leadership will be handed over. Then those who are in get their answers, while the server still
-                // carries them out.
+                // Then those who are in get their answers, while the server still carries them out.
                 let shared = self.shared().clone();
+                let consensus = self.consensus.as_ref().map(|consensus| consensus.address.clone());
+                if let Some(consensus) = consensus {
+                    hand_over(&shared, &consensus, context.origin()).await;
+                }
+                shared.applied_waiters.end();
                 let _ = tokio::time::timeout(DRAIN, shared.admission.close()).await;
                 context.stop();
             }
@@ -147,6 +158,8 @@ impl Actor for Root {
                 }
                 self.restarted(path, cause);
             }
+            NodeMessage::RestoreFailed(error) => return Err(self.give_up(error, context).await),
+            NodeMessage::Happened(event) => self.subscribers.publish(event),
             NodeMessage::DiskFailed(error) => return Err(self.give_up(error.into(), context).await),
             NodeMessage::Crash => panic!("the root was told to crash"),
         }
@@ -280,6 +293,8 @@ impl Root {
     async fn start_keepers(&mut self, context: &mut Context<NodeMessage>) -> Result<(), StartFailure> {
         let shared = self.shared().clone();
         let (flow, me) = (shared.flow.clone(), context.cell());
+        // One that was killed with its consensus may still be at a block of its own; nobody opens the disk before that.
+        await_namesake(&flow, SNAPSHOTTER, GIVE_UP).await;
         let storage = self.blueprint.storage.clone();
         let placement = if storage.blocks() { Placement::OwnThread } else { Placement::Runtime };
         let (opened, opening) = oneshot::channel();
@@ -301,9 +316,10 @@ impl Root {
         let log_store_address = log_store.address.clone();
         self.log_store = Some(log_store);
 
-        let base = recovered.base.index;
+        shared.set_snapshot(recovered.snapshot.clone());
         let (factory, applying) = (self.blueprint.factory.clone(), self.applying.clone());
-        let arguments = ApplierArguments { shared: shared.clone(), factory, base, applying };
+        let from_snapshot = recovered.snapshot.is_some();
+        let arguments = ApplierArguments { shared: shared.clone(), factory, from_snapshot, applying };
         let spawned = Child::spawn::<Applier>(&flow, APPLIER, Placement::Runtime, arguments, me.clone()).await;
         let applier = spawned.map_err(|error| not_started(APPLIER, error))?;
         let applier_address = applier.address.clone();
@@ -314,14 +330,17 @@ impl Root {
             recovered,
             seed: self.random.random(),
             root: context.myself().clone(),
-            log_store: log_store_address,
+            log_store: log_store_address.clone(),
             applier: applier_address.clone(),
+            storage: self.blueprint.storage.clone(),
+            factory: self.blueprint.factory.clone(),
         };
         let spawned = Child::spawn::<Consensus>(&flow, CONSENSUS, Placement::Runtime, arguments, me).await;
         let consensus = spawned.map_err(|error| not_started(CONSENSUS, error))?;
         let consensus_address = consensus.address.clone();
         self.consensus = Some(consensus);
 
+        shared.log_store.set(Some(log_store_address));
         shared.applier.set(Some(applier_address));
         shared.consensus.set(Some(consensus_address));
         // Calls may have come while nobody could be told.
@@ -343,6 +362,7 @@ impl Root {
         let (me, shared) = (context.cell(), self.shared().clone());
         shared.consensus.set(None);
         shared.applier.set(None);
+        shared.log_store.set(None);
         let mut blocked = None;
         if let Some(mut consensus) = self.consensus.take()
             && !consensus.stop(&me).await
@@ -370,11 +390,18 @@ impl Root {
         }
     }
 
+    /// The server and the keepers at the same time: a call that can never be answered hears so when consensus drops it, and
+    /// the server waits for that.
     async fn stop_all(&mut self, verdict: Result<(), NodeError>, context: &mut Context<NodeMessage>) {
-        if let Some(mut server) = self.server.take() {
-            server.stop(&context.cell()).await;
-        }
-        let verdict = verdict.and(self.stop_keepers(context).await);
+        self.shared().applied_waiters.end();
+        let (server, me) = (self.server.take(), context.cell());
+        let stop_server = async {
+            if let Some(mut server) = server {
+                server.stop(&me).await;
+            }
+        };
+        let ((), stopped) = tokio::join!(stop_server, self.stop_keepers(context));
+        let verdict = verdict.and(stopped);
         self.shared().intake.end();
         let cause = verdict.as_ref().err().cloned();
         let _ = self.shared().verdict.set(verdict);
@@ -399,8 +426,29 @@ impl Drop for Root {
         let shared = self.shared();
         shared.consensus.set(None);
         shared.applier.set(None);
+        shared.log_store.set(None);
         let _ = shared.verdict.set(Err(shared.fallen()));
+        shared.applied_waiters.end();
         shared.intake.end();
+    }
+}
+
+/// A leader that is told to stop lets another one lead first, so that nobody has to wait for an election.
+async fn hand_over(shared: &Shared, consensus: &flow::Address<ConsensusMessage>, origin: Origin) {
+    let leads_others = {
+        let standing = shared.standing.borrow();
+        let voters = &standing.membership.voters;
+        standing.role == Role::Leader && voters.keys().any(|voter| *voter != shared.id())
+    };
+    if !leads_others {
+        return;
+    }
+    let (answer, answered) = oneshot::channel();
+    let port = ChangePort::from(RpcReplyPort::from(answer));
+    let _ = consensus.send(origin, ConsensusMessage::TransferLeadership { to: None, port });
+    match tokio::time::timeout(shared.config.election_timeout_max, answered).await {
+        Ok(Ok(Ok(_))) => {}
+        _ => tracing::info!(node = shared.id(), "nobody took the leadership over in time; the others will elect"),
     }
 }
 

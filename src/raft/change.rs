@@ -24,7 +24,7 @@ use super::{
     events::{Effect, Refusal},
     progress::Progress,
     quorum,
-    types::{CallId, Change, Entry, Incarnation, LogIndex, Membership, NodeId, Payload},
+    types::{Address, CallId, Change, Entry, Incarnation, LogIndex, Membership, NodeId, Payload},
 };
 
 impl Raft {
@@ -43,14 +43,14 @@ impl Raft {
         if let Some(refusal) = self.obstacle_to_changes() {
             return effects.push(refuse(refusal));
         }
-        let changed = self.changed(now, change);
-        if let (Change::Replace { id, .. }, Ok(_)) = (change, &changed) {
+        let plan = self.plan(now, change);
+        if let (Change::Replace { id, .. }, Plan::Goal(_) | Plan::Nothing) = (change, &plan) {
             self.expect_other_disk(now, *id);
         }
-        match changed {
-            Err(refusal) => effects.push(refuse(refusal)),
-            Ok(None) => effects.push(Effect::AnswerChange { call, index: self.memberships.current_index() }),
-            Ok(Some(goal)) => self.begin_change(now, goal, Some(call), effects),
+        match plan {
+            Plan::Refused(refusal) => effects.push(refuse(refusal)),
+            Plan::Nothing => effects.push(Effect::AnswerChange { call, index: self.memberships.current_index() }),
+            Plan::Goal(goal) => self.begin_change(now, goal, Some(call), effects),
         }
     }
 
@@ -140,84 +140,94 @@ impl Raft {
         }
     }
 
-    /// What the membership shall be. `None`: it is so already.
-    fn changed(&self, now: Duration, change: &Change) -> Result<Option<Membership>, Refusal> {
+    /// What the membership shall be.
+    fn plan(&self, now: Duration, change: &Change) -> Plan {
         let current = self.membership();
         let mut goal = current.clone();
-        match change {
-            Change::Add { id, address, promote } => {
-                if current.removed.contains(id) || *id == 0 {
-                    return Err(Refusal::IdRemoved { id: *id });
-                }
-                if let Some((other, _)) = current.addresses().find(|(other, at)| other != id && *at == address) {
-                    return Err(Refusal::AlreadyThere { id: other });
-                }
-                match current.address(*id) {
-                    Some(known) if known != address => return Err(Refusal::AlreadyThere { id: *id }),
-                    Some(_) if current.voters.contains_key(id) => {}
-                    _ => {
-                        goal.learners.insert(*id, address.clone());
-                        if *promote {
-                            goal.staged.insert(*id);
-                        }
-                    }
-                }
-            }
-            Change::Promote { id } if current.voters.contains_key(id) => {}
-            Change::Promote { id } => {
-                let address = goal.learners.remove(id).ok_or(Refusal::NoSuchServer { id: *id })?;
-                let RoleState::Leader(leadership) = &self.role else { return Ok(None) };
-                let progress = leadership.progress.get(id);
-                if !progress.is_some_and(Progress::has_caught_up) {
-                    let match_index = progress.map_or(0, |peer| peer.match_index);
-                    return Err(Refusal::NotCaughtUp { id: *id, match_index });
-                }
+        let refusal = match change {
+            Change::Add { id, address, promote } => self.plan_addition(&mut goal, *id, address, *promote),
+            Change::Promote { id } if current.voters.contains_key(id) => None,
+            Change::Promote { id } => self.plan_promotion(now, &mut goal, *id),
+            Change::Remove { id } if current.removed.contains(id) => None,
+            Change::Remove { id } if goal.learners.remove(id).is_some() => {
                 goal.staged.remove(id);
-                goal.voters.insert(*id, address);
+                goal.incarnations.remove(id);
+                goal.removed.insert(*id);
+                None
             }
-            Change::Remove { id } if current.removed.contains(id) => {}
-            Change::Remove { id } => {
-                if goal.learners.remove(id).is_some() {
-                    goal.staged.remove(id);
-                    goal.incarnations.remove(id);
-                    goal.removed.insert(*id);
-                } else if goal.voters.remove(id).is_none() {
-                    return Err(Refusal::NoSuchServer { id: *id });
-                }
-            }
-            Change::Replace { id, address } => {
-                if *id == self.settings.id || !current.contains(*id) {
-                    return Err(Refusal::NoSuchServer { id: *id });
-                }
-                if let Some((other, _)) = current.addresses().find(|(other, at)| other != id && *at == address) {
-                    return Err(Refusal::AlreadyThere { id: other });
-                }
-                if goal.voters.remove(id).is_some() {
-                    goal.staged.insert(*id);
-                } else {
-                    goal.incarnations.remove(id);
-                }
-                goal.learners.insert(*id, address.clone());
+            Change::Remove { id } if goal.voters.remove(id).is_some() => None,
+            Change::Remove { id } => Some(Refusal::NoSuchServer { id: *id }),
+            Change::Replace { id, address } => self.plan_replacement(&mut goal, *id, address),
+        };
+        let lost = || if goal.voters == current.voters { None } else { self.lost_majority(now, &goal) };
+        match refusal.or_else(lost) {
+            Some(refusal) => Plan::Refused(refusal),
+            None if goal == *current => Plan::Nothing,
+            None => Plan::Goal(goal),
+        }
+    }
+
+    fn plan_addition(&self, goal: &mut Membership, id: NodeId, address: &Address, promote: bool) -> Option<Refusal> {
+        if id == 0 || goal.removed.contains(&id) {
+            return Some(Refusal::IdRemoved { id });
+        }
+        if let Some(other) = other_at(goal, id, address) {
+            return Some(Refusal::AlreadyThere { id: other });
+        }
+        if goal.address(id).is_some_and(|known| known != address) {
+            return Some(Refusal::AlreadyThere { id });
+        }
+        if !goal.voters.contains_key(&id) {
+            goal.learners.insert(id, address.clone());
+            if promote {
+                goal.staged.insert(id);
             }
         }
-        if goal.voters != current.voters {
-            self.check_majority(now, &goal)?;
+        None
+    }
+
+    fn plan_promotion(&self, now: Duration, goal: &mut Membership, id: NodeId) -> Option<Refusal> {
+        let Some(address) = goal.learners.remove(&id) else { return Some(Refusal::NoSuchServer { id }) };
+        let progress = self.progress_of(id);
+        if !progress.is_some_and(|peer| peer.has_caught_up(now, self.settings.election_timeout_max)) {
+            return Some(Refusal::NotCaughtUp { id, match_index: progress.map_or(0, |peer| peer.match_index) });
         }
-        Ok((goal != *current).then_some(goal))
+        goal.staged.remove(&id);
+        goal.voters.insert(id, address);
+        None
+    }
+
+    fn plan_replacement(&self, goal: &mut Membership, id: NodeId, address: &Address) -> Option<Refusal> {
+        if id == self.settings.id || !goal.contains(id) {
+            return Some(Refusal::NoSuchServer { id });
+        }
+        if let Some(other) = other_at(goal, id, address) {
+            return Some(Refusal::AlreadyThere { id: other });
+        }
+        if goal.voters.remove(&id).is_some() {
+            goal.staged.insert(id);
+        } else {
+            goal.incarnations.remove(&id);
+        }
+        goal.learners.insert(id, address.clone());
+        None
     }
 
     /// After the change there must be a majority, and it must answer now (M09).
-    fn check_majority(&self, now: Duration, goal: &Membership) -> Result<(), Refusal> {
-        let RoleState::Leader(leadership) = &self.role else { return Ok(()) };
+    fn lost_majority(&self, now: Duration, goal: &Membership) -> Option<Refusal> {
         let patience = self.settings.election_timeout_max;
-        let answers = |id: &NodeId| {
-            let progress = leadership.progress.get(id);
-            *id == self.settings.id
-                || progress.is_some_and(|peer| peer.reachable && !peer.lost_data && now <= peer.last_heard + patience)
-        };
-        let in_touch = goal.voters.keys().filter(|id| answers(id)).count();
+        let in_touch = |peer: &Progress| peer.is_in_touch(now, patience);
+        let answers = |id: &&NodeId| **id == self.settings.id || self.progress_of(**id).is_some_and(in_touch);
+        let in_touch = goal.voters.keys().filter(answers).count();
         let needed = if goal.voters.is_empty() { 0 } else { quorum::majority(goal) };
-        if needed > 0 && in_touch >= needed { Ok(()) } else { Err(Refusal::WouldStop { in_touch, needed }) }
+        (needed == 0 || in_touch < needed).then_some(Refusal::WouldStop { in_touch, needed })
+    }
+
+    fn progress_of(&self, id: NodeId) -> Option<&Progress> {
+        match &self.role {
+            RoleState::Leader(leadership) => leadership.progress.get(&id),
+            _ => None,
+        }
     }
 
     fn begin_change(&mut self, now: Duration, goal: Membership, call: Option<CallId>, effects: &mut Vec<Effect>) {
@@ -271,10 +281,11 @@ impl Raft {
     }
 
     fn with_caught_up_learner(&self, now: Duration) -> Option<Membership> {
-        let RoleState::Leader(leadership) = &self.role else { return None };
-        let staged = self.membership().staged.iter();
-        let mut keep_up = staged.filter(|id| leadership.progress.get(id).is_some_and(Progress::has_caught_up));
-        keep_up.find_map(|id| self.changed(now, &Change::Promote { id: *id }).ok().flatten())
+        let keeps_up = |peer: &Progress| peer.has_caught_up(now, self.settings.election_timeout_max);
+        let keeps_up = |id: &&NodeId| self.progress_of(**id).is_some_and(keeps_up);
+        let plans =
+            self.membership().staged.iter().filter(keeps_up).map(|id| self.plan(now, &Change::Promote { id: *id }));
+        plans.into_iter().find_map(|plan| if let Plan::Goal(goal) = plan { Some(goal) } else { None })
     }
 
     fn with_new_incarnations(&mut self) -> Option<Membership> {
@@ -292,6 +303,19 @@ impl Raft {
 pub(super) fn is_replaced(before: &Membership, after: &Membership, id: NodeId) -> bool {
     before.incarnations.contains_key(&id) && !after.incarnations.contains_key(&id)
         || before.is_voter(id) && !after.is_voter(id)
+}
+
+/// What a change comes to.
+enum Plan {
+    Refused(Refusal),
+    /// It is so already.
+    Nothing,
+    Goal(Membership),
+}
+
+/// Another server at this address.
+fn other_at(membership: &Membership, id: NodeId, address: &Address) -> Option<NodeId> {
+    membership.addresses().find(|(other, at)| *other != id && *at == address).map(|(other, _)| other)
 }
 
 /// C_new of a joint configuration. Who leaves the voters is removed for good, or, where a learner stands under its id, was

@@ -276,8 +276,9 @@ impl Raft {
         matches!(self.role, RoleState::Leader(_)) || heard_lately
     }
 
+    /// Of both halves of a joint configuration: each has to agree (§6).
     fn other_voters(&self) -> Vec<NodeId> {
-        // In a joint configuration those of C_old as well: it takes a majority of each (§6).
-        self.membership().peers_of(self.settings.id).filter(|id| self.membership().is_voter(*id)).collect()
+        let membership = self.membership();
+        membership.peers_of(self.settings.id).filter(|id| membership.is_voter(*id)).collect()
     }
 }

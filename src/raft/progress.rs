@@ -168,9 +168,14 @@ impl Progress {
         }
     }
 
-    /// Whether it kept up when last seen, so that it may vote without making the cluster wait for it (M10).
-    pub fn has_caught_up(&self) -> bool {
-        self.catch_up.done && self.mode == Mode::Replicate && !self.lost_data
+    /// Whether it keeps up, so that it may vote without making the cluster wait for it (M10).
+    pub fn has_caught_up(&self, now: Duration, patience: Duration) -> bool {
+        self.catch_up.done && self.mode == Mode::Replicate && self.is_in_touch(now, patience)
+    }
+
+    /// Whether it answered lately, and counts.
+    pub fn is_in_touch(&self, now: Duration, patience: Duration) -> bool {
+        self.reachable && !self.lost_data && now <= self.last_heard + patience
     }
 
     /// The leader's log begins behind `next_index` now. Whether the peer has what it begins behind, a probe will tell.

@@ -153,20 +153,14 @@ impl Raft {
         // One that was ordered before another was installed is not the one that is under way.
         self.snapshots.taking.take_if(|taking| *taking == snapshot.last_included);
         self.keep_newer(&snapshot);
-        self.answer_snapshots(effects);
+        self.answer_snapshot_calls(effects);
     }
 
     /// Whoever waits for a snapshot that reaches no farther than the finished one has it.
-    fn answer_snapshots(&mut self, effects: &mut Vec<Effect>) {
+    fn answer_snapshot_calls(&mut self, effects: &mut Vec<Effect>) {
         let index = self.snapshots.position().index;
-        let waiting = std::mem::take(&mut self.snapshots.waiting);
-        for (wanted, call) in waiting {
-            if wanted <= index {
-                effects.push(Effect::AnswerSnapshot { call, index });
-            } else {
-                self.snapshots.waiting.push((wanted, call));
-            }
-        }
+        let answered = self.snapshots.waiting.extract_if(.., |(wanted, _)| *wanted <= index);
+        effects.extend(answered.map(|(_, call)| Effect::AnswerSnapshot { call, index }));
     }
 
     /// There was no room: it is tried again when as much has been applied again.
@@ -279,7 +273,7 @@ impl Raft {
         } else {
             self.keep_newer(&snapshot);
         }
-        self.answer_snapshots(effects);
+        self.answer_snapshot_calls(effects);
         let match_index = self.commit_index.min(self.outbox.durable_index());
         let reply =
             InstallSnapshotReply { term: self.current_term(), outcome: InstallOutcome::Installed { match_index } };
@@ -345,9 +339,11 @@ impl Raft {
     }
 
     pub(super) fn restored(&mut self, index: LogIndex) {
-        let restoring = self.snapshots.restoring.take_if(|snapshot| snapshot.last_included.index == index);
+        // A newer one may have taken the place of the one that was ordered, while entries overtook both.
+        let restoring = self.snapshots.restoring.take_if(|snapshot| snapshot.last_included.index <= index);
         if restoring.is_some() {
             self.last_applied = self.last_applied.max(index);
+            self.applying_index = self.applying_index.max(index);
         }
     }
 

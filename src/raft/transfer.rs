@@ -147,10 +147,10 @@ impl Raft {
     fn best_successor(&self, now: Duration) -> Option<NodeId> {
         let RoleState::Leader(leadership) = &self.role else { return None };
         let patience = self.settings.election_timeout_max;
-        let candidates = leadership.progress.iter().filter(|(id, peer)| {
-            let votes = self.membership().voters.contains_key(id);
-            votes && peer.reachable && !peer.lost_data && now <= peer.last_heard + patience
-        });
+        let candidates = leadership
+            .progress
+            .iter()
+            .filter(|(id, peer)| self.membership().voters.contains_key(id) && peer.is_in_touch(now, patience));
         let better = |match_index: LogIndex, id: &NodeId| (match_index, std::cmp::Reverse(*id));
         candidates.max_by_key(|(id, peer)| better(peer.match_index, id)).map(|(id, _)| *id)
     }

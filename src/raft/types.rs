@@ -100,7 +100,7 @@ pub struct SessionCommand {
     pub session: u64,
     /// The client's own number for this command; from 1 on, each once. Several may be in flight.
     pub sequence: u64,
-    /// The client has the answers of all its commands below this one, so that nobody need keep them.
+    /// The client has the answers of all its commands below this one, so that nobody need keep them. 0: it does not say.
     pub first_unanswered: u64,
     /// Opaque; shared, never copied.
     pub command: Bytes,

@@ -39,6 +39,12 @@ pub fn lazy(address: &str) -> Result<Channel, BadAddress> {
     Ok(endpoint(address)?.connect_lazy())
 }
 
+/// As [`lazy`], for much data in one direction. The question whether the peer is alive stands in line behind it, so that
+/// its answer may take as long as all that is on its way.
+pub(super) fn lazy_for_bulk(address: &str, patience: Duration) -> Result<Channel, BadAddress> {
+    Ok(endpoint(address)?.keep_alive_timeout(patience).connect_lazy())
+}
+
 fn endpoint(address: &str) -> Result<Endpoint, BadAddress> {
     let uri = if address.contains("://") { address.to_owned() } else { format!("http://{address}") };
     let endpoint = Endpoint::from_shared(uri)

@@ -11,11 +11,15 @@ use super::{
     convert, error, pb, trace,
 };
 use crate::{
-    error::ProposeError,
+    error::{ChangeError, ProposeError},
     flow::TraceId,
     node::{Applied, Status},
-    raft::NodeId,
+    raft::{Change, LogIndex, NodeId, Payload, SessionCommand},
+    transport::Order,
 };
+
+/// As it is generated.
+type Generated = pb::cluster_client::ClusterClient<Channel>;
 
 /// The `Cluster` service of one node.
 #[derive(Clone)]
@@ -75,23 +79,96 @@ impl ClusterClient {
     /// # Errors
     /// As the node said; [`ProposeError::Unknown`] whenever it is not certain that the command was not applied.
     pub async fn propose(&self, command: Bytes, forward: bool, trace: TraceId) -> Result<Applied, ProposeError> {
-        self.propose_to(0, command, forward, trace).await
+        self.propose_payload(0, Payload::Command(command), forward, trace).await
     }
 
-    /// As [`propose`](Self::propose), to a node whose id is known to be `to`.
-    pub(super) async fn propose_to(
+    /// Proposes a command of a session, which is applied once however often it is proposed.
+    ///
+    /// # Errors
+    /// As for [`propose`](Self::propose); another try under the same session and sequence is safe in any case.
+    pub async fn propose_in_session(
         &self,
-        to: NodeId,
-        command: Bytes,
+        command: SessionCommand,
         forward: bool,
         trace: TraceId,
     ) -> Result<Applied, ProposeError> {
-        let mut request = Request::new(pb::ClientRequestRequest { command });
+        self.propose_payload(0, Payload::SessionCommand(command), forward, trace).await
+    }
+
+    /// Gives an operator's order, and returns the entry of the change; 0 where there is none. `cluster_id` is the cluster that
+    /// is meant, 0 any. Without `forward` a node that does not lead says who does.
+    ///
+    /// # Errors
+    /// As the node said; [`ChangeError::Unknown`] whenever it is not certain that nothing was changed.
+    pub async fn order(&self, cluster_id: u64, order: Order, forward: bool) -> Result<LogIndex, ChangeError> {
+        let answer = match order {
+            Order::Change(Change::Add { id, address, promote }) => {
+                let request = pb::AddServerRequest { id, address, learner: !promote, cluster_id };
+                self.change(request, forward, async |mut client, request| client.add_server(request).await).await
+            }
+            Order::Change(Change::Promote { id }) => {
+                let request = pb::PromoteServerRequest { id, cluster_id };
+                self.change(request, forward, async |mut client, request| client.promote_server(request).await).await
+            }
+            Order::Change(Change::Remove { id }) => {
+                let request = pb::RemoveServerRequest { id, cluster_id };
+                self.change(request, forward, async |mut client, request| client.remove_server(request).await).await
+            }
+            Order::Change(Change::Replace { id, address }) => {
+                let request = pb::ReplaceServerRequest { id, address, cluster_id };
+                self.change(request, forward, async |mut client, request| client.replace_server(request).await).await
+            }
+            Order::Transfer(to) => {
+                let request = pb::TransferLeadershipRequest { to: to.unwrap_or(0), cluster_id };
+                let call = async |mut client: Generated, request| {
+                    let answer = client.transfer_leadership(request).await?;
+                    Ok(answer.map(|pb::TransferLeadershipReply {}| pb::ChangeReply { index: 0 }))
+                };
+                self.change(request, forward, call).await
+            }
+        };
+        answer.map(|reply| reply.index).map_err(|status| error::change_error(&status, 0))
+    }
+
+    async fn change<M>(
+        &self,
+        message: M,
+        forward: bool,
+        call: impl AsyncFnOnce(Generated, Request<M>) -> Result<tonic::Response<pb::ChangeReply>, tonic::Status>,
+    ) -> Result<pb::ChangeReply, tonic::Status> {
+        let mut request = Request::new(message);
         request.set_timeout(self.timeout);
-        trace::write(trace, request.metadata_mut());
         if !forward {
             request.metadata_mut().insert(NO_FORWARD, tonic::metadata::MetadataValue::from_static("1"));
         }
+        Ok(within(self.timeout, call(self.client.clone(), request)).await?.into_inner())
+    }
+
+    /// Opens a session. Another try may leave one behind that nobody uses, and does no harm besides.
+    ///
+    /// # Errors
+    /// As the node said.
+    pub async fn open_session(&self) -> Result<u64, ProposeError> {
+        Ok(self.propose_payload(0, Payload::OpenSession, true, 0).await?.index)
+    }
+
+    /// Whatever a client may want in the log, at a node whose id is known to be `to`.
+    pub(super) async fn propose_payload(
+        &self,
+        to: NodeId,
+        payload: Payload,
+        forward: bool,
+        trace: TraceId,
+    ) -> Result<Applied, ProposeError> {
+        let (command, session) = match payload {
+            Payload::Command(command) => (command, None),
+            Payload::SessionCommand(SessionCommand { session: id, sequence, first_unanswered, command }) => {
+                (command, Some(pb::Session { id, sequence, first_unanswered }))
+            }
+            Payload::OpenSession => return self.open_at(to, forward, trace).await,
+            Payload::Noop | Payload::Membership(_) => unreachable!("no client says this"),
+        };
+        let request = self.request(pb::ClientRequestRequest { command, session }, forward, trace);
         let mut client = self.client.clone();
         match within(self.timeout, client.client_request(request)).await {
             Ok(reply) => {
@@ -100,6 +177,25 @@ impl ClusterClient {
             }
             Err(status) => Err(error::propose_error(&status, to)),
         }
+    }
+
+    async fn open_at(&self, to: NodeId, forward: bool, trace: TraceId) -> Result<Applied, ProposeError> {
+        let request = self.request(pb::OpenSessionRequest {}, forward, trace);
+        let mut client = self.client.clone();
+        match within(self.timeout, client.open_session(request)).await {
+            Ok(reply) => Ok(Applied { output: Bytes::new(), index: reply.into_inner().id }),
+            Err(status) => Err(error::propose_error(&status, to)),
+        }
+    }
+
+    fn request<T>(&self, message: T, forward: bool, trace: TraceId) -> Request<T> {
+        let mut request = Request::new(message);
+        request.set_timeout(self.timeout);
+        trace::write(trace, request.metadata_mut());
+        if !forward {
+            request.metadata_mut().insert(NO_FORWARD, tonic::metadata::MetadataValue::from_static("1"));
+        }
+        request
     }
 }
 

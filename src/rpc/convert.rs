@@ -9,20 +9,27 @@
 
 mod entry;
 mod node;
+mod snapshot;
 #[cfg(test)]
 mod tests;
+
+use bytes::Bytes;
 
 use super::pb;
 use crate::{
     flow::TraceId,
     raft::{
         AppendEntriesReply, AppendEntriesRequest, AppendOutcome, LogIndex, LogPosition, NodeId, PreVoteReply,
-        PreVoteRequest, ReadIndexReply, ReadIndexRequest, RequestVoteReply, RequestVoteRequest, Term, TimeoutNowReply,
-        TimeoutNowRequest,
+        PreVoteRequest, ReadIndexReply, ReadIndexRequest, RequestVoteReply, RequestVoteRequest, SessionCommand, Term,
+        TimeoutNowReply, TimeoutNowRequest,
     },
 };
 
-pub use node::{status_from_pb, status_to_pb};
+pub use node::{event_to_pb, status_from_pb, status_to_pb};
+pub use snapshot::{
+    BackupHead, backup_head_from_pb, backup_head_to_pb, install_reply_from_pb, install_reply_to_pb,
+    install_snapshot_from_pb, install_snapshot_to_pb, snapshot_from_pb, snapshot_to_pb,
+};
 
 /// The largest term or index: what SQLite's 64-bit integers hold. A log that grows by a million entries a second
 /// reaches it after 290,000 years.
@@ -43,7 +50,7 @@ impl Malformed {
         Malformed { field: field.into(), problem: problem.into() }
     }
 
-    fn within(mut self, outer: impl std::fmt::Display) -> Self {
+    pub(super) fn within(mut self, outer: impl std::fmt::Display) -> Self {
         self.field = format!("{outer}.{}", self.field);
         self
     }
@@ -57,12 +64,29 @@ fn number(field: &str, value: u64) -> Result<u64, Malformed> {
     Ok(value)
 }
 
+/// A command of a session, as a client sends it. What the log cannot carry is refused with the field's name.
+pub fn session_command_from_pb(session: pb::Session, command: Bytes) -> Result<SessionCommand, Malformed> {
+    let pb::Session { id, sequence, first_unanswered } = session;
+    let within = |error: Malformed| error.within("session");
+    let sequence = counted("sequence", sequence).map_err(within)?;
+    if first_unanswered > sequence {
+        let problem = format!("is {first_unanswered}, beyond the sequence {sequence}");
+        return Err(within(Malformed::new("first_unanswered", problem)));
+    }
+    Ok(SessionCommand { session: id, sequence, first_unanswered, command })
+}
+
 /// A number that counts from 1.
 fn counted(field: &str, value: u64) -> Result<u64, Malformed> {
     if value == 0 {
         return Err(Malformed::new(field, "is 0"));
     }
     number(field, value)
+}
+
+/// A server's number.
+pub(super) fn check_id(field: &str, id: NodeId) -> Result<NodeId, Malformed> {
+    counted(field, id)
 }
 
 /// An index and its term, which are 0 together or not at all.

@@ -4,6 +4,8 @@
 //! decide by, and metadata with the error's number (`code`), its fix (`fix`) and its values. What a status without one
 //! means for a proposal is decided in [`propose_error`]: unknown, unless it certainly never left.
 
+mod snapshot;
+
 use std::{collections::HashMap, str::FromStr, time::Duration};
 
 use tonic::{Code, Status};
@@ -11,10 +13,15 @@ use tonic_types::{ErrorDetails, StatusExt};
 
 use super::{convert::Malformed, identity::WrongPeer, reason};
 use crate::{
-    error::{NodeError, ProposeError, ReadError},
+    error::{NodeError, ProposeError, ReadError, WatchError},
     raft::NodeId,
     storage::StorageError,
+    transport::Breach,
 };
+
+mod change;
+
+pub use change::change_error;
 
 /// The domain of every [`ErrorInfo`](tonic_types::ErrorInfo) of this crate.
 pub const DOMAIN: &str = "ractor-raft";
@@ -41,7 +48,7 @@ impl Told {
         (info.domain == DOMAIN).then_some(Told { reason: info.reason, metadata: info.metadata })
     }
 
-    /// The error's number, `R001` to `R020`, if it has one.
+    /// The error's number, `R001` to `R022`, if it has one.
     pub fn code(&self) -> Option<&str> {
         self.metadata.get("code").map(String::as_str)
     }
@@ -139,10 +146,18 @@ impl From<ProposeError> for Status {
             ProposeError::Unknown { reason: detail } => {
                 report(Code::Aborted, reason::UNKNOWN_OUTCOME).with("detail", detail)
             }
+            ProposeError::SessionExpired { session } => {
+                report(Code::FailedPrecondition, reason::SESSION_EXPIRED).with("session", session)
+            }
+            ProposeError::AnsweredLongAgo { session, sequence } => {
+                let report = report(Code::FailedPrecondition, reason::ANSWERED_LONG_AGO);
+                report.with("session", session).with("sequence", sequence)
+            }
             ProposeError::Unavailable { node } => {
                 let report = report(Code::Unavailable, reason::UNAVAILABLE).with("node", node);
                 report.retry_after(AFTER_AN_ELECTION)
             }
+            ProposeError::DiskFull { node } => report(Code::ResourceExhausted, reason::DISK_FULL).with("node", node),
         };
         report.into_status()
     }
@@ -173,6 +188,19 @@ impl From<ReadError> for Status {
     }
 }
 
+impl From<WatchError> for Status {
+    fn from(error: WatchError) -> Status {
+        match error {
+            WatchError::Read(error) => error.into(),
+            WatchError::Compacted { node, from, oldest } => {
+                let report = Report::new(Code::OutOfRange, reason::REVISION_COMPACTED, error.to_string());
+                let report = report.with("code", error.code()).with("fix", error.fix()).with("node", node);
+                report.with("from", from).with("oldest", oldest).into_status()
+            }
+        }
+    }
+}
+
 impl From<NodeError> for Status {
     fn from(error: NodeError) -> Status {
         let (code, reason) = match &error {
@@ -184,9 +212,11 @@ impl From<NodeError> for Status {
                 (Code::DataLoss, reason::DATA_CORRUPT)
             }
             NodeError::Storage(StorageError::LostEntries { .. }) => (Code::DataLoss, reason::ENTRIES_LOST),
+            NodeError::Restore { .. } => (Code::DataLoss, reason::RESTORE_REFUSED),
             NodeError::PoisonEntry { .. } => (Code::Internal, reason::POISON_ENTRY),
             NodeError::BudgetSpent { .. } => (Code::Internal, reason::BUDGET_SPENT),
             NodeError::Config { .. } => (Code::FailedPrecondition, reason::BAD_CONFIG),
+            NodeError::Join { cause, .. } => return cause.clone().into(),
             NodeError::Start { .. } => (Code::Unavailable, reason::NOT_STARTED),
         };
         let mut report = Report::new(code, reason, error.to_string()).with("fix", error.fix());
@@ -202,6 +232,9 @@ impl From<WrongPeer> for Status {
         let reason = match wrong {
             WrongPeer::Cluster { .. } => reason::WRONG_CLUSTER,
             WrongPeer::Addressee { .. } | WrongPeer::Sender { .. } => reason::WRONG_NODE,
+            WrongPeer::OwnDisk { .. } => reason::PEER_WIPED,
+            WrongPeer::Replaced { .. } => reason::WIPED,
+            WrongPeer::Removed { .. } => reason::REMOVED,
         };
         let report = Report::new(Code::FailedPrecondition, reason, wrong.to_string());
         let report = report.with("code", wrong.code()).with("fix", wrong.fix());
@@ -213,6 +246,10 @@ impl From<WrongPeer> for Status {
             WrongPeer::Addressee { node, found } => report.with("node", node).with("found_node", found),
             WrongPeer::Sender { node, expected, found } => {
                 report.with("node", node).with("expected_node", expected).with("found_node", found)
+            }
+            WrongPeer::OwnDisk { node, .. } => report.with("node", node),
+            WrongPeer::Replaced { node, peer, .. } | WrongPeer::Removed { node, peer } => {
+                report.with("node", node).with("peer", peer)
             }
         };
         report.into_status()
@@ -228,9 +265,16 @@ impl From<Malformed> for Status {
     }
 }
 
-/// Whether the peer refused because it is another node, or of another cluster.
-pub(super) fn is_wrong_peer(status: &Status) -> bool {
-    Told::of(status).is_some_and(|told| [reason::WRONG_CLUSTER, reason::WRONG_NODE].contains(&told.reason.as_str()))
+/// Why the peer refused, if it did because of who speaks to whom.
+pub(super) fn breach(status: &Status) -> Breach {
+    let reason = Told::of(status).map(|told| told.reason);
+    match reason.as_deref() {
+        Some(reason::WRONG_CLUSTER | reason::WRONG_NODE) => Breach::WrongPeer,
+        Some(reason::WIPED) => Breach::Wiped,
+        Some(reason::PEER_WIPED) => Breach::PeerWiped,
+        Some(reason::REMOVED) => Breach::Removed,
+        _ => Breach::Lost,
+    }
 }
 
 /// What a failed call of node `asked` means for the command in it. Whatever does not say for sure that it was not
@@ -267,6 +311,11 @@ fn told_propose_error(told: &Told, asked: NodeId, status: &Status) -> Option<Pro
         reason::MALFORMED => ProposeError::Rejected { reason: status.message().to_owned() },
         reason::UNKNOWN_OUTCOME => ProposeError::Unknown { reason: told.value("detail").unwrap_or_default() },
         reason::UNAVAILABLE => ProposeError::Unavailable { node },
+        reason::SESSION_EXPIRED => ProposeError::SessionExpired { session: told.value("session")? },
+        reason::ANSWERED_LONG_AGO => {
+            ProposeError::AnsweredLongAgo { session: told.value("session")?, sequence: told.value("sequence")? }
+        }
+        reason::DISK_FULL => ProposeError::DiskFull { node },
         _ => return None,
     })
 }

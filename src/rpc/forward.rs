@@ -6,14 +6,12 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
-
 use super::{channel::BadAddress, client::ClusterClient};
 use crate::{
     error::ProposeError,
     flow::TraceId,
     node::Applied,
-    raft::{Address, NodeId},
+    raft::{Address, NodeId, Payload},
 };
 
 /// The connections to those who lead or have led. As many as there are addresses in the cluster, at most.
@@ -38,14 +36,14 @@ impl Leaders {
     }
 }
 
-/// Proposes `command` at node `to`, which must not forward it again.
+/// Proposes `payload` at node `to`, which must not forward it again.
 pub(super) async fn propose(
     client: Result<ClusterClient, BadAddress>,
     to: NodeId,
-    command: Bytes,
+    payload: Payload,
     trace: TraceId,
 ) -> Result<Applied, ProposeError> {
     // An address that cannot be dialled: the command has not left this node.
     let client = client.map_err(|_| ProposeError::Unavailable { node: to })?;
-    client.propose_to(to, command, false, trace).await
+    client.propose_payload(to, payload, false, trace).await
 }

@@ -7,70 +7,40 @@
 //! that was added meanwhile (§6).
 
 use super::{convert::Malformed, pb};
-use crate::{error::Code, raft::NodeId, storage::Identity};
+pub use crate::transport::WrongPeer;
+use crate::{
+    raft::Incarnation,
+    storage::Identity,
+    transport::{Caller, Link},
+};
 
-/// The other end is not who it should be.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum WrongPeer {
-    /// R004.
-    #[error("node {node} belongs to cluster {cluster:016x}, the message is of cluster {found:016x}")]
-    Cluster {
-        /// Who noticed.
-        node: NodeId,
-        /// Its cluster.
-        cluster: u64,
-        /// The message's.
-        found: u64,
-    },
-    /// R005, at the receiver.
-    #[error("this is node {node}, the message is for node {found}")]
-    Addressee {
-        /// Who noticed.
-        node: NodeId,
-        /// Whom the message was for.
-        found: NodeId,
-    },
-    /// R005, at either end: an answer from someone else than the one that was asked, or a request in our own name.
-    #[error("node {node} expected to hear node {expected}, and heard node {found}")]
-    Sender {
-        /// Who noticed.
-        node: NodeId,
-        /// Who should have spoken. 0: anyone else.
-        expected: NodeId,
-        /// Who did.
-        found: NodeId,
-    },
-}
-
-impl WrongPeer {
-    /// Its number.
-    pub fn code(&self) -> Code {
-        Code(match self {
-            WrongPeer::Cluster { .. } => 4,
-            WrongPeer::Addressee { .. } | WrongPeer::Sender { .. } => 5,
-        })
-    }
-
-    /// What to do about it.
-    pub fn fix(&self) -> String {
-        match self {
-            WrongPeer::Cluster { cluster, .. } => format!(
-                "the address leads to another cluster's node; correct it in --cluster or --peer, or use another port \
-                 than cluster {cluster:016x} does"
-            ),
-            WrongPeer::Addressee { node, found } => format!(
-                "the address given for node {found} is that of node {node}; correct it in --cluster or --peer on every node"
-            ),
-            WrongPeer::Sender { expected, found, .. } => format!(
-                "the address given for node {expected} leads to node {found}; give each node an address and an id of its own"
-            ),
-        }
+/// What heads a request.
+pub(super) fn header(link: &Link, session: u64) -> pb::Header {
+    let Caller { id, incarnation, knows } = link.caller();
+    pb::Header {
+        cluster_id: link.from.cluster_id,
+        from: id,
+        to: link.to,
+        session,
+        from_incarnation: incarnation,
+        to_incarnation: knows,
     }
 }
 
-/// What heads a request, and with the ends swapped its reply.
-pub(super) fn header(from: &Identity, to: NodeId, session: u64) -> pb::Header {
-    pb::Header { cluster_id: from.cluster_id, from: from.node_id, to, session }
+/// What heads the reply to a request that came with this header, from the node with this disk.
+pub(super) fn reply_header(request: pb::Header, incarnation: Incarnation) -> pb::Header {
+    pb::Header {
+        from: request.to,
+        to: request.from,
+        from_incarnation: incarnation,
+        to_incarnation: request.from_incarnation,
+        ..request
+    }
+}
+
+/// Who sent a request with this header.
+pub(super) fn caller(header: &pb::Header) -> Caller {
+    Caller { id: header.from, incarnation: header.from_incarnation, knows: header.to_incarnation }
 }
 
 /// Why a header was not accepted.
@@ -92,14 +62,15 @@ pub(super) fn check_request(own: &Identity, header: Option<pb::Header>) -> Resul
     Ok(header)
 }
 
-/// Checks a reply's header at the node that asked `expected`. Returns the session it answers.
-pub(super) fn check_reply(own: &Identity, expected: NodeId, header: Option<pb::Header>) -> Result<u64, Refused> {
-    let header = check(own, header)?;
-    if header.from != expected {
-        let wrong = WrongPeer::Sender { node: own.node_id, expected, found: header.from };
+/// Checks a reply's header at the node that asked over `link`. Returns the session it answers, and the answerer's disk.
+pub(super) fn check_reply(link: &Link, header: Option<pb::Header>) -> Result<(u64, Incarnation), Refused> {
+    let header = check(&link.from, header)?;
+    if header.from != link.to {
+        let wrong = WrongPeer::Sender { node: link.from.node_id, expected: link.to, found: header.from };
         return Err(Refused::WrongPeer(wrong));
     }
-    Ok(header.session)
+    link.check_answer(header.from_incarnation).map_err(Refused::WrongPeer)?;
+    Ok((header.session, header.from_incarnation))
 }
 
 fn check(own: &Identity, header: Option<pb::Header>) -> Result<pb::Header, Refused> {
@@ -118,9 +89,13 @@ fn check(own: &Identity, header: Option<pb::Header>) -> Result<pb::Header, Refus
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, atomic::AtomicU64};
+
     use super::*;
 
     const OWN: Identity = Identity { cluster_id: 7, node_id: 1 };
+    const GOOD: pb::Header =
+        pb::Header { cluster_id: 7, from: 2, to: 1, session: 3, from_incarnation: 22, to_incarnation: 0 };
 
     fn code(result: Result<impl Sized, Refused>) -> Option<u16> {
         match result {
@@ -129,25 +104,32 @@ mod tests {
         }
     }
 
+    fn link(to: u64, to_incarnation: u64) -> Link {
+        let to_incarnation = Arc::new(AtomicU64::new(to_incarnation));
+        let (address, heard) = (String::new(), Arc::new(|_| {}));
+        let snapshot_timeout = std::time::Duration::from_secs(10);
+        Link { from: OWN, to, address, from_incarnation: 11, to_incarnation, snapshot_timeout, heard }
+    }
+
     // Fails when: either comparison is left out of `check` or `check_request`.
     #[test]
     fn a_request_for_another_node_or_cluster_is_refused() {
-        let good = pb::Header { cluster_id: 7, from: 2, to: 1, session: 3 };
-        assert!(check_request(&OWN, Some(good)).is_ok());
-        assert_eq!(code(check_request(&OWN, Some(pb::Header { cluster_id: 8, ..good }))), Some(4));
-        assert_eq!(code(check_request(&OWN, Some(pb::Header { to: 3, ..good }))), Some(5));
-        assert_eq!(code(check_request(&OWN, Some(pb::Header { from: 1, ..good }))), Some(5));
+        assert!(check_request(&OWN, Some(GOOD)).is_ok());
+        assert_eq!(code(check_request(&OWN, Some(pb::Header { cluster_id: 8, ..GOOD }))), Some(4));
+        assert_eq!(code(check_request(&OWN, Some(pb::Header { to: 3, ..GOOD }))), Some(5));
+        assert_eq!(code(check_request(&OWN, Some(pb::Header { from: 1, ..GOOD }))), Some(5));
         assert!(matches!(check_request(&OWN, None), Err(Refused::Malformed(_))));
-        assert!(matches!(check_request(&OWN, Some(pb::Header { from: 0, ..good })), Err(Refused::Malformed(_))));
+        assert!(matches!(check_request(&OWN, Some(pb::Header { from: 0, ..GOOD })), Err(Refused::Malformed(_))));
     }
 
-    // Fails when: `check_reply` does not compare `from` with the node that was asked.
+    // Fails when: `check_reply` does not compare `from` with the node that was asked, or the disk with the known one.
     #[test]
-    fn a_reply_of_another_node_or_cluster_is_refused() {
-        let good = pb::Header { cluster_id: 7, from: 2, to: 1, session: 3 };
-        assert_eq!(check_reply(&OWN, 2, Some(good)).ok(), Some(3));
-        assert_eq!(code(check_reply(&OWN, 3, Some(good))), Some(5));
-        assert_eq!(code(check_reply(&OWN, 2, Some(pb::Header { cluster_id: 8, ..good }))), Some(4));
-        assert_eq!(code(check_reply(&OWN, 2, Some(pb::Header { to: 3, ..good }))), Some(5));
+    fn a_reply_of_another_node_cluster_or_disk_is_refused() {
+        assert_eq!(check_reply(&link(2, 0), Some(GOOD)).ok(), Some((3, 22)));
+        assert_eq!(check_reply(&link(2, 22), Some(GOOD)).ok(), Some((3, 22)));
+        assert_eq!(code(check_reply(&link(2, 23), Some(GOOD))), Some(7));
+        assert_eq!(code(check_reply(&link(3, 0), Some(GOOD))), Some(5));
+        assert_eq!(code(check_reply(&link(2, 0), Some(pb::Header { cluster_id: 8, ..GOOD }))), Some(4));
+        assert_eq!(code(check_reply(&link(2, 0), Some(pb::Header { to: 3, ..GOOD }))), Some(5));
     }
 }

@@ -3,7 +3,7 @@
 //! Then the port is closed at once, calls under way have [`GRACE`] to be answered, and what is left is cut: a stream
 //! of a peer or a client that does not listen keeps no task alive.
 
-mod oversized;
+pub(super) mod oversized;
 mod socket;
 
 use std::{net::SocketAddr, time::Duration};

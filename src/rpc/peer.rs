@@ -1,8 +1,10 @@
 //! The transport over gRPC: [`Grpc`] listens for a node and connects it to its peers.
 //!
-//! A connection to a peer is two: one carries the stream of AppendEntries, the other all that must not wait behind
-//! data (votes, read indexes). Each opens with the first request, and again with the first after it broke.
+//! A connection to a peer is three: one carries the stream of AppendEntries, one all that must not wait behind data
+//! (votes, read indexes), and while a snapshot is sent, one carries that. Each opens with the first request, and again
+//! with the first after it broke.
 
+mod snapshot;
 mod stream;
 mod unary;
 
@@ -12,7 +14,6 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::{net::TcpListener, sync::oneshot};
 use tonic::service::Routes;
@@ -20,17 +21,19 @@ use tonic::service::Routes;
 use super::{
     error::{self, Told, in_words},
     forward::{self, Leaders},
-    identity::{Refused, WrongPeer},
+    identity::Refused,
     listener,
 };
 use crate::{
     config::Config,
-    error::{NodeError, ProposeError},
+    error::{ChangeError, NodeError, ProposeError},
     flow::TraceId,
-    node::{Applied, NodeRef},
-    raft::{InstallSnapshotRequest, LogIndex, Request},
-    transport::{Chunks, Connection, Heard, Link, Listening, Transport},
+    node::{Applied, NodeRef, Status},
+    raft::{InstallSnapshotRequest, LogIndex, NodeId, Payload, Request},
+    storage::Identity,
+    transport::{Breach, Chunks, Connection, Heard, Link, Listening, Order, Transport},
 };
+use snapshot::SnapshotStream;
 use stream::AppendStream;
 use unary::Calls;
 
@@ -152,12 +155,46 @@ impl Transport for Grpc {
 
     fn connect(&self, link: Link) -> Box<dyn Connection> {
         let link = Arc::new(link);
-        Box::new(Peer { entries: AppendStream::new(link.clone()), calls: Calls::new(link), shared: self.0.clone() })
+        Box::new(Peer {
+            entries: AppendStream::new(link.clone()),
+            snapshot: SnapshotStream::new(link.clone()),
+            calls: Calls::new(link),
+            shared: self.0.clone(),
+        })
     }
 
-    fn propose(&self, to: &Link, command: Bytes, trace: TraceId) -> BoxFuture<'static, Result<Applied, ProposeError>> {
+    fn propose(
+        &self,
+        to: &Link,
+        payload: Payload,
+        trace: TraceId,
+    ) -> BoxFuture<'static, Result<Applied, ProposeError>> {
         let client = self.0.leaders.client(&to.address, self.0.deadlines().request);
-        Box::pin(forward::propose(client, to.to, command, trace))
+        Box::pin(forward::propose(client, to.to, payload, trace))
+    }
+
+    fn order(
+        &self,
+        from: &Identity,
+        address: &str,
+        order: Order,
+        forward: bool,
+    ) -> BoxFuture<'static, Result<LogIndex, ChangeError>> {
+        let client = self.0.leaders.client(address, self.0.deadlines().request);
+        let cluster_id = from.cluster_id;
+        Box::pin(async move {
+            // An address that cannot be dialled: the order has not left this node.
+            let client = client.map_err(|_| ChangeError::Unavailable { node: 0 })?;
+            client.order(cluster_id, order, forward).await
+        })
+    }
+
+    fn status(&self, _: NodeId, address: &str) -> BoxFuture<'static, Result<Status, String>> {
+        let client = self.0.leaders.client(address, self.0.deadlines().request);
+        Box::pin(async move {
+            let client = client.map_err(|bad| bad.to_string())?;
+            client.status().await.map_err(|status| in_words(&status))
+        })
     }
 }
 
@@ -176,6 +213,7 @@ impl Drop for Guard {
 /// A connection to one peer.
 struct Peer {
     entries: AppendStream,
+    snapshot: SnapshotStream,
     calls: Calls,
     shared: Arc<Shared>,
 }
@@ -194,8 +232,8 @@ impl Connection for Peer {
         }
     }
 
-    fn send_snapshot(&mut self, _session: u64, _request: InstallSnapshotRequest, _chunks: Chunks) {
-        todo!("the rpc branch brings it")
+    fn send_snapshot(&mut self, session: u64, request: InstallSnapshotRequest, chunks: Chunks) {
+        self.snapshot.send(session, request, chunks);
     }
 }
 
@@ -210,27 +248,27 @@ impl Drop for Task {
 
 /// What is reported of a call that failed.
 fn broken(status: &tonic::Status) -> Heard {
+    let why = error::breach(status);
     match Told::of(status) {
-        Some(told) if error::is_wrong_peer(status) => {
+        Some(told) if why != Breach::Lost => {
             let (code, fix) = (told.code().unwrap_or_default(), told.fix().unwrap_or_default());
-            Heard::Broken { cause: format!("{code}: {}; {fix}", status.message()), wrong_peer: true }
+            Heard::Broken { cause: format!("{code}: {}; {fix}", status.message()), why }
         }
-        _ => Heard::Broken { cause: in_words(status), wrong_peer: false },
+        _ => Heard::Broken { cause: in_words(status), why },
     }
+}
+
+/// What is reported where there was not even a connection.
+fn lost(cause: impl ToString) -> Heard {
+    Heard::Broken { cause: cause.to_string(), why: Breach::Lost }
 }
 
 /// What is reported of an answer that cannot be accepted.
 fn refused(refused: Refused) -> Heard {
     match refused {
-        Refused::Malformed(malformed) => {
-            Heard::Broken { cause: format!("a malformed answer: {malformed}"), wrong_peer: false }
-        }
-        Refused::WrongPeer(wrong) => Heard::Broken { cause: describe(&wrong), wrong_peer: true },
+        Refused::Malformed(malformed) => lost(format!("a malformed answer: {malformed}")),
+        Refused::WrongPeer(wrong) => Heard::Broken { cause: wrong.in_words(), why: wrong.to_the_noticing() },
     }
-}
-
-fn describe(wrong: &WrongPeer) -> String {
-    format!("{}: {wrong}; {}", wrong.code(), wrong.fix())
 }
 
 #[cfg(test)]

@@ -1,12 +1,18 @@
 //! The handlers of `raft.v1.Raft` and `raft.v1.Cluster`: each checks, translates, and forwards to the node in a line.
 
 mod append_entries;
+mod client_stream;
+mod events;
+pub(super) mod install_snapshot;
+mod orders;
+mod save_snapshot;
 mod strangers;
 
 use std::{net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream::BoxStream};
+use tokio::sync::oneshot;
 use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
 
 use super::{
@@ -15,7 +21,7 @@ use super::{
     listener::Signal,
     pb, trace,
 };
-use crate::{error::ProposeError, flow::TraceId, node::NodeRef, raft};
+use crate::{error::ProposeError, flow::TraceId, node::NodeRef, raft, transport::Caller};
 use strangers::Strangers;
 
 /// One node, as both services see it.
@@ -46,26 +52,40 @@ impl Handlers {
         Handlers { node, closing, strangers: Arc::default() }
     }
 
-    /// Checks the header of a request from `address`, and gives the reply's.
-    fn check(&self, header: Option<pb::Header>, address: Option<SocketAddr>) -> Result<pb::Header, Refused> {
-        let own = self.node.identity();
-        let header = identity::check_request(own, header).inspect_err(|refused| {
+    /// Checks the header of a request from `address`, and gives the reply's, and the caller.
+    fn check(&self, header: Option<pb::Header>, address: Option<SocketAddr>) -> Result<(pb::Header, Caller), Refused> {
+        let header = identity::check_request(self.node.identity(), header).inspect_err(|refused| {
             if let Refused::WrongPeer(wrong) = refused {
                 self.strangers.refused(wrong, address);
             }
         })?;
-        Ok(identity::header(own, header.from, header.session))
+        Ok((identity::reply_header(header, self.node.incarnation()), identity::caller(&header)))
+    }
+
+    /// Passes a request on, unless it comes from or is for another disk, or from a server that was removed.
+    fn deliver(
+        &self,
+        from: Caller,
+        address: Option<SocketAddr>,
+        request: raft::Request,
+        traces: Vec<(raft::LogIndex, TraceId)>,
+    ) -> Result<oneshot::Receiver<raft::Reply>, Status> {
+        self.node.deliver(from, request, traces).map_err(|wrong| {
+            self.strangers.refused(&wrong, address);
+            wrong.into()
+        })
     }
 
     /// Passes a request on and waits for its answer. `trace` stands under index 0: it is about the request itself.
     async fn ask(
         &self,
-        from: raft::NodeId,
+        from: Caller,
+        address: Option<SocketAddr>,
         request: raft::Request,
         trace: Option<TraceId>,
     ) -> Result<raft::Reply, Status> {
         let traces = trace.map(|trace| (0, trace)).into_iter().collect();
-        let answer = self.node.deliver(from, request, traces);
+        let answer = self.deliver(from, address, request, traces)?;
         answer.await.map_err(|_| gone(&self.node))
     }
 }
@@ -86,9 +106,9 @@ macro_rules! unary {
         let trace = trace::read($request.metadata());
         let address = $request.remote_addr();
         let message = $request.into_inner();
-        let header = $handlers.check(message.header, address)?;
-        let request = raft::Request::$kind($from_pb(header.to, message)?);
-        match $handlers.ask(header.to, request, trace).await? {
+        let (header, from) = $handlers.check(message.header, address)?;
+        let request = raft::Request::$kind($from_pb(from.id, message)?);
+        match $handlers.ask(from, address, request, trace).await? {
             raft::Reply::$kind(reply) => Ok(Response::new($to_pb(header, &reply))),
             other => Err(misfit(&other)),
         }
@@ -128,6 +148,13 @@ impl pb::raft_server::Raft for Handlers {
         let from_pb = |_from, message| convert::read_index_from_pb(message);
         unary!(self, request, ReadIndex, from_pb, convert::read_index_reply_to_pb)
     }
+
+    async fn install_snapshot(
+        &self,
+        request: Request<Streaming<pb::InstallSnapshotRequest>>,
+    ) -> Result<Response<pb::InstallSnapshotReply>, Status> {
+        install_snapshot::answer(self, request).await.map(Response::new)
+    }
 }
 
 #[tonic::async_trait]
@@ -139,13 +166,94 @@ impl pb::cluster_server::Cluster for Handlers {
         let trace = trace::read(request.metadata()).unwrap_or_else(|| self.node.flow().new_trace());
         let forward = wants_forwarding(request.metadata());
         // Copied out of the receive buffer: the log keeps it for long.
-        let command = Bytes::copy_from_slice(&request.into_inner().command);
-        let applied = self.node.propose(command, forward, trace).await?;
+        let pb::ClientRequestRequest { command, session } = request.into_inner();
+        let command = Bytes::copy_from_slice(&command);
+        let applied = match session {
+            None => self.node.propose(command, forward, trace).await?,
+            Some(session) => {
+                let command = convert::session_command_from_pb(session, command)?;
+                self.node.propose_in_session(command, forward, trace).await?
+            }
+        };
         Ok(Response::new(pb::ClientRequestReply { output: applied.output, index: applied.index }))
+    }
+
+    async fn open_session(
+        &self,
+        request: Request<pb::OpenSessionRequest>,
+    ) -> Result<Response<pb::OpenSessionResponse>, Status> {
+        let trace = trace::read(request.metadata()).unwrap_or_else(|| self.node.flow().new_trace());
+        let id = self.node.open_session_traced(wants_forwarding(request.metadata()), trace).await?;
+        Ok(Response::new(pb::OpenSessionResponse { id }))
+    }
+
+    type ClientStreamStream = BoxStream<'static, Result<pb::ClientStreamReply, Status>>;
+
+    async fn client_stream(
+        &self,
+        request: Request<Streaming<pb::ClientStreamRequest>>,
+    ) -> Result<Response<Self::ClientStreamStream>, Status> {
+        Ok(Response::new(client_stream::answers(self.clone(), request.into_inner()).boxed()))
     }
 
     async fn status(&self, _: Request<pb::StatusRequest>) -> Result<Response<pb::StatusReply>, Status> {
         Ok(Response::new(convert::status_to_pb(&self.node.status())))
+    }
+
+    async fn take_snapshot(
+        &self,
+        _: Request<pb::TakeSnapshotRequest>,
+    ) -> Result<Response<pb::TakeSnapshotReply>, Status> {
+        self.node.take_snapshot().await?;
+        let taken = self.node.save_snapshot()?.metadata;
+        Ok(Response::new(pb::TakeSnapshotReply { snapshot: Some(convert::snapshot_to_pb(&taken)) }))
+    }
+
+    type SaveSnapshotStream = BoxStream<'static, Result<pb::SaveSnapshotReply, Status>>;
+
+    async fn save_snapshot(
+        &self,
+        request: Request<pb::SaveSnapshotRequest>,
+    ) -> Result<Response<Self::SaveSnapshotStream>, Status> {
+        Ok(Response::new(save_snapshot::parts(self, request.into_inner().fresh).boxed()))
+    }
+
+    async fn add_server(&self, request: Request<pb::AddServerRequest>) -> Result<Response<pb::ChangeReply>, Status> {
+        orders::add_server(&self.node, request).await
+    }
+
+    async fn remove_server(
+        &self,
+        request: Request<pb::RemoveServerRequest>,
+    ) -> Result<Response<pb::ChangeReply>, Status> {
+        orders::remove_server(&self.node, request).await
+    }
+
+    async fn promote_server(
+        &self,
+        request: Request<pb::PromoteServerRequest>,
+    ) -> Result<Response<pb::ChangeReply>, Status> {
+        orders::promote_server(&self.node, request).await
+    }
+
+    async fn replace_server(
+        &self,
+        request: Request<pb::ReplaceServerRequest>,
+    ) -> Result<Response<pb::ChangeReply>, Status> {
+        orders::replace_server(&self.node, request).await
+    }
+
+    async fn transfer_leadership(
+        &self,
+        request: Request<pb::TransferLeadershipRequest>,
+    ) -> Result<Response<pb::TransferLeadershipReply>, Status> {
+        orders::transfer_leadership(&self.node, request).await
+    }
+
+    type EventsStream = BoxStream<'static, Result<pb::Event, Status>>;
+
+    async fn events(&self, _: Request<pb::EventsRequest>) -> Result<Response<Self::EventsStream>, Status> {
+        Ok(Response::new(events::events(self.node.clone(), self.closing.clone()).boxed()))
     }
 }
 

@@ -9,8 +9,14 @@ use std::{
     sync::{Arc, Mutex, MutexGuard},
 };
 
-use super::{Bootstrap, Identity, Opened, Snapshots, Storage, StorageError, Store, assert_continues};
-use crate::raft::{LogIndex, Recovered, Write};
+use super::{
+    Bootstrap, Identity, Opened, Snapshots, Storage, StorageError, Store, assert_continues, assert_stands,
+    expect_snapshot,
+};
+use crate::raft::{Base, LogIndex, Membership, Recovered, Write};
+use snapshots::{MemorySnapshots, Shelf};
+
+mod snapshots;
 
 /// A disk in memory. Its clones are the same disk.
 #[derive(Clone, Debug, Default)]
@@ -26,14 +32,28 @@ struct Disk {
     in_use: bool,
     /// How many of the next writes fail.
     failures: u32,
+    /// How many of the next writes of snapshots fail.
+    snapshot_failures: u32,
     /// Whether there is no room for a write.
     full: bool,
+    /// The snapshots on it.
+    shelf: Shelf,
 }
 
 #[derive(Debug)]
 struct Contents {
     identity: Identity,
+    /// Without snapshots: those are on the shelf.
     opened: Opened,
+    /// What it had acknowledged and had, if it lost entries.
+    condemned: Option<(LogIndex, LogIndex)>,
+}
+
+impl Disk {
+    fn recovered(&self) -> Option<Recovered> {
+        let recovered = self.contents.as_ref()?.opened.recovered.clone();
+        Some(Recovered { snapshot: self.shelf.finished(), receiving: self.shelf.receiving(), ..recovered })
+    }
 }
 
 impl MemoryStorage {
@@ -48,6 +68,11 @@ impl MemoryStorage {
         self.disk().failures = count;
     }
 
+    /// Makes the next `count` writes of snapshots fail, as if the disk were broken there; each ends its snapshot.
+    pub fn fail_snapshot_writes(&self, count: u32) {
+        self.disk().snapshot_failures = count;
+    }
+
     /// Makes every write fail for want of room, until told otherwise. The store stays usable.
     pub fn set_full(&self, full: bool) {
         self.disk().full = full;
@@ -55,7 +80,7 @@ impl MemoryStorage {
 
     /// What is on the disk now, whether or not a store is open; `None` if none was ever created.
     pub fn contents(&self) -> Option<Recovered> {
-        self.disk().contents.as_ref().map(|contents| contents.opened.recovered.clone())
+        self.disk().recovered()
     }
 
     fn disk(&self) -> MutexGuard<'_, Disk> {
@@ -64,6 +89,10 @@ impl MemoryStorage {
 }
 
 impl Storage for MemoryStorage {
+    fn owner(&self) -> Result<Option<Identity>, StorageError> {
+        Ok(self.disk().contents.as_ref().map(|contents| contents.identity.clone()))
+    }
+
     fn open(&self, bootstrap: &Bootstrap) -> Result<(Box<dyn Store>, Opened), StorageError> {
         let mut disk = self.disk();
         if disk.in_use {
@@ -75,16 +104,23 @@ impl Storage for MemoryStorage {
                 incarnation: bootstrap.incarnation,
                 recovered: Recovered { membership: bootstrap.membership.clone(), ..Recovered::default() },
             },
+            condemned: None,
         });
         contents.identity.expect_same(&bootstrap.identity, &path())?;
-        let opened = contents.opened.clone();
+        if let Some((acknowledged, last)) = contents.condemned {
+            return Err(StorageError::LostEntries { path: path(), acknowledged, last });
+        }
+        let incarnation = contents.opened.incarnation;
+        let recovered = disk.recovered().expect("the contents were just looked at");
+        expect_snapshot(recovered.base, recovered.snapshot.as_ref(), &path())?;
+        let opened = Opened { incarnation, recovered };
         disk.in_use = true;
         drop(disk);
         Ok((Box::new(MemoryStore { storage: self.clone(), poison: None }), opened))
     }
 
     fn snapshots(&self) -> Arc<dyn Snapshots> {
-        todo!("the storage branch brings them")
+        Arc::new(MemorySnapshots(self.clone()))
     }
 
     fn blocks(&self) -> bool {
@@ -100,30 +136,33 @@ struct MemoryStore {
 
 impl Store for MemoryStore {
     fn persist(&mut self, write: &Write) -> Result<(), StorageError> {
+        self.change("persist", |contents| apply(&mut contents.opened.recovered, write))
+    }
+
+    fn condemn(&mut self, acknowledged: LogIndex, last: LogIndex) -> Result<(), StorageError> {
+        self.change("condemn", |contents| contents.condemned = Some((acknowledged, last)))
+    }
+
+    fn tidy(&mut self) -> Result<bool, StorageError> {
+        self.poison.clone().map_or(Ok(false), Err)
+    }
+}
+
+impl MemoryStore {
+    fn change(&mut self, call: &'static str, change: impl FnOnce(&mut Contents)) -> Result<(), StorageError> {
         if let Some(error) = &self.poison {
             return Err(error.clone());
         }
         let mut disk = self.storage.disk();
         if disk.full {
-            return Err(StorageError::Full { path: path(), call: "persist" });
+            return Err(StorageError::Full { path: path(), call });
         }
         if disk.failures > 0 {
             disk.failures -= 1;
-            let error =
-                StorageError::Failed { path: path(), call: "persist", cause: "this failure was asked for".to_owned() };
-            return Err(self.poison.insert(error).clone());
+            return Err(self.poison.insert(asked_for(call)).clone());
         }
-        let contents = disk.contents.as_mut().expect("an open store has contents");
-        apply(&mut contents.opened.recovered, write);
+        change(disk.contents.as_mut().expect("an open store has contents"));
         Ok(())
-    }
-
-    fn condemn(&mut self, _acknowledged: LogIndex, _last: LogIndex) -> Result<(), StorageError> {
-        todo!("the storage branch brings it")
-    }
-
-    fn tidy(&mut self) -> Result<bool, StorageError> {
-        self.poison.clone().map_or(Ok(false), Err)
     }
 }
 
@@ -135,15 +174,34 @@ impl Drop for MemoryStore {
 
 /// The meaning of a write, as every store has it.
 fn apply(recovered: &mut Recovered, write: &Write) {
+    assert_stands(recovered.base.index, write);
     let base = recovered.base.index;
-    assert_continues(base, base + recovered.entries.len() as u64, write);
+    let kept = write.truncate_from.map_or(usize::MAX, |from| (from - base - 1) as usize).min(recovered.entries.len());
+    let end = base + kept as u64;
+    // The log keeps what stands behind the new base if it has the base's entry; if it has not, nothing is known to fit.
+    let fits = |base: &Base| recovered.entries[..kept].iter().any(|entry| entry.position() == base.position);
+    match &write.base {
+        Some(new) if !fits(new) => assert_continues(new.position.index, &write.entries),
+        _ => assert_continues(end, &write.entries),
+    }
     if let Some(hard_state) = write.hard_state {
         recovered.hard_state = hard_state;
     }
-    if let Some(from) = write.truncate_from {
-        recovered.entries.truncate((from - base - 1) as usize);
+    recovered.entries.truncate(kept);
+    if let Some(new) = &write.base {
+        match recovered.entries.iter().position(|entry| entry.position() == new.position) {
+            Some(at) => drop(recovered.entries.drain(..=at)),
+            None => recovered.entries.clear(),
+        }
+        recovered.base = new.position;
+        recovered.membership = Membership::clone(&new.membership);
     }
     recovered.entries.extend_from_slice(&write.entries);
+}
+
+/// The failure that a test asked for.
+fn asked_for(call: &'static str) -> StorageError {
+    StorageError::Failed { path: path(), call, cause: "this failure was asked for".to_owned() }
 }
 
 /// What its errors call it.

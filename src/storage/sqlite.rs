@@ -1,4 +1,18 @@
-//! The store of a real node: one SQLite database, `raft.db`, in the node's directory.
+//! The store of a real node: a SQLite database, and the snapshots beside it, in the node's directory.
+//!
+//! ```text
+//! LOCK                                 who has the store, and how many writes it acknowledged (`files.rs`)
+//! raft.db                              the tables `identity`, `base`, `state`, `entries`, `condemned` (`schema.rs`)
+//! raft.db-wal                          SQLite's write-ahead log
+//! snapshot-<index>-<term>-<checksum>   the finished snapshot (`snapshots.rs`)
+//! snapshot.writing                     one that this node is taking
+//! snapshot.receiving                   one that a leader is sending
+//! ```
+//!
+//! `identity` and `base` say whose the log is and what it stands on, `state` has term, vote, and where the log ends;
+//! `entries` has a row for each entry, by index. Rows up to the base are no part of the log any more, and are deleted bit
+//! by bit (`compaction.rs`). A row in `condemned` says that the store lost entries: it is never opened again. Bytes of
+//! snapshots are not in the database; `snapshots.rs` says why.
 //!
 //! One write is one transaction, and one fsync of SQLite's write-ahead log. What is more than SQLite does by itself:
 //! - Its log is examined before SQLite reads it (`sqlite/wal.rs`), all rows carry checksums (`record.rs`, `rows.rs`), and
@@ -19,22 +33,29 @@ use std::{
 
 use rusqlite::{Connection, Result as SqliteResult, params};
 
-use super::{Bootstrap, Opened, Snapshots, Storage, StorageError, Store, assert_continues};
-use crate::raft::{LogIndex, LogPosition, Write};
+use super::{
+    Bootstrap, Identity, Opened, RESTORED, Restoration, Snapshots, Storage, StorageError, Store, assert_continues,
+    assert_stands,
+};
+use crate::raft::{LogIndex, LogPosition, Recovered, Write};
+use compaction::Deleted;
 use failure::{classify, corrupt};
 use files::{Directory, Files, Lock, Note};
 use record::{chain, encode_membership, encode_payload};
 use recovery::Found;
-use rows::{Base, Owner, State};
+use rows::{Base, Condemned, Owner, State};
 use schema::Stage;
+use snapshots::Shelf;
 use wal::Scan;
 
+mod compaction;
 mod failure;
 pub(crate) mod files;
 mod record;
 mod recovery;
 mod rows;
 mod schema;
+mod snapshots;
 mod wal;
 
 const DATABASE: &str = "raft.db";
@@ -53,7 +74,8 @@ const BUSY_CHECKPOINT_PAGES: usize = 4_000;
 /// ever has to wait for a file that grows.
 const LOG_BYTES: u64 = 17 << 20;
 
-/// A directory with a SQLite database. Its clones are the same directory.
+/// A directory with a SQLite database and snapshots. Its clones are the same directory; only they have the snapshots of
+/// the store that one of them opened.
 ///
 /// On Linux a commit syncs faster with `fdatasync`, which SQLite uses only when it was built with `HAVE_FDATASYNC`; without
 /// it, it uses `fsync`: as safe, and slower. Cargo takes such flags from the workspace that is built, not from its
@@ -66,6 +88,7 @@ const LOG_BYTES: u64 = 17 << 20;
 #[derive(Clone)]
 pub struct SqliteStorage {
     files: Arc<dyn Files>,
+    shelf: Shelf,
 }
 
 impl SqliteStorage {
@@ -76,7 +99,7 @@ impl SqliteStorage {
 
     /// A store on a disk that need not be real.
     pub(crate) fn on(files: Arc<dyn Files>) -> Self {
-        SqliteStorage { files }
+        SqliteStorage { shelf: Shelf::new(files.clone()), files }
     }
 
     /// Looks at what SQLite would not report: a damaged log, files that do not belong together.
@@ -96,6 +119,21 @@ impl SqliteStorage {
 }
 
 impl Storage for SqliteStorage {
+    fn owner(&self) -> Result<Option<Identity>, StorageError> {
+        let path = self.files.database();
+        let lock = self.files.lock()?;
+        let acknowledged = Note::of_line(lock.found()).map_or(0, |note| note.writes);
+        let stage = self.examine(&path, acknowledged)?;
+        if stage == Stage::Unfinished {
+            return Ok(None);
+        }
+        let connection = schema::connect(&path, self.files.vfs(), stage)?;
+        if !schema::exists(&connection, &path)? {
+            return Ok(None);
+        }
+        recovery::owner(&connection, &path).map(Some)
+    }
+
     fn open(&self, bootstrap: &Bootstrap) -> Result<(Box<dyn Store>, Opened), StorageError> {
         let path = self.files.database();
         let lock = self.files.lock()?;
@@ -110,12 +148,25 @@ impl Storage for SqliteStorage {
             self.files.sync_directory().map_err(|error| unreadable(&path, &error))?;
             create(&connection, bootstrap).map_err(|error| classify(&path, "creation", &error))?;
         }
-        let Found { opened, base, state } = recovery::read(&connection, &path, &bootstrap.identity)?;
+        let Found { mut opened, owner, base, state } = recovery::read(&connection, &path, &bootstrap.identity)?;
         if state.writes < acknowledged {
             return Err(writes_are_missing(&path, state.writes, acknowledged));
         }
-        let mut store =
-            SqliteStore { connection, lock, path, base, state, log_pages: 0, poison: None, files: self.files.clone() };
+        let snapshots::Found { snapshot, receiving } = self.shelf.recover(base.position)?;
+        opened.recovered = Recovered { snapshot, receiving, ..opened.recovered };
+        let mut store = SqliteStore {
+            connection,
+            lock,
+            path,
+            owner,
+            base,
+            state,
+            has_remains: false,
+            log_pages: 0,
+            poison: None,
+            files: self.files.clone(),
+        };
+        store.has_remains = store.find_remains().map_err(|error| classify(&store.path, "open", &error))?;
         store.make_durable()?;
         store.lengthen_log()?;
         self.files.sync_directory().map_err(|error| unreadable(&store.path, &error))?;
@@ -123,8 +174,17 @@ impl Storage for SqliteStorage {
         Ok((Box::new(store), opened))
     }
 
+    fn restoration(&self) -> Result<Option<Restoration>, StorageError> {
+        let path = self.files.database().with_file_name(RESTORED);
+        let line = self.files.read(RESTORED, 4 << 10).map_err(|error| unreadable(&path, &error))?;
+        let read = |line: Vec<u8>| {
+            Restoration::of_line(&line).ok_or_else(|| corrupt(&path, "its line", "it does not fit its checksum"))
+        };
+        line.map(read).transpose()
+    }
+
     fn snapshots(&self) -> Arc<dyn Snapshots> {
-        todo!("the storage branch brings them")
+        Arc::new(self.shelf.clone())
     }
 
     fn blocks(&self) -> bool {
@@ -136,8 +196,8 @@ impl Storage for SqliteStorage {
 fn create(connection: &Connection, bootstrap: &Bootstrap) -> SqliteResult<()> {
     let owner = Owner { identity: bootstrap.identity.clone(), incarnation: bootstrap.incarnation };
     let membership = encode_membership(&bootstrap.membership);
-    // A chain of this store's own: an entry of another store does not fit into it.
-    let base = Base { position: LogPosition::default(), chain: owner.checksum(), membership };
+    let position = LogPosition::default();
+    let base = Base { position, chain: owner.seed(position), membership };
     let state = State { hard_state: Default::default(), last_index: 0, chain: base.chain, writes: 1 };
     let transaction = connection.unchecked_transaction()?;
     schema::create(&transaction)?;
@@ -158,14 +218,26 @@ fn writes_are_missing(path: &Path, found: u64, acknowledged: u64) -> StorageErro
     corrupt(path, format!("write {}", found + 1), cause)
 }
 
+/// What a transaction left behind.
+struct Committed {
+    /// If it moved.
+    base: Option<Base>,
+    state: State,
+    deleted: Deleted,
+}
+
 /// Fields are dropped in this order: the connection first, the lock when nothing is touched any more, the files last.
 struct SqliteStore {
     connection: Connection,
     lock: Box<dyn Lock>,
     path: PathBuf,
+    owner: Owner,
+    /// As of the last commit.
     base: Base,
     /// As of the last commit.
     state: State,
+    /// Whether there may be rows up to the base, which wait to be deleted.
+    has_remains: bool,
     /// About how many pages SQLite's log holds that are not in the database.
     log_pages: usize,
     /// The first error, for ever after.
@@ -177,7 +249,7 @@ struct SqliteStore {
 impl Store for SqliteStore {
     fn persist(&mut self, write: &Write) -> Result<(), StorageError> {
         self.expect_sound()?;
-        assert_continues(self.base.position.index, self.state.last_index, write);
+        assert_stands(self.base.position.index, write);
         if self.log_pages >= BUSY_CHECKPOINT_PAGES {
             match self.checkpoint("PASSIVE") {
                 // The log may still have room for this write.
@@ -185,27 +257,52 @@ impl Store for SqliteStore {
                 Err(error) => return Err(error),
             }
         }
-        match self.commit(write) {
-            Ok(state) => self.state = state,
-            Err(error) => return Err(self.fail("persist", &error)),
+        let committed = self.commit(write).map_err(|error| self.fail("persist", &error))?;
+        let Committed { base, state, deleted } = committed;
+        if let Some(base) = base {
+            self.base = base;
         }
+        self.state = state;
+        self.count(deleted);
         let bytes: usize = write.entries.iter().map(|entry| entry.size() + 32).sum();
         self.log_pages += 3 + bytes / schema::PAGE_SIZE;
         self.acknowledge();
         Ok(())
     }
 
-    fn condemn(&mut self, _acknowledged: LogIndex, _last: LogIndex) -> Result<(), StorageError> {
-        todo!("the storage branch brings it")
+    fn condemn(&mut self, acknowledged: LogIndex, last: LogIndex) -> Result<(), StorageError> {
+        self.expect_sound()?;
+        let state = State { writes: self.state.writes + 1, ..self.state };
+        let commit = || {
+            self.execute("BEGIN IMMEDIATE")?;
+            Condemned { acknowledged, last }.write(&self.connection)?;
+            state.write(&self.connection)?;
+            self.execute("COMMIT")
+        };
+        commit().map_err(|error| self.fail("condemn", &error))?;
+        self.state = state;
+        self.acknowledge();
+        Ok(())
     }
 
     fn tidy(&mut self) -> Result<bool, StorageError> {
         self.expect_sound()?;
-        if self.log_pages < IDLE_CHECKPOINT_PAGES {
-            return Ok(false);
+        if self.log_pages >= IDLE_CHECKPOINT_PAGES {
+            let left = self.checkpoint("PASSIVE")?;
+            let has_pages = self.has_pages_to_give_back().map_err(|error| self.fail("compaction", &error))?;
+            return Ok(self.has_remains || has_pages || left >= IDLE_CHECKPOINT_PAGES);
         }
-        let left = self.checkpoint("PASSIVE")?;
-        Ok(left >= IDLE_CHECKPOINT_PAGES)
+        if self.has_remains {
+            let deleted = self.delete_remains(compaction::ROWS).map_err(|error| self.fail("compaction", &error))?;
+            self.count(deleted);
+            return Ok(true);
+        }
+        let has_pages = self.has_pages_to_give_back().map_err(|error| self.fail("compaction", &error))?;
+        if has_pages {
+            self.give_back_pages().map_err(|error| self.fail("compaction", &error))?;
+            self.log_pages += compaction::PAGES;
+        }
+        Ok(has_pages)
     }
 }
 
@@ -214,8 +311,8 @@ impl SqliteStore {
         self.poison.clone().map_or(Ok(()), Err)
     }
 
-    /// One transaction, durable when it returns. The state that it left behind.
-    fn commit(&self, write: &Write) -> SqliteResult<State> {
+    /// One transaction, durable when it returns. What it left behind.
+    fn commit(&self, write: &Write) -> SqliteResult<Committed> {
         self.execute("BEGIN IMMEDIATE")?;
         let mut state = self.state;
         state.writes += 1;
@@ -223,10 +320,12 @@ impl SqliteStore {
             state.hard_state = hard_state;
         }
         if let Some(from) = write.truncate_from.filter(|from| *from <= state.last_index) {
-            self.connection.prepare_cached("DELETE FROM entries WHERE idx >= ?1")?.execute([from.cast_signed()])?;
+            self.delete_from(from)?;
             state.last_index = from - 1;
             state.chain = self.chain_at(from - 1)?;
         }
+        let base = write.base.as_ref().map(|base| self.move_base(base, &mut state)).transpose()?;
+        assert_continues(state.last_index, &write.entries);
         let mut insert = self.connection.prepare_cached("INSERT INTO entries VALUES (?1, ?2, ?3, ?4)")?;
         let mut stored = Vec::new();
         for entry in &write.entries {
@@ -237,8 +336,15 @@ impl SqliteStore {
         }
         drop(insert);
         state.write(&self.connection)?;
+        let mut deleted = Deleted::default();
+        if base.is_some() || self.has_remains {
+            // More than are added, so that it comes to an end even if the store is never tidied.
+            let rows = if base.is_some() { compaction::ROWS } else { 64 + 2 * write.entries.len() };
+            let end = base.as_ref().unwrap_or(&self.base).position.index;
+            deleted = self.delete_up_to(end, rows.min(compaction::ROWS))?;
+        }
         self.execute("COMMIT")?;
-        Ok(state)
+        Ok(Committed { base, state, deleted })
     }
 
     /// The checksum of the entry at `index`, which is in the log or the last one before it.

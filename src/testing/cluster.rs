@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::{
     application::{Application, Diary, Heard, Told, kill_tree},
     network::Network,
-    setup::{ClusterBuilder, Disk, cluster_name},
+    setup::{ClusterBuilder, Disk, address_of, cluster_name},
 };
 #[cfg(feature = "sqlite")]
 use crate::testing::disk::SimulatedDisk;
@@ -41,15 +41,26 @@ pub struct Cluster<M>(Arc<Inner<M>>);
 struct Inner<M> {
     factory: Arc<dyn Fn() -> M + Send + Sync>,
     name: String,
+    /// Its first members.
     members: BTreeMap<NodeId, Address>,
+    seats: Mutex<BTreeMap<NodeId, Seat>>,
+    new_disk: Box<dyn Fn(NodeId) -> Disk + Send + Sync>,
     config: Config,
     policy: RestartPolicy,
     network: Network,
     transport: InProcess,
-    disks: BTreeMap<NodeId, Disk>,
     running: Mutex<BTreeMap<NodeId, Running<M>>>,
     random: Mutex<SmallRng>,
     diary: Diary,
+}
+
+/// The place of a node, whether it runs or not.
+#[derive(Clone)]
+struct Seat {
+    address: Address,
+    disk: Disk,
+    /// It is none of the first members, or is to be taken for none.
+    joins: bool,
 }
 
 struct Running<M> {
@@ -79,16 +90,21 @@ impl<M: StateMachine> Cluster<M> {
     }
 
     pub(super) fn new(builder: ClusterBuilder<M>) -> Self {
-        let (members, network) = (builder.members(), builder.network());
+        let (members, network, new_disk) = (builder.members(), builder.network(), builder.disks());
+        let seat = |(id, address): (&NodeId, &Address)| {
+            (*id, Seat { address: address.clone(), disk: new_disk(*id), joins: false })
+        };
+        let seats = members.iter().map(seat).collect();
         Cluster(Arc::new(Inner {
             name: cluster_name(),
             transport: network.transport(),
             network,
-            disks: members.keys().map(|id| (*id, builder.disk(*id))).collect(),
+            seats: Mutex::new(seats),
             members,
             running: Mutex::default(),
             random: Mutex::new(SmallRng::seed_from_u64(!builder.seed)),
             diary: Diary::new(),
+            new_disk,
             factory: builder.factory,
             config: builder.config,
             policy: builder.policy,
@@ -97,7 +113,7 @@ impl<M: StateMachine> Cluster<M> {
 
     /// The numbers of its nodes, running or not.
     pub fn ids(&self) -> Vec<NodeId> {
-        self.0.members.keys().copied().collect()
+        self.seats().keys().copied().collect()
     }
 
     /// The handle of a node; `None` while it does not run.
@@ -114,8 +130,8 @@ impl<M: StateMachine> Cluster<M> {
     ///
     /// # Panics
     /// If there is no such node, or if the cluster was built with other disks.
-    pub fn memory(&self, id: NodeId) -> &MemoryStorage {
-        match &self.0.disks[&id] {
+    pub fn memory(&self, id: NodeId) -> MemoryStorage {
+        match self.seat(id).disk {
             Disk::Memory(storage) => storage,
             _ => panic!("node {id} has another kind of disk"),
         }
@@ -126,8 +142,8 @@ impl<M: StateMachine> Cluster<M> {
     /// # Panics
     /// If there is no such node, or if the cluster was built with other disks.
     #[cfg(feature = "sqlite")]
-    pub fn disk(&self, id: NodeId) -> &SimulatedDisk {
-        match &self.0.disks[&id] {
+    pub fn disk(&self, id: NodeId) -> SimulatedDisk {
+        match self.seat(id).disk {
             Disk::Simulated(disk) => disk,
             _ => panic!("node {id} has another kind of disk"),
         }
@@ -136,6 +152,14 @@ impl<M: StateMachine> Cluster<M> {
     /// Draws from the cluster's seed, for the choices of a test.
     pub fn draw(&self, below: u64) -> u64 {
         self.random().random_range(0..below)
+    }
+
+    fn seats(&self) -> MutexGuard<'_, BTreeMap<NodeId, Seat>> {
+        self.0.seats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn seat(&self, id: NodeId) -> Seat {
+        self.seats().get(&id).cloned().unwrap_or_else(|| panic!("there is no node {id}"))
     }
 
     fn running(&self) -> MutexGuard<'_, BTreeMap<NodeId, Running<M>>> {
@@ -156,7 +180,7 @@ impl<M: StateMachine> Cluster<M> {
         let Some(Running { node, application }) = self.running().remove(&id) else { return };
         self.0.network.set_down(id, true);
         #[cfg(feature = "sqlite")]
-        if let Disk::Simulated(disk) = &self.0.disks[&id] {
+        if let Disk::Simulated(disk) = self.seat(id).disk {
             disk.power_loss(&mut *self.random());
         }
         self.end(id, node, application).await;
@@ -167,7 +191,7 @@ impl<M: StateMachine> Cluster<M> {
         let Some(Running { node, application }) = self.running().remove(&id) else { return };
         self.0.network.set_down(id, true);
         #[cfg(feature = "sqlite")]
-        if let Disk::Simulated(disk) = &self.0.disks[&id] {
+        if let Disk::Simulated(disk) = self.seat(id).disk {
             disk.process_crash();
         }
         self.end(id, node, application).await;
@@ -191,6 +215,39 @@ impl<M: StateMachine> Cluster<M> {
         stopped
     }
 
+    /// Starts a node that is none of the first members, on an empty disk: it asks those that run to be added, and this
+    /// returns when it was. It catches up and becomes a voter by itself.
+    ///
+    /// # Panics
+    /// If it does not start.
+    pub async fn join(&self, id: NodeId) -> Node<M> {
+        self.try_join(id).await.unwrap_or_else(|error| panic!("node {id} does not join: {error}"))
+    }
+
+    /// As [`join`](Cluster::join), where it may be refused.
+    ///
+    /// # Errors
+    /// What [`spawn_linked`](crate::node::Builder::spawn_linked) says.
+    pub async fn try_join(&self, id: NodeId) -> Result<Node<M>, NodeError> {
+        let (address, disk) = (self.address(id), (self.0.new_disk)(id));
+        self.seats().entry(id).or_insert(Seat { address, disk, joins: true }).joins = true;
+        self.try_restart(id).await
+    }
+
+    /// Cuts a node's power, and gives it an empty disk.
+    pub async fn wipe(&self, id: NodeId) {
+        self.crash(id).await;
+        let disk = (self.0.new_disk)(id);
+        if let Some(seat) = self.seats().get_mut(&id) {
+            seat.disk = disk;
+        }
+    }
+
+    /// Where a node of this number is, or would be.
+    pub fn address(&self, id: NodeId) -> Address {
+        address_of(id)
+    }
+
     /// Starts a node from its disk. One that still runs is crashed before.
     ///
     /// # Panics
@@ -207,14 +264,21 @@ impl<M: StateMachine> Cluster<M> {
         self.crash(id).await;
         let (inner, factory) = (&self.0, self.0.factory.clone());
         let seed = self.random().random();
-        let builder = Node::builder(id, move || factory())
-            .cluster(inner.members.clone())
-            .cluster_name(inner.name.clone())
+        let Seat { address, disk, joins } = self.seat(id);
+        let builder = Node::builder(id, move || factory());
+        let builder = if joins {
+            let others: Vec<_> =
+                self.seats().iter().filter(|(other, _)| **other != id).map(|(_, seat)| seat.address.clone()).collect();
+            builder.join(others).listen(address)
+        } else {
+            builder.cluster(inner.members.clone()).cluster_name(inner.name.clone())
+        };
+        let builder = builder
             .config(inner.config.clone())
             .restart_policy(inner.policy)
             .transport(inner.transport.clone())
             .seed(seed);
-        let builder = match &inner.disks[&id] {
+        let builder = match &disk {
             Disk::Memory(storage) => builder.storage(storage.clone()),
             Disk::Own(storage) => builder.storage(storage.clone()),
             #[cfg(feature = "sqlite")]
@@ -296,8 +360,10 @@ impl<M: StateMachine> Cluster<M> {
         let statuses: Vec<_> = self.ids().into_iter().filter_map(|id| self.status(id)).collect();
         let leaders = statuses.iter().filter(|status| status.role == Role::Leader);
         let leader = leaders.max_by_key(|status| status.term)?;
+        let voters = &leader.membership.voters;
         let follows = |status: &&Status| status.term == leader.term && status.leader == Some(leader.id);
-        (statuses.iter().filter(follows).count() > self.0.members.len() / 2).then_some(leader.id)
+        let following = statuses.iter().filter(follows).filter(|status| voters.contains_key(&status.id)).count();
+        (following > voters.len() / 2).then_some(leader.id)
     }
 
     /// What happened to the nodes so far, as their subscriber was told.
@@ -364,6 +430,17 @@ impl<M: StateMachine> Cluster<M> {
         self.until(&what, |cluster| {
             let mut statuses = cluster.ids().into_iter().filter_map(|id| cluster.status(id));
             statuses.all(|status| status.applied_index >= index).then_some(())
+        })
+        .await;
+    }
+
+    /// Waits until the log says which disk each server has. From then on only what is proposed or ordered adds entries.
+    pub async fn acquainted(&self) {
+        self.until("the log to know the disks of all servers", |cluster| {
+            let leader = cluster.status(cluster.known_leader()?)?;
+            let known = |id| leader.membership.incarnations.contains_key(&id);
+            let settled = leader.membership.addresses().all(|(id, _)| known(id));
+            (settled && leader.commit_index == leader.last_index).then_some(())
         })
         .await;
     }

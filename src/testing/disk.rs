@@ -2,8 +2,8 @@
 //!
 //! What is written can be read at once and is durable only when it was synced. [`SimulatedDisk::power_loss`] takes away
 //! what was not: each such write, sector by sector, is there or is not. A sync that fails marks its writes as clean, as
-//! Linux does: the next one succeeds and they are still not on the disk. New files and deletions are subject to all that
-//! too.
+//! Linux does: the next one succeeds and they are still not on the disk. New files, deletions and renamings are subject
+//! to all that too: each is undone by a power cut, or is not, until its directory was synced.
 //!
 //! Everything is decided by the calls made and by the generator that the test passes in; one seed gives one run.
 
@@ -21,9 +21,9 @@ use rand::Rng;
 
 use crate::storage::{
     SqliteStorage, StorageError,
-    sqlite::files::{Files, Lock},
+    sqlite::files::{File, Files, Lock},
 };
-use contents::Contents;
+use contents::{Contents, Fault, FileId};
 use vfs::Registration;
 
 mod contents;
@@ -68,7 +68,7 @@ impl SimulatedDisk {
         self.contents().process_crash();
     }
 
-    /// How many operations there were that change something: opening, writing, truncating, syncing, deleting.
+    /// How many operations there were that change something: opening, writing, truncating, syncing, deleting, renaming.
     pub fn operations(&self) -> u64 {
         self.contents().operations
     }
@@ -120,11 +120,24 @@ impl SimulatedDisk {
 
     /// Replaces everything on the disk, durably. No store may be open.
     pub fn restore(&self, image: &Image) {
-        *self.contents() = Contents::of_image(image);
+        let mut contents = self.contents();
+        let crashes = contents.crashes + 1;
+        *contents = Contents::of_image(image);
+        contents.crashes = crashes;
     }
 
     fn contents(&self) -> MutexGuard<'_, Contents> {
         lock(&self.0.contents)
+    }
+
+    fn running(&self) -> io::Result<MutexGuard<'_, Contents>> {
+        let contents = self.contents();
+        if contents.crashed { Err(io::Error::other("the machine has stopped")) } else { Ok(contents) }
+    }
+
+    fn opened(&self, contents: &mut Contents, name: &str) -> Option<Box<dyn File>> {
+        let (id, name, crashes) = (contents.open(name)?, name.to_owned(), contents.crashes);
+        Some(Box::new(SimulatedFile { disk: self.clone(), id, name, crashes }))
     }
 }
 
@@ -159,15 +172,12 @@ impl Files for SimulatedDisk {
     }
 
     fn read(&self, name: &str, limit: usize) -> io::Result<Option<Vec<u8>>> {
-        let contents = self.contents();
-        if contents.crashed {
-            return Err(io::Error::other("the machine has stopped"));
-        }
+        let contents = self.running()?;
         Ok(contents.read(name).map(|bytes| bytes[..limit.min(bytes.len())].to_vec()))
     }
 
     fn sync_directory(&self) -> io::Result<()> {
-        self.contents().sync_directory().map_err(|_| io::Error::other("the sync was to fail"))
+        self.contents().sync_directory().map_err(error)
     }
 
     /// Not as far as on a real disk: it is for the zeros behind SQLite's log, not for speed.
@@ -176,10 +186,92 @@ impl Files for SimulatedDisk {
         let before = contents.read(name).map_or(0, <[u8]>::len);
         let zeros = vec![0; (size as usize).min(SIMULATED_LENGTH).saturating_sub(before)];
         let lengthened = contents.sync(name).and_then(|()| contents.write(name, before, &zeros));
-        lengthened.and_then(|()| contents.sync(name)).map_err(|fault| match fault {
-            contents::Fault::Full => io::ErrorKind::StorageFull.into(),
-            _ => io::Error::other("the write or the sync was to fail"),
-        })
+        lengthened.and_then(|()| contents.sync(name)).map_err(error)
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        Ok(self.running()?.names())
+    }
+
+    fn create(&self, name: &str) -> io::Result<Box<dyn File>> {
+        let mut contents = self.contents();
+        contents.delete(name).and_then(|()| contents.create(name)).map_err(error)?;
+        Ok(self.opened(&mut contents, name).expect("it was just created"))
+    }
+
+    fn open(&self, name: &str) -> io::Result<Option<Box<dyn File>>> {
+        let mut contents = self.running()?;
+        Ok(self.opened(&mut contents, name))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.contents().rename(from, to).map_err(error)
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.contents().delete(name).map_err(error)
+    }
+}
+
+/// What an operation that was not carried out looks like.
+fn error(fault: Fault) -> io::Error {
+    match fault {
+        Fault::Full => io::ErrorKind::StorageFull.into(),
+        Fault::Failed => io::Error::other("the operation was to fail"),
+    }
+}
+
+/// A file that is open until the next crash.
+struct SimulatedFile {
+    disk: SimulatedDisk,
+    id: FileId,
+    name: String,
+    /// How many crashes there had been.
+    crashes: u64,
+}
+
+impl SimulatedFile {
+    fn contents(&self) -> io::Result<MutexGuard<'_, Contents>> {
+        let contents = self.disk.running()?;
+        if contents.crashes == self.crashes { Ok(contents) } else { Err(io::Error::other("a crash closed the file")) }
+    }
+}
+
+impl File for SimulatedFile {
+    fn size(&mut self) -> io::Result<u64> {
+        Ok(self.contents()?.bytes(self.id).len() as u64)
+    }
+
+    fn read_at(&mut self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        let bytes = self.contents()?.bytes(self.id);
+        let there = bytes.get(offset as usize..).unwrap_or_default();
+        let read = there.len().min(buffer.len());
+        buffer[..read].copy_from_slice(&there[..read]);
+        Ok(read)
+    }
+
+    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let mut contents = self.contents()?;
+        contents.write_to(self.id, offset as usize, bytes).map_err(error)
+    }
+
+    fn truncate(&mut self, size: u64) -> io::Result<()> {
+        let mut contents = self.contents()?;
+        contents.truncate_opened(self.id, size as usize).map_err(error)
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        let mut contents = self.contents()?;
+        contents.sync_opened(self.id, &self.name).map_err(error)
+    }
+}
+
+impl Drop for SimulatedFile {
+    fn drop(&mut self) {
+        let mut contents = self.disk.contents();
+        if contents.crashes == self.crashes {
+            contents.close(self.id);
+        }
     }
 }
 

@@ -16,7 +16,7 @@ use crate::{
     node::RestartPolicy,
     raft::{Address, NodeId},
     state_machine::StateMachine,
-    storage::{Bootstrap, MemoryStorage, Opened, Snapshots, Storage, StorageError, Store},
+    storage::{Bootstrap, Identity, MemoryStorage, Opened, Snapshots, Storage, StorageError, Store},
 };
 
 /// Settings of a cluster to be.
@@ -48,6 +48,10 @@ pub(super) enum Disk {
 pub(super) struct OwnDisk(Arc<dyn Storage>);
 
 impl Storage for OwnDisk {
+    fn owner(&self) -> Result<Option<Identity>, StorageError> {
+        self.0.owner()
+    }
+
     fn open(&self, bootstrap: &Bootstrap) -> Result<(Box<dyn Store>, Opened), StorageError> {
         self.0.open(bootstrap)
     }
@@ -125,24 +129,29 @@ impl<M: StateMachine> ClusterBuilder<M> {
         cluster
     }
 
-    pub(super) fn disk(&self, id: NodeId) -> Disk {
-        if let Some(make) = &self.own {
-            return Disk::Own(OwnDisk(make(id)));
+    /// Makes an empty disk for a node.
+    pub(super) fn disks(&self) -> Box<dyn Fn(NodeId) -> Disk + Send + Sync> {
+        if let Some(make) = self.own.clone() {
+            return Box::new(move |id| Disk::Own(OwnDisk(make(id))));
         }
         #[cfg(feature = "sqlite")]
         if self.simulated_disks {
-            return Disk::Simulated(SimulatedDisk::new());
+            return Box::new(|_| Disk::Simulated(SimulatedDisk::new()));
         }
-        Disk::Memory(MemoryStorage::new())
+        Box::new(|_| Disk::Memory(MemoryStorage::new()))
     }
 
     pub(super) fn members(&self) -> BTreeMap<NodeId, Address> {
-        (1..=self.size).map(|id| (id, format!("n{id}:1"))).collect()
+        (1..=self.size).map(|id| (id, address_of(id))).collect()
     }
 
     pub(super) fn network(&self) -> Network {
         Network::new(self.seed)
     }
+}
+
+pub(super) fn address_of(id: NodeId) -> Address {
+    format!("n{id}:1")
 }
 
 /// Names of actors are process-wide, so each cluster of a process has its own.

@@ -3,6 +3,8 @@
 //! A [`Wire`] can be laid between them: it says of every letter whether and when it arrives. So a test can delay, lose and
 //! cut without knowing anything else of the nodes.
 
+mod snapshot;
+
 use std::{
     collections::BTreeMap,
     future::{Future, pending, ready},
@@ -10,7 +12,6 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::{
     sync::mpsc,
@@ -18,12 +19,13 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 
-use super::{Chunks, Connection, Heard, Link, Listening, Transport};
+use super::{Breach, Chunks, Connection, Heard, Link, Listening, Order, Transport, WrongPeer};
 use crate::{
-    error::{NodeError, ProposeError},
+    error::{ChangeError, NodeError, ProposeError},
     flow::TraceId,
-    node::{Applied, NodeRef},
-    raft::{InstallSnapshotRequest, LogIndex, NodeId, Reply, Request},
+    node::{Applied, NodeRef, Status},
+    raft::{Incarnation, InstallSnapshotRequest, LogIndex, NodeId, Payload, Reply, Request},
+    storage::Identity,
 };
 
 /// What travels.
@@ -75,18 +77,50 @@ impl InProcess {
     }
 
     /// The node at this address, if it is the one that is meant; else why not, and whether it is another one.
-    fn find(&self, link: &Link) -> Result<NodeRef, (String, bool)> {
-        let Some(node) = self.nodes().get(&link.address).cloned() else {
-            return Err((format!("nobody listens on {}", link.address), false));
+    fn find(&self, link: &Link) -> Result<NodeRef, (String, Breach)> {
+        let Some(node) = self.at(&link.address) else {
+            return Err((format!("nobody listens on {}", link.address), Breach::Lost));
         };
         let found = node.identity();
         if found.cluster_id != link.from.cluster_id {
-            return Err((format!("{} belongs to cluster {:016x}", link.address, found.cluster_id), true));
+            let cause = format!("{} belongs to cluster {:016x}", link.address, found.cluster_id);
+            return Err((cause, Breach::WrongPeer));
         }
         if found.node_id != link.to {
-            return Err((format!("{} is node {}, not node {}", link.address, found.node_id, link.to), true));
+            let cause = format!("{} is node {}, not node {}", link.address, found.node_id, link.to);
+            return Err((cause, Breach::WrongPeer));
         }
         Ok(node)
+    }
+
+    fn at(&self, address: &str) -> Option<NodeRef> {
+        self.nodes().get(address).cloned()
+    }
+
+    /// A question by address, and its answer. `lost` is what a break of the second letter means.
+    async fn ask<T, E>(
+        &self,
+        from: NodeId,
+        address: &str,
+        name: &'static str,
+        unreached: impl Fn(NodeId) -> E,
+        lost: impl Fn(NodeId) -> E,
+        ask: impl AsyncFnOnce(NodeRef) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let Some(node) = self.at(address) else { return Err(unreached(0)) };
+        let to = node.identity().node_id;
+        match self.fate(from, to, name, false) {
+            Fate::Deliver { after } => pause(after).await,
+            Fate::Drop => return pending().await,
+            Fate::Break => return Err(unreached(to)),
+        }
+        let answer = ask(node).await;
+        match self.fate(to, from, name, true) {
+            Fate::Deliver { after } => pause(after).await,
+            Fate::Drop => return pending().await,
+            Fate::Break => return Err(lost(to)),
+        }
+        answer
     }
 
     fn fate(&self, from: NodeId, to: NodeId, name: &'static str, reply: bool) -> Fate {
@@ -121,10 +155,22 @@ impl Transport for InProcess {
     fn connect(&self, link: Link) -> Box<dyn Connection> {
         let (letters, arriving) = mpsc::unbounded_channel();
         let task = tokio::spawn(carry(self.clone(), link.clone(), arriving));
-        Box::new(Line { network: self.clone(), link, letters, last: Instant::now(), task: task.abort_handle() })
+        Box::new(Line {
+            network: self.clone(),
+            link,
+            letters,
+            last: Instant::now(),
+            task: task.abort_handle(),
+            snapshot: None,
+        })
     }
 
-    fn propose(&self, to: &Link, command: Bytes, trace: TraceId) -> BoxFuture<'static, Result<Applied, ProposeError>> {
+    fn propose(
+        &self,
+        to: &Link,
+        payload: Payload,
+        trace: TraceId,
+    ) -> BoxFuture<'static, Result<Applied, ProposeError>> {
         let (network, link) = (self.clone(), to.clone());
         Box::pin(async move {
             let (from, to) = (link.from.node_id, link.to);
@@ -134,7 +180,7 @@ impl Transport for InProcess {
                 Fate::Break => return Err(ProposeError::Unavailable { node: to }),
             }
             let Ok(node) = network.find(&link) else { return Err(ProposeError::Unavailable { node: to }) };
-            let answer = node.propose(command, false, trace).await;
+            let answer = node.propose_payload(payload, false, trace).await;
             match network.fate(to, from, "Propose", true) {
                 Fate::Deliver { after } => pause(after).await,
                 Fate::Drop => return pending().await,
@@ -144,6 +190,33 @@ impl Transport for InProcess {
                 }
             }
             answer
+        })
+    }
+
+    fn order(
+        &self,
+        from: &Identity,
+        address: &str,
+        order: Order,
+        forward: bool,
+    ) -> BoxFuture<'static, Result<LogIndex, ChangeError>> {
+        let (network, from, address) = (self.clone(), from.clone(), address.to_owned());
+        Box::pin(async move {
+            let unreached = |node| ChangeError::Unavailable { node };
+            let lost = |node| ChangeError::Unknown {
+                reason: format!("the connection to node {node} broke before it answered"),
+            };
+            let ask = async |node: NodeRef| node.order(from.cluster_id, order, forward).await;
+            network.ask(from.node_id, &address, "Order", unreached, lost, ask).await
+        })
+    }
+
+    fn status(&self, from: NodeId, address: &str) -> BoxFuture<'static, Result<Status, String>> {
+        let (network, address) = (self.clone(), address.to_owned());
+        Box::pin(async move {
+            let unreached = |_| format!("nobody listens on {address}");
+            let ask = async |node: NodeRef| Ok(node.status());
+            network.ask(from, &address, "Status", unreached, unreached, ask).await
         })
     }
 }
@@ -177,6 +250,8 @@ struct Line {
     /// When the last letter arrives: none overtakes it.
     last: Instant,
     task: AbortHandle,
+    /// The snapshot on its way.
+    snapshot: Option<AbortHandle>,
 }
 
 impl Connection for Line {
@@ -192,21 +267,32 @@ impl Connection for Line {
         let _ = self.letters.send(Sent { session, request, traces, arrives });
     }
 
-    fn send_snapshot(&mut self, _session: u64, _request: InstallSnapshotRequest, _chunks: Chunks) {
-        todo!("the snapshot branch brings it")
+    fn send_snapshot(&mut self, session: u64, request: InstallSnapshotRequest, chunks: Chunks) {
+        self.end_snapshot();
+        let task = tokio::spawn(snapshot::stream(self.network.clone(), self.link.clone(), session, request, chunks));
+        self.snapshot = Some(task.abort_handle());
+    }
+}
+
+impl Line {
+    fn end_snapshot(&mut self) {
+        if let Some(task) = self.snapshot.take() {
+            task.abort();
+        }
     }
 }
 
 impl Drop for Line {
     fn drop(&mut self) {
         self.task.abort();
+        self.end_snapshot();
     }
 }
 
 /// Brings the letters of one connection to their addressee in order, and the answers back.
 async fn carry(network: InProcess, link: Link, mut arriving: mpsc::UnboundedReceiver<Sent>) {
     let mut answers = JoinSet::new();
-    let broken = |cause: String, wrong_peer: bool| (link.heard)(Heard::Broken { cause, wrong_peer });
+    let broken = |cause: String, why: Breach| (link.heard)(Heard::Broken { cause, why });
     loop {
         let sent = tokio::select! {
             biased;
@@ -214,17 +300,25 @@ async fn carry(network: InProcess, link: Link, mut arriving: mpsc::UnboundedRece
             sent = arriving.recv() => sent,
         };
         let Some(Sent { session, request, traces, arrives }) = sent else { return };
-        let Some(arrives) = arrives else { return broken("the connection broke".to_owned(), false) };
+        let Some(arrives) = arrives else { return broken("the connection broke".to_owned(), Breach::Lost) };
         if arrives > Instant::now() {
             sleep_until(arrives).await;
         }
         let node = match network.find(&link) {
             Ok(node) => node,
-            Err((cause, wrong_peer)) => return broken(cause, wrong_peer),
+            Err((cause, why)) => return broken(cause, why),
         };
         let name = request.name();
-        let reply = node.deliver(link.from.node_id, request, traces);
-        answers.spawn(bring_back(network.clone(), link.clone(), session, name, async { reply.await.ok() }));
+        match node.deliver(link.caller(), request, traces) {
+            Ok(reply) => {
+                let reply = async { reply.await.ok() };
+                let incarnation = node.incarnation();
+                answers.spawn(bring_back(network.clone(), link.clone(), session, name, incarnation, reply));
+            }
+            Err(wrong) => {
+                answers.spawn(refuse(network.clone(), link.clone(), name, wrong));
+            }
+        }
     }
 }
 
@@ -233,16 +327,35 @@ async fn bring_back(
     link: Link,
     session: u64,
     name: &'static str,
+    incarnation: Incarnation,
     reply: impl Future<Output = Option<Reply>>,
 ) {
-    let broken = |cause: String| (link.heard)(Heard::Broken { cause, wrong_peer: false });
+    let broken = |cause: String| (link.heard)(Heard::Broken { cause, why: Breach::Lost });
     let Some(reply) = reply.await else { return broken(format!("node {} fell before it answered", link.to)) };
     match network.fate(link.to, link.from.node_id, name, true) {
         Fate::Deliver { after } => pause(after).await,
         Fate::Drop => return,
         Fate::Break => return broken("the connection broke before the answer came".to_owned()),
     }
-    (link.heard)(Heard::Answer { session, reply });
+    (link.heard)(match link.check_answer(incarnation) {
+        Ok(()) => Heard::Answer { session, incarnation, reply },
+        Err(wrong) => Heard::Broken { cause: wrong.in_words(), why: wrong.to_the_noticing() },
+    });
+}
+
+/// Brings back the news that a request was not heard.
+async fn refuse(network: InProcess, link: Link, name: &'static str, wrong: WrongPeer) {
+    let heard = match network.fate(link.to, link.from.node_id, name, true) {
+        Fate::Deliver { after } => {
+            pause(after).await;
+            Heard::Broken { cause: wrong.in_words(), why: wrong.to_the_refused() }
+        }
+        Fate::Drop => return,
+        Fate::Break => {
+            Heard::Broken { cause: "the connection broke before the answer came".to_owned(), why: Breach::Lost }
+        }
+    };
+    (link.heard)(heard);
 }
 
 /// Not a yield where there is nothing to wait for.

@@ -3,8 +3,8 @@
 use std::sync::{Mutex, mpsc::Receiver};
 
 use ractor_raft::{
-    raft::Write,
-    storage::{Bootstrap, Opened, Storage, StorageError, Store},
+    raft::{LogIndex, Write},
+    storage::{Bootstrap, Opened, Snapshots, Storage, StorageError, Store},
 };
 
 use super::{
@@ -32,6 +32,10 @@ impl Storage for HangingDisk {
         let (store, opened) = self.disk.open(bootstrap)?;
         Ok((Box::new(HangingStore(store, self.clone())), opened))
     }
+
+    fn snapshots(&self) -> Arc<dyn Snapshots> {
+        self.disk.snapshots()
+    }
 }
 
 impl Store for HangingStore {
@@ -41,6 +45,10 @@ impl Store for HangingStore {
             let _ = go_on.recv_timeout(Duration::from_secs(60));
         }
         self.0.persist(write)
+    }
+
+    fn condemn(&mut self, acknowledged: LogIndex, last: LogIndex) -> Result<(), StorageError> {
+        self.0.condemn(acknowledged, last)
     }
 
     fn tidy(&mut self) -> Result<bool, StorageError> {

@@ -3,6 +3,7 @@
 use ractor_raft::{
     flow::Filter,
     raft::{LogPosition, PreVoteRequest, Request},
+    transport::Caller,
 };
 
 use super::*;
@@ -22,7 +23,8 @@ async fn a_vote_waits_behind_one_slice_of_the_calls_at_most() {
         calls.push(begin(leader.propose(Add { amount: 1 })).await);
     }
     let ask = PreVoteRequest { term: 1, candidate_id: peer, last_log: LogPosition::default() };
-    let reply = leader.deliver(peer, Request::PreVote(ask), Vec::new());
+    let caller = Caller { id: peer, incarnation: 0, knows: 0 };
+    let reply = leader.deliver(caller, Request::PreVote(ask), Vec::new()).expect("it may ask");
     soon("the reply", reply).await.expect("it is answered");
     for call in calls {
         soon("the answer", call).await.expect("it is written");
@@ -50,12 +52,14 @@ async fn forwarded_calls_count_and_are_waited_for_by_the_shutdown() {
     let nodes = cluster.start_all().await;
     let leads = leader(&nodes).await;
     assert_eq!(add(&nodes[leads], 1).await, 1);
+    acquainted(&nodes[leads]).await;
+    let before = nodes[leads].status().applied_index;
     let follower = &nodes[(leads + 1) % 3];
     let waiting = [(); 2].map(|()| {
         let node = follower.clone();
         tokio::spawn(async move { node.propose(Add { amount: 1 }).await })
     });
-    until("both to be applied", || nodes[leads].status().applied_index == 4).await;
+    until("both to be applied", || nodes[leads].status().applied_index == before + 2).await;
     let refused = soon("the refusal", follower.propose(Add { amount: 1 })).await;
     assert!(matches!(refused, Err(ProposeError::Busy { .. })), "{refused:?}");
     soon("the shutdown", follower.shutdown()).await.expect("an orderly end");

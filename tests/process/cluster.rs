@@ -109,9 +109,21 @@ impl Cluster {
 
     /// The same with another `--cluster`.
     pub fn serve_with(&self, id: u64, members: &str) -> Command {
+        self.serve_as(id, &["--cluster", members])
+    }
+
+    /// The command that starts a server that joins the others.
+    pub fn serve_joining(&mut self, id: u64) -> Command {
+        self.addresses.entry(id).or_insert_with(free_address);
+        let others: Vec<_> = self.addresses.iter().filter(|(other, _)| **other != id).collect();
+        let others = others.into_iter().map(|(_, address)| address.clone()).collect::<Vec<_>>().join(",");
+        self.serve_as(id, &["--join", &others])
+    }
+
+    fn serve_as(&self, id: u64, membership: &[&str]) -> Command {
         let mut command = raftkv();
         command.args(["serve", "--id", &id.to_string(), "--listen", &self.addresses[&id]]);
-        command.arg("--data").arg(self.data(id)).args(["--cluster", members]);
+        command.arg("--data").arg(self.data(id)).args(membership);
         if !self.flags.iter().any(|flag| flag == "--election-timeout-ms") {
             command.args(["--election-timeout-ms", ELECTION_TIMEOUT_MS]);
         }

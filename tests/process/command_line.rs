@@ -11,26 +11,28 @@ use crate::{
 };
 
 /// What a command left behind.
-struct Run {
-    exit: i32,
-    stdout: String,
-    stderr: String,
+pub struct Run {
+    pub exit: i32,
+    pub stdout: String,
+    pub stderr: String,
 }
 
 impl Run {
     /// The objects on stdout, one a line.
-    fn json(&self) -> Vec<Value> {
+    pub fn json(&self) -> Vec<Value> {
         let parse = |line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
         self.stdout.lines().map(parse).collect()
     }
 
-    fn exits_with(self, code: i32) -> Run {
+    /// Asserts its exit code.
+    pub fn exits_with(self, code: i32) -> Run {
         assert_eq!(self.exit, code, "stdout: {}\nstderr: {}", self.stdout, self.stderr);
         self
     }
 }
 
-async fn run(endpoints: &str, arguments: &[&str]) -> Run {
+/// Runs a client command to its end.
+pub async fn run(endpoints: &str, arguments: &[&str]) -> Run {
     let mut command = raftkv();
     command.args(["--endpoints", endpoints]).args(arguments);
     let output = timeout(PATIENCE, command.output()).await.expect("a command ends").expect("the binary is built");

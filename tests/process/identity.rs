@@ -71,7 +71,8 @@ async fn requests_between_nodes_with_a_wrong_header_are_refused() {
     let cluster = Cluster::start(&[]).await;
     let leader = cluster.leader().await;
     let mut client = RaftClient::new(client::channel(&cluster.addresses[&1]));
-    let good = Header { cluster_id: leader.cluster_id, from: 2, to: 1, session: 1 };
+    let cluster_id = leader.cluster_id;
+    let good = Header { cluster_id, from: 2, to: 1, session: 1, from_incarnation: 0, to_incarnation: 0 };
     let high_term = leader.term + 1_000_000;
     let candidate = RequestVoteRequest {
         header: None,
@@ -87,6 +88,7 @@ async fn requests_between_nodes_with_a_wrong_header_are_refused() {
         (Some(Header { to: 3, ..good }), Code::FailedPrecondition, reason::WRONG_NODE),
         (Some(Header { from: 1, ..good }), Code::FailedPrecondition, reason::WRONG_NODE),
         (Some(Header { from: 3, ..good }), Code::InvalidArgument, reason::MALFORMED),
+        (Some(Header { to_incarnation: 1, ..good }), Code::FailedPrecondition, reason::PEER_WIPED),
     ];
     for (header, code, reason) in cases {
         let request = RequestVoteRequest { header, ..candidate };

@@ -2,9 +2,10 @@
 //!
 //! Nothing here sleeps to let something happen: each wait has a deadline and ends with an event (a line on stderr, an
 //! answer, the end of a process). Where there is no event to wait for, a status is asked for again and again.
-//! `KILLS=100 cargo test --test process` kills more often.
+//! `KILLS=100 cargo test --test process` kills more often, `STATE_MB=200` makes the states larger that snapshots are of.
 #![cfg(all(feature = "server", unix))]
 
+mod backups;
 mod client;
 mod cluster;
 mod command_line;
@@ -12,11 +13,17 @@ mod data_directory;
 mod disk_failure;
 mod identity;
 mod kills;
+mod leases;
 mod load;
+mod members;
+mod meter;
 mod overload;
 mod requests;
 mod server;
+mod sessions;
 mod shim;
 mod shutdown;
+mod snapshots;
 mod valve;
+mod watching;
 mod witness;

@@ -52,7 +52,7 @@ async fn oversized_commands_are_refused_with_the_limit() {
 
             let mut cluster = ClusterClient::new(client::channel(address));
             let command = Bytes::from(vec![7; size + 1]);
-            let request = ClientRequestRequest { command };
+            let request = ClientRequestRequest { command, session: None };
             assert_too_large(&cluster.client_request(request).await.expect_err("it is too large"));
         }
         client::put(address, "key", "v".repeat(LIMIT - 100)).await.expect("this one just fits");
@@ -99,7 +99,7 @@ async fn malformed_requests_are_refused_by_field_and_the_server_goes_on() {
     assert_names_field(&kv.scan(both).await.expect_err("it is one or the other"), "prefix");
 
     let mut cluster_client = ClusterClient::new(client::channel(address));
-    let garbage = ClientRequestRequest { command: vec![0xff; 100].into() };
+    let garbage = ClientRequestRequest { command: vec![0xff; 100].into(), session: None };
     let status = cluster_client.client_request(garbage).await.expect_err("it is no command");
     assert_eq!((status.code(), told(&status).reason.as_str()), (Code::InvalidArgument, reason::REJECTED));
 
@@ -118,7 +118,10 @@ async fn malformed_requests_are_refused_by_field_and_the_server_goes_on() {
     assert_eq!(cluster.leader().await.term, leader.term);
     let revision = client::put(address, "key", "value").await.expect("it goes on");
     let command = prost::Message::encode_to_vec(&Command::put("key", "another")).into();
-    let reply = cluster_client.client_request(ClientRequestRequest { command }).await.expect("this is a command");
+    let reply = cluster_client
+        .client_request(ClientRequestRequest { command, session: None })
+        .await
+        .expect("this is a command");
     assert!(reply.into_inner().index > revision);
     cluster.agree().await;
 }

@@ -15,6 +15,8 @@ pub enum Fault {
     SyncFails,
     /// They take 50 ms more.
     SyncIsSlow,
+    /// Nothing finds room any more.
+    NoRoom,
 }
 
 const SOURCE: &str = r#"
@@ -42,6 +44,19 @@ static int sync_file(long call, int file) {
     return syscall(call, file);
 }
 
+static long without_room(void) {
+    errno = ENOSPC;
+    return -1;
+}
+
+ssize_t pwrite(int file, const void *bytes, size_t length, off_t at) {
+    return is_there("NO_ROOM_WITH") ? without_room() : syscall(SYS_pwrite64, file, bytes, length, at);
+}
+
+ssize_t pwrite64(int file, const void *bytes, size_t length, off_t at) {
+    return is_there("NO_ROOM_WITH") ? without_room() : syscall(SYS_pwrite64, file, bytes, length, at);
+}
+
 int fsync(int file) { return sync_file(SYS_fsync, file); }
 int fdatasync(int file) { return sync_file(SYS_fdatasync, file); }
 "#;
@@ -67,11 +82,12 @@ impl Shim {
     }
 
     /// What the process of this node must find in its environment.
-    pub fn environment(&self, id: u64) -> [(&'static str, PathBuf); 3] {
+    pub fn environment(&self, id: u64) -> [(&'static str, PathBuf); 4] {
         [
             ("LD_PRELOAD", self.library()),
             ("SYNC_FAILS_WITH", self.trigger(Fault::SyncFails, id)),
             ("SYNC_IS_SLOW_WITH", self.trigger(Fault::SyncIsSlow, id)),
+            ("NO_ROOM_WITH", self.trigger(Fault::NoRoom, id)),
         ]
     }
 
@@ -90,7 +106,11 @@ impl Shim {
     }
 
     fn trigger(&self, fault: Fault, id: u64) -> PathBuf {
-        let what = if fault == Fault::SyncFails { "fails" } else { "is slow" };
-        self.directory.join(format!("the sync of node {id} {what}"))
+        let what = match fault {
+            Fault::SyncFails => "the sync fails",
+            Fault::SyncIsSlow => "the sync is slow",
+            Fault::NoRoom => "there is no room",
+        };
+        self.directory.join(format!("node {id}: {what}"))
     }
 }

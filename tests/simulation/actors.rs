@@ -11,50 +11,15 @@ use std::{
 
 use ractor_raft::{
     error::{NodeError, ProposeError},
-    flow::{Envelope, Filter, Origin, Outcome, Sender},
-    node::{ConsensusMessage, Crash, NodeEvent, RestartPolicy},
-    raft::{LogIndex, PreVoteReply, Reply, Role},
+    flow::Filter,
+    node::{Crash, NodeEvent, RestartPolicy},
+    raft::LogIndex,
     state_machine::{RestoreError, Snapshot, StateMachine},
     testing::{Cluster, Ledger, Line, Told, Written},
 };
 use tokio::runtime::Handle;
 
 use super::support::{answered, cluster};
-
-/// C05. What an earlier life of a courier reports is dropped, and the recorder says so.
-///
-/// Fails when: `Consensus::hear` does not ask `is_current` for `Delivered` (the leader steps down) or `Timeout`.
-#[tokio::test(start_paused = true)]
-async fn messages_of_an_earlier_incarnation_are_dropped() {
-    let cluster = cluster(3, 305).await;
-    let leader = cluster.leader().await;
-    let node = cluster.node(leader).expect("it runs");
-    let (peer, term) = (leader % 3 + 1, node.status().term);
-    let replicator = format!("consensus/replicator {peer}");
-    assert!(node.crash(&replicator, Crash::Kill));
-    let actor = node.flow().actor(&replicator);
-    cluster.until("another replicator", |_| (node.flow().incarnation(actor) == 2).then_some(())).await;
-
-    // What the first one could have said just before it died.
-    let reply = Reply::PreVote(PreVoteReply { term: term + 5, vote_granted: false });
-    let delivered = ConsensusMessage::Delivered { peer, session: 1, reply };
-    let from = |incarnation| Origin { sender: Sender { actor, incarnation }, ..Origin::default() };
-    let consensus = node.actor().expect("it lives");
-    consensus.cast(Envelope::new(from(1), delivered)).expect("it lives");
-    let timer = node.flow().actor("consensus/election timer");
-    let stranger = Origin { sender: Sender { actor: timer, incarnation: 7 }, ..Origin::default() };
-    consensus.cast(Envelope::new(stranger, ConsensusMessage::Timeout { epoch: 1 })).expect("it lives");
-
-    cluster
-        .until_within(Duration::from_secs(1), "both to be seen and dropped", |_| {
-            let events = node.flow().events(&Filter::default());
-            let dropped = |name| events.iter().any(|event| event.message == name && event.outcome == Outcome::Stale);
-            (dropped("Delivered") && dropped("Timeout")).then_some(())
-        })
-        .await;
-    assert_eq!((node.status().role, node.status().term), (Role::Leader, term));
-    cluster.write("it still leads").await;
-}
 
 /// C05. Consensus falls with its mailbox and the ports of all calls: every caller hears of it, at once.
 ///
@@ -90,7 +55,8 @@ async fn callers_of_a_fallen_consensus_are_answered() {
 #[tokio::test(start_paused = true)]
 async fn a_spent_budget_stops_the_node_and_its_supervisor_is_told_why() {
     let policy = RestartPolicy { budget: 2, window: Duration::from_secs(10) };
-    for path in ["log store", "applier", "consensus", "consensus/election timer", "consensus/replicator 2", "server"] {
+    let couriers = ["consensus/election timer", "consensus/replicator 2", "consensus/snapshotter", "server"];
+    for path in ["log store", "applier", "consensus"].into_iter().chain(couriers) {
         let cluster = Cluster::builder(Ledger::default).seed(306).restart_policy(policy).start().await;
         cluster.leader().await;
         let node = cluster.node(1).expect("it runs");
@@ -175,6 +141,7 @@ async fn a_stopped_node_stops_its_children_first_and_leaves_nothing_behind() {
             "server",
             &replicator(one.max(other)),
             &replicator(one.min(other)),
+            "consensus/snapshotter",
             "consensus/election timer",
             "consensus",
             "applier",
@@ -212,6 +179,7 @@ fn ids_of(cluster: &Cluster<Ledger>, name: &str) -> bool {
 async fn a_poison_entry_is_named_and_never_skipped() {
     let cluster = Cluster::builder(|| Brittle { panics: Panics::Always, ledger: Ledger::default() }).seed(303);
     let cluster = cluster.start().await;
+    cluster.acquainted().await;
     let leader = cluster.leader().await;
     let before = cluster.propose(Line::new("good")).await.expect("there is a leader").index;
     let refused = cluster.propose_on(leader, Line::new(POISON)).await;

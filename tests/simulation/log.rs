@@ -7,8 +7,8 @@ use std::{
 
 use ractor_raft::{
     error::ProposeError,
-    raft::{NodeId, Write},
-    storage::{Bootstrap, MemoryStorage, Opened, Storage, StorageError, Store},
+    raft::{LogIndex, NodeId, Write},
+    storage::{Bootstrap, MemoryStorage, Opened, Snapshots, Storage, StorageError, Store},
     testing::{Cluster, Ledger, Line},
 };
 
@@ -88,6 +88,7 @@ async fn a_report_about_a_truncated_write_counts_for_nothing() {
         move |id| disks[id as usize - 1].clone()
     });
     let cluster = cluster.start().await;
+    cluster.acquainted().await;
     let leader = cluster.leader().await;
     let before = cluster.propose(Line::new("before")).await.expect("there is a leader").index;
     cluster.until_applied(before).await;
@@ -178,6 +179,10 @@ impl Storage for SlowDisk {
         let (store, opened) = self.storage.open(bootstrap)?;
         Ok((Box::new(SlowStore { disk: self.clone(), store }), opened))
     }
+
+    fn snapshots(&self) -> Arc<dyn Snapshots> {
+        self.storage.snapshots()
+    }
 }
 
 struct SlowStore {
@@ -191,6 +196,10 @@ impl Store for SlowStore {
             self.disk.pass();
         }
         self.store.persist(write)
+    }
+
+    fn condemn(&mut self, acknowledged: LogIndex, last: LogIndex) -> Result<(), StorageError> {
+        self.store.condemn(acknowledged, last)
     }
 
     fn tidy(&mut self) -> Result<bool, StorageError> {

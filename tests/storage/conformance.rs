@@ -1,4 +1,4 @@
-//! What every store does. A new one is one more line at the end.
+//! What every store does with term, vote and log.
 
 use bytes::Bytes;
 use ractor_raft::{
@@ -17,11 +17,22 @@ fn a_new_store_is_empty_and_knows_its_cluster(disk: &Disk) {
     assert_eq!(opened.recovered.entries, []);
 }
 
+/// Fails when: `owner` creates a store, or leaves something behind that an opening does not expect.
+fn a_store_says_whose_it_is_without_being_opened(disk: &Disk) {
+    assert_eq!(disk.storage.owner(), Ok(None));
+    assert_eq!(disk.storage.owner(), Ok(None), "asking creates nothing");
+    let (mut store, _) = open(&*disk.storage);
+    store.persist(&append(commands(1, 10, 1))).unwrap();
+    drop(store);
+    assert_eq!(disk.storage.owner(), Ok(Some(bootstrap().identity)));
+    assert_eq!(recover(&*disk.storage).entries, commands(1, 10, 1));
+}
+
 fn what_was_persisted_is_there_after_a_reopening(disk: &Disk) {
     let (mut store, _) = open(&*disk.storage);
     let hard_state = HardState { current_term: 7, voted_for: Some(3) };
     let entries = vec![Entry { index: 1, term: 7, payload: Payload::Noop }, command(2, 7, "put a 1")];
-    store.persist(&Write { hard_state: Some(hard_state), truncate_from: None, entries: entries.clone() }).unwrap();
+    store.persist(&Write { hard_state: Some(hard_state), entries: entries.clone(), ..Write::default() }).unwrap();
     drop(store);
     let recovered = recover(&*disk.storage);
     assert_eq!(recovered.hard_state, hard_state);
@@ -80,8 +91,8 @@ fn every_kind_of_entry_comes_back_as_it_was(disk: &Disk) {
         Entry { index: 1, term: 1, payload: Payload::Noop },
         command(2, 1, Bytes::new()),
         command(3, 1, large),
-        Entry { index: 4, term: 2, payload: Payload::Membership(membership) },
-        Entry { index: 5, term: u64::MAX, payload: Payload::Membership(Membership::default()) },
+        Entry { index: 4, term: 2, payload: Payload::Membership(membership.into()) },
+        Entry { index: 5, term: u64::MAX, payload: Payload::Membership(Membership::default().into()) },
         command(6, u64::MAX, vec![0; 300]),
     ];
     let (mut store, _) = open(&*disk.storage);
@@ -169,6 +180,7 @@ fn d05_a_full_disk_refuses_and_resumes(disk: &Disk) {
         truncate_from: Some(2),
         // More than SQLite keeps in memory until the commit.
         entries: (2..1200).map(|index| command(index, 5, vec![7; 3000])).collect(),
+        ..Write::default()
     };
     for _ in 0..3 {
         let error = store.persist(&refused).unwrap_err();
@@ -208,42 +220,20 @@ fn a_gap_is_a_bug_of_the_caller(disk: &Disk) {
     }
 }
 
-macro_rules! conformance {
-    ($store:ident, $disk:expr, $($test:ident)*) => {
-        mod $store {
-            $(
-                #[test]
-                fn $test() {
-                    super::$test(&$disk);
-                }
-            )*
-        }
-    };
+for_every_store! {
+    a_new_store_is_empty_and_knows_its_cluster
+    a_store_says_whose_it_is_without_being_opened
+    what_was_persisted_is_there_after_a_reopening
+    term_and_vote_change_without_the_log_and_back_to_no_vote
+    entries_replace_those_that_are_truncated
+    a_truncation_alone_leaves_a_shorter_log
+    every_kind_of_entry_comes_back_as_it_was
+    ten_thousand_entries_in_batches_and_a_long_truncation
+    a_later_opening_finds_what_the_first_one_created
+    a_store_of_another_node_or_cluster_is_refused
+    d08_a_second_opening_is_refused_and_names_the_owner
+    d01_after_a_failed_write_nothing_succeeds_until_it_is_reopened
+    d05_a_full_disk_refuses_and_resumes
+    a_store_works_on_another_thread
+    a_gap_is_a_bug_of_the_caller
 }
-
-macro_rules! conformance_of {
-    ($store:ident, $disk:expr) => {
-        conformance! { $store, $disk,
-            a_new_store_is_empty_and_knows_its_cluster
-            what_was_persisted_is_there_after_a_reopening
-            term_and_vote_change_without_the_log_and_back_to_no_vote
-            entries_replace_those_that_are_truncated
-            a_truncation_alone_leaves_a_shorter_log
-            every_kind_of_entry_comes_back_as_it_was
-            ten_thousand_entries_in_batches_and_a_long_truncation
-            a_later_opening_finds_what_the_first_one_created
-            a_store_of_another_node_or_cluster_is_refused
-            d08_a_second_opening_is_refused_and_names_the_owner
-            d01_after_a_failed_write_nothing_succeeds_until_it_is_reopened
-            d05_a_full_disk_refuses_and_resumes
-            a_store_works_on_another_thread
-            a_gap_is_a_bug_of_the_caller
-        }
-    };
-}
-
-conformance_of!(memory, crate::given::in_memory());
-#[cfg(feature = "sqlite")]
-conformance_of!(sqlite, crate::given::on_real_files());
-#[cfg(all(feature = "sqlite", feature = "testing"))]
-conformance_of!(sqlite_on_a_simulated_disk, crate::given::on_a_simulated_disk());

@@ -1,10 +1,16 @@
 //! Stores: one suite that all of them pass, and what SQLite's must stand besides.
 
+#[macro_use]
+mod given;
+
+mod compaction;
 mod conformance;
 #[cfg(all(feature = "sqlite", feature = "testing"))]
 mod damage;
-mod given;
 #[cfg(all(feature = "sqlite", feature = "testing"))]
 mod model;
 #[cfg(all(feature = "sqlite", feature = "testing"))]
 mod power;
+#[cfg(all(feature = "sqlite", feature = "testing"))]
+mod snapshot_faults;
+mod snapshots;

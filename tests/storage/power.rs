@@ -320,5 +320,5 @@ fn random_write(state: &Expected, largest: usize, rng: &mut SmallRng) -> Write {
     let entries = (first..first + rng.random_range(0..20))
         .map(|index| command(index, term, vec![rng.random(); rng.random_range(0..largest)]))
         .collect();
-    Write { hard_state, truncate_from, entries }
+    Write { hard_state, truncate_from, base: None, entries }
 }

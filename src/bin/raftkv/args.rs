@@ -78,8 +78,126 @@ pub enum Command {
         #[command(flatten)]
         freshness: Freshness,
     },
+    /// Print the changes of the keys with a prefix as they come, until Ctrl-C; goes on at another node when one fails.
+    Watch {
+        /// Empty: all keys.
+        prefix: OsString,
+        /// Begin with the first change of this revision or a later one. Left out: with the next one.
+        #[arg(long, value_name = "REV", default_value_t = 0, hide_default_value = true)]
+        from: u64,
+    },
+    /// Who belongs to the cluster, and changes of it.
+    #[command(subcommand)]
+    Member(MemberCommand),
+    /// Who leads, and letting another one lead.
+    #[command(subcommand)]
+    Leader(LeaderCommand),
     /// One line for each node: who leads, who lags, who cannot be reached; exit code 6 if nobody leads.
     Status,
+    /// Take snapshots, keep them as backups, and make a new cluster out of one.
+    #[command(subcommand)]
+    Snapshot(Snapshot),
+}
+
+/// What can be done with snapshots.
+#[derive(Subcommand)]
+pub enum Snapshot {
+    /// Let a node take a snapshot of its state now; the first of the endpoints that answers.
+    Take,
+    /// Write a backup: all that was written before it, the sessions of clients included. It takes the place of FILE only once
+    /// it is whole and on disk.
+    Save {
+        /// Where to.
+        file: PathBuf,
+        /// The last snapshot that the node has, as it is: needs no leader, and no room on the node's disk.
+        #[arg(long)]
+        last: bool,
+    },
+    /// Make a data directory of a new cluster out of a backup: once for each of its nodes, with the same FILE and --cluster.
+    /// The new cluster has an id of its own, so that its nodes and those of the old one never mix.
+    Restore(Restore),
+}
+
+/// Flags of `snapshot restore`.
+#[derive(clap::Args, Default)]
+pub struct Restore {
+    /// The backup.
+    pub file: PathBuf,
+
+    /// This node's number in --cluster.
+    #[arg(long, value_name = "N")]
+    pub id: Option<String>,
+
+    /// Where the node will keep its data; nothing may be there yet.
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<String>,
+
+    /// The new cluster's members, the same for every node, and the same that `serve` is started with.
+    #[arg(long, value_name = "1=ADDR,2=ADDR,…")]
+    pub cluster: Option<String>,
+
+    /// The new cluster's name, if `serve` is started with one.
+    #[arg(long, value_name = "NAME")]
+    pub cluster_name: Option<String>,
+}
+
+/// What can be done about the servers of a cluster.
+#[derive(Subcommand)]
+pub enum MemberCommand {
+    /// One line for each server, removed ones included.
+    List,
+    /// Add a server: a learner at first, which votes once it has caught up. Start it with `serve --join`.
+    Add {
+        /// A number that was never used in this cluster.
+        #[arg(value_name = "ID", value_parser = clap::value_parser!(u64).range(1..))]
+        id: u64,
+        /// Where the others reach it.
+        #[arg(value_name = "ADDR")]
+        address: String,
+        /// It is to stay a learner: it receives the log, and never votes.
+        #[arg(long)]
+        learner: bool,
+        /// Do not wait until it votes.
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// Remove a server, for good.
+    Remove {
+        /// Never used again.
+        #[arg(value_name = "ID", value_parser = clap::value_parser!(u64).range(1..))]
+        id: u64,
+    },
+    /// Make a learner that has caught up a voter.
+    Promote {
+        /// The learner.
+        #[arg(value_name = "ID", value_parser = clap::value_parser!(u64).range(1..))]
+        id: u64,
+    },
+    /// Give an id whose disk is gone to another disk; start that one with `serve --join`.
+    Replace {
+        /// Whose disk is gone.
+        #[arg(value_name = "ID", value_parser = clap::value_parser!(u64).range(1..))]
+        id: u64,
+        /// Where the new one is.
+        #[arg(value_name = "ADDR")]
+        address: String,
+        /// Do not wait until it votes.
+        #[arg(long)]
+        no_wait: bool,
+    },
+}
+
+/// What can be done about the leadership.
+#[derive(Subcommand)]
+pub enum LeaderCommand {
+    /// Who leads; exit code 3 if nobody does.
+    Show,
+    /// Let another one lead.
+    Transfer {
+        /// Who. Left out: whoever has most of the log.
+        #[arg(value_name = "ID", value_parser = clap::value_parser!(u64).range(1..))]
+        id: Option<u64>,
+    },
 }
 
 /// How fresh a read must be.
@@ -93,7 +211,7 @@ pub struct Freshness {
 /// Flags of `serve`. Each is also RAFTKV_… in the environment and a key of the TOML file.
 #[derive(clap::Args, Default)]
 pub struct Serve {
-    /// This node's number in --cluster.
+    /// This node's number: one of --cluster, or one that was never used.
     #[arg(long, value_name = "N")]
     pub id: Option<String>,
 
@@ -105,13 +223,17 @@ pub struct Serve {
     #[arg(long, value_name = "ADDR")]
     pub listen: Option<String>,
 
-    /// Where the others reach it, if not at its address in --cluster.
+    /// Where the others reach it, if not where it listens. With --cluster that is its address there.
     #[arg(long, value_name = "ADDR")]
     pub advertise: Option<String>,
 
     /// The first members, the same on every node, in any order, at every start.
     #[arg(long, value_name = "1=ADDR,2=ADDR,…")]
     pub cluster: Option<String>,
+
+    /// Instead of --cluster: join the cluster that any of these belongs to. It is added, catches up and then votes.
+    #[arg(long, value_name = "ADDR,…")]
+    pub join: Option<String>,
 
     /// Tells clusters with the same first members apart: the same on every node, at every start.
     #[arg(long, value_name = "NAME")]
@@ -132,6 +254,22 @@ pub struct Serve {
     /// The largest command: key, value and a few bytes [default: 1048576].
     #[arg(long, value_name = "BYTES")]
     pub max_entry_bytes: Option<String>,
+
+    /// Take a snapshot after so many entries [default: 10000].
+    #[arg(long, value_name = "ENTRIES")]
+    pub snapshot_threshold: Option<String>,
+
+    /// Keep so many entries behind a snapshot, for followers that are not far behind [default: 5000].
+    #[arg(long, value_name = "ENTRIES")]
+    pub snapshot_trailing: Option<String>,
+
+    /// Bytes of a snapshot in one message, and in memory [default: 262144].
+    #[arg(long, value_name = "BYTES")]
+    pub snapshot_chunk_bytes: Option<String>,
+
+    /// How fast a snapshot is sent to another node at most [default: 67108864].
+    #[arg(long, value_name = "BYTES")]
+    pub snapshot_bytes_per_second: Option<String>,
 
     /// How many calls may wait at this node before it refuses more (R019) [default: 4096].
     #[arg(long, value_name = "CALLS")]

@@ -1,7 +1,8 @@
 //! One call over several endpoints: tried in order, the leader's hint followed, all within one timeout.
 //!
-//! Only what is certainly not applied is sent again: a connection that could not be made, or an answer that says so. A
-//! write whose answer got lost ends with R014, since a second one might be applied on top of the first.
+//! A write goes under a session, so that it is applied once however often it is sent; when the time is over without an
+//! answer, it ends with R014. Without a session only what is certainly not applied is sent again: a connection that could
+//! not be made, or an answer that says so.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -26,6 +27,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long to wait once nobody in a whole round had an answer.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// How long a try takes at least that may be repeated.
+const SHORTEST_TRY: Duration = Duration::from_millis(500);
+
 /// How many hints to follow before going back to the endpoints: nodes may disagree about the leader for a while.
 const MAX_HINTS: usize = 3;
 
@@ -39,6 +43,10 @@ pub enum Kind {
     Read,
     /// It may be made again only if it was certainly not applied.
     Write,
+    /// As a write, of an operator.
+    Order,
+    /// It is a write of a session: made twice, it counts once.
+    InSession,
 }
 
 /// Makes calls to whichever endpoint can answer.
@@ -62,6 +70,8 @@ enum Verdict {
 #[derive(Debug, Default)]
 struct Refusal {
     cause: String,
+    /// The write may have been applied.
+    in_doubt: bool,
     /// Who leads, as it says.
     hint: Option<String>,
     /// The whole of it, if it was a node that refused.
@@ -74,6 +84,8 @@ struct Refusals {
     causes: BTreeMap<String, String>,
     /// Whether anybody took the call in and did not answer it.
     reached: bool,
+    /// Where a write of a session may have been applied, if anywhere, and what is known of it.
+    doubt: Option<Failure>,
     /// What a node said last.
     told: Option<Failure>,
     /// How long the slowest refusal took: a node without a leader waits for one before it gives up.
@@ -96,7 +108,25 @@ impl Client {
     where
         F: Future<Output = Result<Response<R>, Status>>,
     {
-        let deadline = Instant::now() + self.timeout;
+        self.call_until(Instant::now() + self.timeout, kind, message, send).await
+    }
+
+    /// When a call that begins now would be given up.
+    pub fn deadline(&self) -> Instant {
+        Instant::now() + self.timeout
+    }
+
+    /// As [`call`](Client::call), given up at `deadline`.
+    pub async fn call_until<M: Clone, R, F>(
+        &mut self,
+        deadline: Instant,
+        kind: Kind,
+        message: &M,
+        send: impl Fn(Channel, Request<M>) -> F,
+    ) -> Result<R, Failure>
+    where
+        F: Future<Output = Result<Response<R>, Status>>,
+    {
         let mut refusals = Refusals::default();
         let mut queue = VecDeque::new();
         let mut hints = 0;
@@ -111,9 +141,12 @@ impl Client {
             };
             let begun = Instant::now();
             let send = |channel| send(channel, Request::new(message.clone()));
-            match self.attempt(&endpoint, kind, deadline, send).await {
+            // A node that does not answer leaves time to ask another, where that is safe.
+            let half = begun + (deadline - begun) / 2;
+            let until = if kind == Kind::InSession { half.max(begun + SHORTEST_TRY).min(deadline) } else { deadline };
+            match self.attempt(&endpoint, kind, until, send).await {
                 Ok(reply) => return Ok(reply),
-                Err(Verdict::Final(failure)) => return Err(failure),
+                Err(Verdict::Final(failure)) => return Err(refusals.doubt.unwrap_or(failure)),
                 Err(Verdict::TryAgain(refusal)) => {
                     self.connected = None;
                     if let Some(hint) = refusal.hint.clone().filter(|_| hints < MAX_HINTS) {
@@ -186,7 +219,7 @@ pub async fn connect(endpoint: &str, deadline: Instant) -> Result<Channel, Strin
 }
 
 /// The innermost cause: "transport error" alone helps nobody.
-fn root_cause(error: &dyn std::error::Error) -> String {
+pub fn root_cause(error: &dyn std::error::Error) -> String {
     let mut cause = error;
     while let Some(source) = cause.source() {
         cause = source;
@@ -210,10 +243,19 @@ fn judge(endpoint: &str, kind: Kind, status: &Status) -> Verdict {
         cause: status.message().to_owned(),
         hint: told.metadata.get("leader_addr").cloned(),
         told: Some(Failure::told(endpoint, status, &told)),
+        ..Refusal::default()
     };
     match told.reason.as_str() {
-        reason::NOT_LEADER | reason::NO_LEADER | reason::UNAVAILABLE | reason::BUSY => Verdict::TryAgain(again()),
+        reason::NOT_LEADER | reason::NO_LEADER | reason::NOT_READY | reason::UNAVAILABLE | reason::BUSY => {
+            Verdict::TryAgain(again())
+        }
         reason::READ_TIMED_OUT if kind == Kind::Read => Verdict::TryAgain(again()),
+        // Of what changes nothing: no majority agreed.
+        reason::UNKNOWN_OUTCOME if kind == Kind::Read => {
+            let fix = "see with `raftkv status` which nodes reach each other";
+            let told = Failure::new(2, exit::UNAVAILABLE, "no majority agreed in time", status.message(), fix);
+            Verdict::TryAgain(Refusal { told: Some(told), ..again() })
+        }
         reason::UNKNOWN_OUTCOME => lost(endpoint, kind, status.message().to_owned()),
         _ => Verdict::Final(Failure::told(endpoint, status, &told)),
     }
@@ -221,16 +263,22 @@ fn judge(endpoint: &str, kind: Kind, status: &Status) -> Verdict {
 
 /// The call was made, and what became of it is not known.
 fn lost(endpoint: &str, kind: Kind, cause: String) -> Verdict {
-    if kind == Kind::Read {
-        return Verdict::again(cause);
+    let (what, fix) = match kind {
+        Kind::Read => return Verdict::again(cause),
+        Kind::Write | Kind::InSession => (
+            "the outcome is unknown: the write may have been applied, or may still be",
+            "read the key before you write again; compare-and-swap (raftkv cas) makes a repeated write safe",
+        ),
+        Kind::Order => (
+            "the outcome is unknown: the change may have been made, or may still be",
+            "see with `raftkv member list` and `raftkv leader show` whether it was made, before you ask for it again",
+        ),
+    };
+    let failure = Failure::new(14, exit::UNKNOWN_OUTCOME, what, format!("{endpoint}: {cause}"), fix);
+    if kind == Kind::InSession {
+        return Verdict::TryAgain(Refusal { cause, in_doubt: true, told: Some(failure), ..Refusal::default() });
     }
-    Verdict::Final(Failure::new(
-        14,
-        exit::UNKNOWN_OUTCOME,
-        "the outcome is unknown: the write may have been applied, or may still be",
-        format!("{endpoint}: {cause}"),
-        "read the key before you write again; compare-and-swap (raftkv cas) makes a repeated write safe",
-    ))
+    Verdict::Final(failure)
 }
 
 impl Verdict {
@@ -245,7 +293,11 @@ impl Refusals {
         if refusal.cause != TOO_LATE || !self.causes.contains_key(&endpoint) {
             self.causes.insert(endpoint, refusal.cause);
         }
-        self.told = refusal.told.or(self.told.take());
+        if refusal.in_doubt {
+            self.doubt = refusal.told;
+        } else {
+            self.told = refusal.told.or(self.told.take());
+        }
         self.slowest = self.slowest.max(took);
     }
 
@@ -255,11 +307,16 @@ impl Refusals {
         let left = deadline.saturating_duration_since(Instant::now());
         match kind {
             Kind::Read => !left.is_zero(),
-            Kind::Write => left > 2 * self.slowest,
+            // What is in doubt can only get better.
+            Kind::InSession if self.doubt.is_some() => !left.is_zero(),
+            Kind::Write | Kind::Order | Kind::InSession => left > 2 * self.slowest,
         }
     }
 
     fn into_failure(self, timeout: Duration) -> Failure {
+        if let Some(doubt) = self.doubt {
+            return doubt;
+        }
         let causes = self.causes.iter().map(|(endpoint, cause)| format!("{endpoint}: {cause}"));
         let why = causes.collect::<Vec<_>>().join("; ");
         if let Some(told) = self.told {

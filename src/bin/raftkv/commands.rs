@@ -1,11 +1,16 @@
-//! put, get, del, cas, scan: one request each, and what it answered.
+//! put, get, del, cas, scan: one request each, and what it answered. Writes open a session first, so that they are applied
+//! once over lost answers and changes of the leader.
 
 use std::ffi::OsString;
 
-use ractor_raft::kv::pb::{
-    self, CompareAndSwapRequest, DeleteRequest, GetRequest, PutRequest, ScanRequest, kv_client::KvClient,
+use ractor_raft::{
+    kv::pb::{
+        self, CompareAndSwapRequest, DeleteRequest, GetRequest, PutRequest, ScanRequest, Session, kv_client::KvClient,
+    },
+    rpc::pb::{OpenSessionRequest, cluster_client::ClusterClient},
 };
 use serde::Serialize;
+use tokio::time::Instant;
 use tonic::transport::Channel;
 
 use crate::{
@@ -27,7 +32,15 @@ pub async fn run(command: Command, settings: &ClientSettings, output: Output) ->
             compare_and_swap(&mut client, &output, key_of(key)?, expect.map(bytes), bytes(set)).await
         }
         Command::Scan { prefix, freshness } => scan(&mut client, &output, bytes(prefix), &freshness).await,
-        Command::Demo(_) | Command::Serve(_) | Command::Status => unreachable!("main has carried these out"),
+        Command::Demo(_)
+        | Command::Serve(_)
+        | Command::Status
+        | Command::Member(_)
+        | Command::Leader(_)
+        | Command::Snapshot(_)
+        | Command::Watch { .. } => {
+            unreachable!("main has carried these out")
+        }
     }
 }
 
@@ -41,8 +54,10 @@ struct PutLine {
 }
 
 async fn put(client: &mut Client, output: &Output, key: Vec<u8>, value: Vec<u8>) -> Result<u8, Failure> {
-    let request = PutRequest { key: key.clone().into(), value: value.into(), session: None };
-    let reply = client.call(Kind::Write, &request, |at, request| async move { kv(at).put(request).await }).await?;
+    let (session, deadline) = open_session(client).await?;
+    let request = PutRequest { key: key.clone().into(), value: value.into(), session: Some(session) };
+    let send = |at, request| async move { kv(at).put(request).await };
+    let reply = client.call_until(deadline, Kind::InSession, &request, send).await?;
     if output.json {
         let (key, key_encoding) = text_of(&key);
         output.object(&PutLine { v: 1, key, key_encoding, revision: reply.revision })?;
@@ -98,8 +113,10 @@ struct DeleteLine {
 }
 
 async fn delete(client: &mut Client, output: &Output, key: Vec<u8>) -> Result<u8, Failure> {
-    let request = DeleteRequest { key: key.clone().into(), session: None };
-    let reply = client.call(Kind::Write, &request, |at, request| async move { kv(at).delete(request).await }).await?;
+    let (session, deadline) = open_session(client).await?;
+    let request = DeleteRequest { key: key.clone().into(), session: Some(session) };
+    let send = |at, request| async move { kv(at).delete(request).await };
+    let reply = client.call_until(deadline, Kind::InSession, &request, send).await?;
     let pb::DeleteResponse { existed, previous, revision } = reply;
     if output.json {
         let (key, key_encoding) = text_of(&key);
@@ -134,9 +151,11 @@ async fn compare_and_swap(
     set: Vec<u8>,
 ) -> Result<u8, Failure> {
     let expect = expect.map(Into::into);
-    let request = CompareAndSwapRequest { key: key.clone().into(), expect, set: set.into(), session: None };
-    let reply =
-        client.call(Kind::Write, &request, |at, request| async move { kv(at).compare_and_swap(request).await }).await?;
+    let (session, deadline) = open_session(client).await?;
+    let session = Some(session);
+    let request = CompareAndSwapRequest { key: key.clone().into(), expect, set: set.into(), session };
+    let send = |at, request| async move { kv(at).compare_and_swap(request).await };
+    let reply = client.call_until(deadline, Kind::InSession, &request, send).await?;
     let pb::CompareAndSwapResponse { swapped, current, revision } = reply;
     if output.json {
         let (key, key_encoding) = text_of(&key);
@@ -189,6 +208,14 @@ async fn scan(client: &mut Client, output: &Output, prefix: Vec<u8>, freshness: 
         first = false;
         request.from = page.next;
     }
+}
+
+/// A session for the one write that follows, and until when both are tried. One that is opened in vain does no harm.
+async fn open_session(client: &mut Client) -> Result<(Session, Instant), Failure> {
+    let deadline = client.deadline();
+    let send = |at, request| async move { ClusterClient::new(at).open_session(request).await };
+    let opened = client.call_until(deadline, Kind::Read, &OpenSessionRequest {}, send).await?;
+    Ok((Session { id: opened.id, sequence: 1, first_unanswered: 1 }, deadline))
 }
 
 /// The store of one node.

@@ -12,15 +12,19 @@ use std::{
 use ractor_raft::{config::Config, error::NodeError, raft::NodeId};
 
 use crate::{
-    args::{Args, Command, Serve},
+    args::{Args, Command, Restore, Serve, Snapshot},
     error::{Failure, exit},
 };
-use addresses::{address, check_routable};
+pub use addresses::address;
+use addresses::{check_advertised, check_routable};
 
 mod addresses;
+mod snapshots;
+
+pub use snapshots::RestoreSettings;
 
 /// Every key of the TOML file. In the environment it is RAFTKV_ and the key in capitals.
-const KEYS: [&str; 16] = [
+const KEYS: [&str; 21] = [
     "advertise",
     "cluster",
     "cluster_name",
@@ -29,12 +33,17 @@ const KEYS: [&str; 16] = [
     "endpoints",
     "heartbeat_ms",
     "id",
+    "join",
     "listen",
     "max_entry_bytes",
     "max_pending",
     "output",
     "peer",
     "recorder",
+    "snapshot_bytes_per_second",
+    "snapshot_chunk_bytes",
+    "snapshot_threshold",
+    "snapshot_trailing",
     "threads",
     "timeout",
 ];
@@ -80,8 +89,12 @@ pub struct ServeSettings {
     pub data: PathBuf,
     /// Where it listens.
     pub listen: String,
-    /// The first members; this node is one of them.
+    /// Where the others reach it.
+    pub advertise: String,
+    /// The first members; this node is one of them, unless it joins.
     pub cluster: BTreeMap<NodeId, String>,
+    /// Members of the cluster that it joins.
+    pub join: Vec<String>,
     /// What tells it apart from others with the same first members.
     pub cluster_name: Option<String>,
     /// Peers that are dialled elsewhere.
@@ -150,28 +163,47 @@ impl Settings {
         let data = PathBuf::from(&self.required("data", "a directory for this node alone")?.value);
         let listen = self.required("listen", "an address such as 127.0.0.1:7001")?;
         let listen_address = listen.one_address()?;
-        let cluster = match self.get("cluster") {
-            Some(setting) => setting.members()?,
-            None => return Err(nothing_to_bootstrap(id, &listen_address)),
+        let (cluster, join, advertise) = match (self.get("cluster"), self.get("join")) {
+            (Some(_), Some(join)) => return Err(join.wanted("alone, or cluster alone: a first member does not join")),
+            (None, None) => return Err(nothing_to_bootstrap(id, &listen_address)),
+            (Some(cluster), None) => {
+                let cluster = cluster.members()?;
+                let advertise = self.advertised_in(&cluster, id, &listen_address)?;
+                (cluster, Vec::new(), advertise)
+            }
+            (None, Some(join)) => {
+                let advertise = self.get("advertise").map(Setting::one_address).transpose()?;
+                let advertise = advertise.unwrap_or_else(|| listen_address.clone());
+                check_advertised(id, &advertise, &listen_address)?;
+                (BTreeMap::new(), join.addresses()?, advertise)
+            }
         };
-        let Some(own) = cluster.get(&id) else { return Err(not_in_the_cluster(id, &cluster, &listen_address)) };
+        let cluster_name = self.get("cluster_name").map(Setting::name).transpose()?;
+        let peers = match self.get("peer") {
+            Some(setting) if cluster.is_empty() => setting.members()?,
+            Some(setting) => setting.peers_among(&cluster)?,
+            None => BTreeMap::new(),
+        };
+        let recorder = self.get("recorder").map_or(Ok(true), Setting::switch)?;
+        let config = self.node_config()?;
+        let listen = listen_address;
+        Ok(ServeSettings { id, data, listen, advertise, cluster, join, cluster_name, peers, recorder, config })
+    }
+
+    /// The address of a first member, which --cluster has.
+    fn advertised_in(&self, cluster: &BTreeMap<NodeId, String>, id: NodeId, listen: &str) -> Result<String, Failure> {
+        let Some(own) = cluster.get(&id) else { return Err(not_in_the_cluster(id, cluster, listen)) };
         if let Some(setting) = self.get("advertise") {
             let advertise = setting.one_address()?;
-            check_routable(id, &advertise, &listen_address)?;
+            check_routable(id, &advertise, listen)?;
             if *own != advertise {
                 let wanted =
                     format!("the address that cluster has for node {id} ({own}), or change it there, on all nodes");
                 return Err(setting.wanted(&wanted));
             }
         }
-        for (member, address) in &cluster {
-            check_routable(*member, address, &listen_address)?;
-        }
-        let cluster_name = self.get("cluster_name").map(Setting::name).transpose()?;
-        let peers = self.get("peer").map(|setting| setting.peers_among(&cluster)).transpose()?.unwrap_or_default();
-        let recorder = self.get("recorder").map_or(Ok(true), Setting::switch)?;
-        let config = self.node_config()?;
-        Ok(ServeSettings { id, data, listen: listen_address, cluster, cluster_name, peers, recorder, config })
+        cluster.iter().try_for_each(|(member, address)| check_routable(*member, address, listen))?;
+        Ok(own.clone())
     }
 
     /// How many threads the runtime of `serve` gets. A node is one mailbox after another: more threads than it can keep
@@ -201,6 +233,7 @@ impl Settings {
         if let Some(setting) = self.get("max_pending") {
             config.max_pending = setting.number()?;
         }
+        self.set_snapshots(&mut config)?;
         config.validate().map_err(|error| self.with_its_source(error))?;
         Ok(config)
     }
@@ -332,23 +365,30 @@ impl Display for Source {
 fn flags(args: &Args) -> impl Iterator<Item = (&'static str, String)> {
     let none = Serve::default();
     let serve = if let Command::Serve(serve) = &args.command { serve } else { &none };
+    let none = Restore::default();
+    let restore = if let Command::Snapshot(Snapshot::Restore(restore)) = &args.command { restore } else { &none };
     let peer = (!serve.peer.is_empty()).then(|| serve.peer.join(","));
     let flags = [
         ("endpoints", args.endpoints.clone()),
         ("output", args.output.clone()),
         ("timeout", args.timeout.clone()),
-        ("id", serve.id.clone()),
-        ("data", serve.data.clone()),
+        ("id", serve.id.clone().or(restore.id.clone())),
+        ("data", serve.data.clone().or(restore.data.clone())),
         ("listen", serve.listen.clone()),
         ("advertise", serve.advertise.clone()),
-        ("cluster", serve.cluster.clone()),
-        ("cluster_name", serve.cluster_name.clone()),
+        ("cluster", serve.cluster.clone().or(restore.cluster.clone())),
+        ("cluster_name", serve.cluster_name.clone().or(restore.cluster_name.clone())),
+        ("join", serve.join.clone()),
         ("peer", peer),
         ("heartbeat_ms", serve.heartbeat_ms.clone()),
         ("election_timeout_ms", serve.election_timeout_ms.clone()),
         ("max_entry_bytes", serve.max_entry_bytes.clone()),
         ("max_pending", serve.max_pending.clone()),
         ("recorder", serve.recorder.clone()),
+        ("snapshot_bytes_per_second", serve.snapshot_bytes_per_second.clone()),
+        ("snapshot_chunk_bytes", serve.snapshot_chunk_bytes.clone()),
+        ("snapshot_threshold", serve.snapshot_threshold.clone()),
+        ("snapshot_trailing", serve.snapshot_trailing.clone()),
         ("threads", serve.threads.clone()),
     ];
     flags.into_iter().filter_map(|(key, value)| Some((key, value?)))
@@ -389,8 +429,10 @@ fn nothing_to_bootstrap(id: NodeId, listen: &str) -> Failure {
         3,
         exit::USAGE,
         format!("node {id} has nothing to bootstrap or join"),
-        "there is no --cluster, so it does not know who belongs to its cluster",
-        format!("name all first members, the same on each of them: --cluster {id}={listen},…"),
+        "there is neither --cluster nor --join, so it does not know who belongs to its cluster",
+        format!(
+            "name all first members, the same on each of them: --cluster {id}={listen},…; or members to join: --join ADDR,…"
+        ),
     )
 }
 

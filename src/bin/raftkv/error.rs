@@ -3,7 +3,7 @@
 use std::fmt::{self, Display, Formatter};
 
 use ractor_raft::{
-    error::{Code, NodeError},
+    error::{ChangeError, Code, NodeError},
     rpc::{error::Told, reason},
     storage::StorageError,
 };
@@ -115,6 +115,9 @@ impl From<NodeError> for Failure {
             NodeError::Storage(StorageError::Corrupt { .. } | StorageError::Format { .. }) => {
                 ("the node's data cannot be trusted", exit::CORRUPT_DATA)
             }
+            NodeError::Storage(StorageError::LostEntries { .. }) => {
+                ("the node's disk lost what it had acknowledged", exit::CORRUPT_DATA)
+            }
             NodeError::Storage(StorageError::Failed { .. } | StorageError::Full { .. }) => {
                 ("the node's disk failed", exit::DISK_FAILED)
             }
@@ -122,9 +125,13 @@ impl From<NodeError> for Failure {
             NodeError::Storage(StorageError::Foreign { .. }) => {
                 ("the data directory is another node's", exit::DATA_NOT_OURS)
             }
+            NodeError::Restore { .. } => ("the state machine does not take its snapshot", exit::CORRUPT_DATA),
             NodeError::PoisonEntry { .. } => ("an entry makes the state machine panic", exit::POISON_ENTRY),
             NodeError::BudgetSpent { .. } => ("the node failed too often to go on", exit::BUDGET_SPENT),
             NodeError::Config { .. } => ("a setting will not do", exit::USAGE),
+            NodeError::Join { cause: ChangeError::Unroutable { .. }, .. } => ("the node cannot join", exit::USAGE),
+            NodeError::Join { cause, .. } if cause.code().0 == 2 => ("the node cannot join", exit::UNAVAILABLE),
+            NodeError::Join { .. } => ("the node cannot join", exit::OTHER),
             NodeError::Start { .. } => ("the node did not start", exit::OTHER),
             _ => ("the node stopped", exit::OTHER),
         };

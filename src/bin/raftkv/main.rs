@@ -6,7 +6,10 @@
 //! | `config` | flags over environment over file, every value with its source |
 //! | `client` | one call over several endpoints: hints followed, retried only what is certainly not applied |
 //! | `commands` | put, get, del, cas, scan |
+//! | `snapshot` | snapshots taken, saved and restored |
+//! | `watch` | the changes of a prefix, until Ctrl-C |
 //! | `status` | one line for each node of the cluster |
+//! | `member`, `leader` | who belongs to the cluster, who leads it, and changes of both |
 //! | `serve` | one node, until a signal or a failure |
 //! | `demo` | a whole cluster in this process, and a tour that checks what it shows |
 //! | `output` | tables and JSON lines |
@@ -18,9 +21,13 @@ mod commands;
 mod config;
 mod demo;
 mod error;
+mod leader;
+mod member;
 mod output;
 mod serve;
+mod snapshot;
 mod status;
+mod watch;
 
 use std::{
     io::{IsTerminal, Write},
@@ -63,6 +70,12 @@ fn run(args: Args) -> Result<u8, Failure> {
             Command::Serve(_) => serve::run(&settings).await,
             Command::Demo(demo) => demo::run(demo).await,
             Command::Status => status::run(&settings.client()?, Output::to_stdout(&settings)?).await,
+            Command::Snapshot(command) => snapshot::run(command, &settings, Output::to_stdout(&settings)?).await,
+            Command::Member(command) => member::run(command, &settings.client()?, Output::to_stdout(&settings)?).await,
+            Command::Leader(command) => leader::run(command, &settings.client()?, Output::to_stdout(&settings)?).await,
+            Command::Watch { prefix, from } => {
+                watch::run(prefix, from, &settings.client()?, Output::to_stdout(&settings)?).await
+            }
             command => commands::run(command, &settings.client()?, Output::to_stdout(&settings)?).await,
         }
     })

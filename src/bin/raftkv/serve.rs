@@ -60,8 +60,12 @@ pub async fn run(settings: &Settings) -> Result<u8, Failure> {
 
 async fn start(settings: &ServeSettings, transport: Grpc) -> Result<Node<Kv>, Failure> {
     let members = settings.cluster.iter().map(|(id, address)| (*id, address.clone()));
-    let mut builder = Node::builder(settings.id, Kv::default)
-        .cluster(members)
+    let builder = Node::builder(settings.id, Kv::default);
+    let mut builder = match settings.join.is_empty() {
+        true => builder.cluster(members),
+        false => builder.join(settings.join.clone()).advertise(settings.advertise.clone()),
+    };
+    builder = builder
         .data_dir(&settings.data)
         .listen(settings.listen.clone())
         .transport(transport)
@@ -87,9 +91,9 @@ pub fn routes(node: NodeRef, health: HealthServer<impl Health>) -> Routes {
 }
 
 fn say_ready(settings: &ServeSettings, node: &Node<Kv>) {
-    let ServeSettings { id, data, cluster, .. } = settings;
+    let ServeSettings { id, data, advertise, .. } = settings;
     let listen = node.bound_address().unwrap_or_else(|| settings.listen.clone());
-    talk(&format!("ready node {id} listen={listen} advertise={} data={}", cluster[id], data.display()));
+    talk(&format!("ready node {id} listen={listen} advertise={advertise} data={}", data.display()));
 }
 
 /// Keeps "ready" true to what the node says.
@@ -108,7 +112,10 @@ async fn keep_health(node: &Node<Kv>, health: &HealthReporter) {
 
 fn is_ready(status: &Status, was_ready: bool) -> bool {
     let backlog = status.commit_index.saturating_sub(status.applied_index);
-    status.leader.is_some() && status.commit_index > 0 && backlog <= if was_ready { MAX_BACKLOG } else { 0 }
+    status.trouble.is_none()
+        && status.leader.is_some()
+        && status.commit_index > 0
+        && backlog <= if was_ready { MAX_BACKLOG } else { 0 }
 }
 
 /// Waits for SIGTERM or Ctrl-C.

@@ -30,6 +30,8 @@ async fn health_follows_the_node_and_reflection_names_the_services() {
             id: 1,
             data: data.path().to_owned(),
             listen: address.clone(),
+            advertise: address.clone(),
+            join: Vec::new(),
             cluster: [(1, address.clone())].into(),
             cluster_name: None,
             peers: Default::default(),
@@ -83,6 +85,8 @@ fn ready_is_a_known_leader_and_little_to_apply() {
     assert!(is_ready(&status(Some(1), 5, 5), false));
     assert!(is_ready(&status(Some(1), 500, 5), true), "there is always something under load");
     assert!(!is_ready(&status(Some(1), 5000, 5), true), "it has fallen behind");
+    let full = Status { trouble: Some(ractor_raft::node::Trouble::DiskFull), ..status(Some(1), 5, 5) };
+    assert!(!is_ready(&full, true), "it takes no writes");
 }
 
 fn starting() -> Status {
@@ -98,6 +102,8 @@ fn starting() -> Status {
         last_index: 0,
         snapshot_index: 0,
         membership: Default::default(),
+        incarnation: 0,
+        trouble: None,
         restarts: 0,
         log_writes: 0,
         peers: Vec::new(),

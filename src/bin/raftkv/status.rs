@@ -21,7 +21,10 @@ use crate::{
 };
 
 /// A node that has not answered by then is called unreachable, so that one dead node does not take the whole timeout.
-const PATIENCE: Duration = Duration::from_secs(2);
+pub const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Between two looks at something that changes.
+pub const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// One node, as far as it is known. The order of the fields is that of the JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -40,6 +43,9 @@ struct NodeLine {
     voters: Option<Vec<u64>>,
     learners: Option<Vec<u64>>,
     restarts: Option<u64>,
+    /// What keeps it from its work, where something does: "disk full", "removed", "wiped".
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trouble: Option<String>,
 }
 
 type Answer = Result<StatusReply, String>;
@@ -65,6 +71,11 @@ pub async fn run(settings: &ClientSettings, output: Output) -> Result<u8, Failur
     } else {
         print_table(&output, &lines, &answers)?;
     }
+    for reply in answers.values().flatten() {
+        if let Some(text) = in_words(reply) {
+            talk(&text);
+        }
+    }
     for (endpoint, answer) in &answers {
         if let Err(cause) = answer {
             talk(&format!("{endpoint} cannot be reached: {cause}"));
@@ -73,7 +84,8 @@ pub async fn run(settings: &ClientSettings, output: Output) -> Result<u8, Failur
     Ok(if leads(&lines).is_some() { exit::DONE } else { exit::UNHEALTHY })
 }
 
-async fn ask_all(addresses: &[String], deadline: Instant) -> BTreeMap<String, Answer> {
+/// Asks all at once.
+pub async fn ask_all(addresses: &[String], deadline: Instant) -> BTreeMap<String, Answer> {
     let asked = addresses.iter().map(async |address| (address.clone(), ask(address, deadline).await));
     join_all(asked).await.into_iter().collect()
 }
@@ -89,7 +101,7 @@ async fn ask(address: &str, deadline: Instant) -> Answer {
 }
 
 /// Members as the node with the highest commit index knows them: the others may lag.
-fn members(answers: &BTreeMap<String, Answer>) -> BTreeMap<u64, String> {
+pub fn members(answers: &BTreeMap<String, Answer>) -> BTreeMap<u64, String> {
     let newest = answers.values().flatten().max_by_key(|reply| reply.commit);
     let members = newest.into_iter().flat_map(|reply| reply.voters.iter().chain(&reply.learners));
     members.map(|member| (member.id, member.address.clone())).collect()
@@ -128,6 +140,7 @@ fn reachable(reply: &StatusReply) -> NodeLine {
         voters: ids(&reply.voters),
         learners: ids(&reply.learners),
         restarts: Some(reply.restarts),
+        trouble: (!reply.trouble.is_empty()).then(|| reply.trouble.clone()),
     }
 }
 
@@ -147,6 +160,7 @@ fn unreachable(id: Option<u64>, address: &str) -> NodeLine {
         voters: None,
         learners: None,
         restarts: None,
+        trouble: None,
     }
 }
 
@@ -163,7 +177,7 @@ fn print_table(output: &Output, lines: &[NodeLine], answers: &BTreeMap<String, A
         vec![
             number(line.id),
             line.address.clone(),
-            line.role.clone().unwrap_or_else(|| "unreachable".to_owned()),
+            role(line, leader),
             number(line.term),
             number(line.leader),
             number(line.commit),
@@ -177,6 +191,21 @@ fn print_table(output: &Output, lines: &[NodeLine], answers: &BTreeMap<String, A
     output.table(&head, lines.iter().map(row).collect())?;
     talk(&summary(lines, leader, answers));
     Ok(())
+}
+
+/// What it is, and what keeps it from that.
+fn role(line: &NodeLine, leader: Option<&NodeLine>) -> String {
+    let among = |ids: &Option<Vec<u64>>| line.id.is_some_and(|id| ids.as_ref().is_some_and(|ids| ids.contains(&id)));
+    let learner = leader.is_some_and(|leader| among(&leader.learners));
+    let role = match &line.role {
+        Some(role) if role == "follower" && learner => "learner",
+        Some(role) => role,
+        None => "unreachable",
+    };
+    match &line.trouble {
+        Some(trouble) => format!("{role} ({trouble})"),
+        None => role.to_owned(),
+    }
 }
 
 /// How many more nodes may fail. A voter counts if it answered.
@@ -197,7 +226,22 @@ fn summary(lines: &[NodeLine], leader: Option<&NodeLine>, answers: &BTreeMap<Str
     }
 }
 
-fn nobody_answered(answers: &BTreeMap<String, Answer>) -> Failure {
+/// What an operator has to do about a node, if anything.
+fn in_words(reply: &StatusReply) -> Option<String> {
+    let id = reply.id;
+    match reply.trouble.as_str() {
+        "disk full" => Some(format!("R016: the disk of node {id} is full; make room, and it goes on by itself")),
+        "removed" => Some(format!("R008: node {id} was removed from the cluster; stop it")),
+        "wiped" => Some(format!(
+            "R007: the disk of node {id} was wiped; put its former data directory back, or: raftkv member replace {id} {}",
+            reply.address
+        )),
+        _ => None,
+    }
+}
+
+/// R002.
+pub fn nobody_answered(answers: &BTreeMap<String, Answer>) -> Failure {
     let cause = |(endpoint, answer): (&String, &Answer)| {
         answer.as_ref().err().map(|cause| format!("{endpoint}: {cause}")).unwrap_or_default()
     };

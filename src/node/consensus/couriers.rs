@@ -1,6 +1,6 @@
-//! The children of consensus: one election timer, and one replicator for each peer.
+//! The children of consensus: one election timer, one replicator for each peer, and one snapshotter.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use ractor::{ActorCell, ActorProcessingErr};
 
@@ -9,15 +9,17 @@ use super::{
     election_timer::{ElectionTimer, ElectionTimerArguments},
     is_current,
     replicator::{Replicator, ReplicatorArguments},
+    snapshotter::{Snapshotter, SnapshotterArguments},
 };
 use crate::{
-    flow::{Context, Placement},
+    flow::{self, Context, Placement},
     node::{
         child::Child,
-        messages::{ConsensusMessage, ElectionTimerMessage, ReplicatorMessage},
+        messages::{ConsensusMessage, ElectionTimerMessage, LogStoreMessage, ReplicatorMessage, SnapshotterMessage},
         shared::Shared,
     },
-    raft::{Courier, NodeId},
+    raft::{Address, Courier, Input, NodeId},
+    transport::Breach,
 };
 
 impl Consensus {
@@ -29,30 +31,56 @@ impl Consensus {
         if self.election_timer.is(cell.get_id()) {
             return Some(Courier::ElectionTimer);
         }
+        if self.snapshotter.is(cell.get_id()) {
+            return Some(Courier::Snapshotter);
+        }
         let mut replicators = self.replicators.iter();
         replicators.find(|(_, replicator)| replicator.is(cell.get_id())).map(|(peer, _)| Courier::Replicator(*peer))
     }
 
-    /// One replicator for each peer.
+    /// One replicator for each peer, and for who was removed until it knows. One whose peer has moved starts anew.
     pub(super) async fn follow_membership(
         &mut self,
         context: &mut Context<ConsensusMessage>,
     ) -> Result<(), ActorProcessingErr> {
         self.peers_changed = false;
         let membership = self.raft.membership().clone();
-        let me = self.shared.id();
-        let gone = self.replicators.keys().copied().filter(|peer| !membership.contains(*peer)).collect::<Vec<_>>();
-        for peer in gone {
+        let mut peers: BTreeMap<_, _> = membership
+            .peers_of(self.shared.id())
+            .map(|peer| (peer, membership.address(peer).cloned().unwrap_or_default()))
+            .collect();
+        for (peer, ..) in self.raft.peers() {
+            let known = self.addresses.get(&peer).cloned().unwrap_or_default();
+            peers.entry(peer).or_insert(known);
+        }
+        let former = std::mem::replace(&mut self.addresses, peers.clone());
+        let mut moved = Vec::new();
+        for (peer, address) in former {
+            if peers.get(&peer) == Some(&address) {
+                continue;
+            }
             if let Some(mut replicator) = self.replicators.remove(&peer) {
                 replicator.stop(&context.cell()).await;
+                moved.push(peer);
             }
         }
-        for peer in membership.peers_of(me) {
-            if !self.replicators.contains_key(&peer) {
-                self.replicators.insert(peer, start_replicator(&self.shared, peer, context).await?);
+        for (peer, address) in &peers {
+            if !self.replicators.contains_key(peer) {
+                let replicator =
+                    start_replicator(&self.shared, *peer, address.clone(), &self.log_store, context).await?;
+                self.replicators.insert(*peer, replicator);
             }
         }
-        self.gauges = self.shared.progress.set_peers(membership.peers_of(me));
+        self.gauges = self.shared.progress.set_peers(peers.keys().copied());
+        self.shared.standing.send_if_modified(|standing| {
+            let before = standing.unreachable.len();
+            standing.unreachable.retain(|peer, _| peers.contains_key(peer) && !moved.contains(peer));
+            standing.unreachable.len() != before
+        });
+        // What was on its way to the former address may be lost.
+        for peer in moved.into_iter().filter(|peer| peers.contains_key(peer)) {
+            self.step(Input::Lost(Courier::Replicator(peer)), context);
+        }
         Ok(())
     }
 
@@ -64,12 +92,15 @@ impl Consensus {
         }
     }
 
-    pub(super) fn not_reached(&self, peer: NodeId, cause: String, wrong_peer: bool) {
+    pub(super) fn not_reached(&self, peer: NodeId, cause: String, why: Breach) {
         if !self.shared.standing.borrow().unreachable.contains_key(&peer) {
-            if wrong_peer {
-                tracing::warn!(peer, %cause, "another node answers at a peer's address");
-            } else {
-                tracing::info!(peer, %cause, "a peer cannot be reached");
+            match why {
+                Breach::WrongPeer => tracing::warn!(peer, %cause, "another node answers at a peer's address"),
+                Breach::PeerWiped => tracing::warn!(peer, %cause, "a peer has another disk than it had"),
+                Breach::Wiped | Breach::Removed => {
+                    tracing::warn!(peer, %cause, "a peer does not hear this node any more")
+                }
+                Breach::Lost => tracing::info!(peer, %cause, "a peer cannot be reached"),
             }
             self.shared.standing.send_modify(|standing| {
                 standing.unreachable.insert(peer, cause);
@@ -91,9 +122,21 @@ pub(super) async fn start_timer(
 pub(super) async fn start_replicator(
     shared: &Arc<Shared>,
     peer: NodeId,
+    address: Address,
+    log_store: &flow::Address<LogStoreMessage>,
     context: &Context<ConsensusMessage>,
 ) -> Result<Child<ReplicatorMessage>, ActorProcessingErr> {
-    let arguments = ReplicatorArguments { shared: shared.clone(), peer, consensus: context.myself().clone() };
+    let (log_store, consensus) = (log_store.clone(), context.myself().clone());
+    let arguments = ReplicatorArguments { shared: shared.clone(), peer, address, consensus, log_store };
     let path = format!("consensus/replicator {peer}");
     Ok(Child::spawn::<Replicator>(&shared.flow, path, Placement::Runtime, arguments, context.cell()).await?)
+}
+
+pub(super) async fn start_snapshotter(
+    arguments: &SnapshotterArguments,
+    context: &Context<ConsensusMessage>,
+) -> Result<Child<SnapshotterMessage>, ActorProcessingErr> {
+    let placement = if arguments.own_thread { Placement::OwnThread } else { Placement::Runtime };
+    let (flow, path) = (arguments.shared.flow.clone(), "consensus/snapshotter");
+    Ok(Child::spawn::<Snapshotter>(&flow, path, placement, arguments.clone(), context.cell()).await?)
 }

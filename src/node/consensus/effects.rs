@@ -4,8 +4,11 @@ use super::{Call, Consensus};
 use crate::{
     error::{ProposeError, ReadError},
     flow::{Context, Origin, TraceId},
-    node::messages::{
-        ApplierMessage, ConsensusMessage, ElectionTimerMessage, LogStoreMessage, NodeMessage, ReplicatorMessage,
+    node::{
+        ReadPoint,
+        messages::{
+            ApplierMessage, ConsensusMessage, ElectionTimerMessage, LogStoreMessage, NodeMessage, ReplicatorMessage,
+        },
     },
     raft::{CallId, Effect, Entry, LogIndex, Membership, NodeId, Refusal, Request, Role, Term},
 };
@@ -27,9 +30,9 @@ impl Consensus {
                     let _ = self.log_store.send(origin, LogStoreMessage::Persist { seq, write });
                 }
                 Effect::Apply { entries, calls } => self.apply(entries, calls, origin),
-                Effect::AnswerRead { call, read_index, lease_until: _ } => {
+                Effect::AnswerRead { call, read_index: index, lease_until } => {
                     if let Some(Call::Read(port)) = self.calls.remove(&call) {
-                        port.answer(Ok(read_index));
+                        port.answer(Ok(ReadPoint { index, lease_until }));
                     }
                 }
                 Effect::Reply { call, reply } => {
@@ -38,12 +41,27 @@ impl Consensus {
                         let _ = port.send(reply);
                     }
                 }
+                Effect::TakeSnapshot { last_included, membership } => {
+                    self.take_snapshot(last_included, membership, origin);
+                }
+                Effect::SendSnapshot { to, session, request } => self.deliver_snapshot(to, session, request, origin),
+                Effect::StoreChunk { call, snapshot, offset, data } => {
+                    self.store_chunk(call, snapshot, offset, data, origin);
+                }
+                Effect::Restore { snapshot } => self.restore(snapshot, origin),
+                Effect::AnswerSnapshot { call, index } => self.answer_snapshot(call, index),
                 Effect::Refuse { call, refusal } => self.refuse(call, refusal),
+                Effect::AnswerChange { call, index } => self.answer_order(call, index),
+                Effect::Forget { .. } => self.peers_changed = true,
+                Effect::AnswerTransfer { call } => self.answer_order(call, 0),
+                Effect::PeerLostData { peer } => self.peer_lost_data(peer, origin),
+                Effect::Condemn { acknowledged, last } => {
+                    let _ = self.log_store.send(origin, LogStoreMessage::Condemn { acknowledged, last });
+                }
                 Effect::RoleChanged { role, term, leader } => self.role_changed(role, term, leader, origin),
                 Effect::MembershipChanged(membership) => {
                     self.membership_changed(Membership::clone(&membership), origin)
                 }
-                _ => {}
             }
         }
     }
@@ -80,17 +98,20 @@ impl Consensus {
                     let reason = format!("node {node} stopped leading before the command was committed");
                     ProposeError::Unknown { reason }
                 }
+                Refusal::DiskFull => ProposeError::DiskFull { node },
                 _ => ProposeError::Unavailable { node },
             })),
+            Some(Call::Change(port)) => self.refuse_order(port, refusal),
             Some(Call::Read(port)) => port.answer(Err(match refusal {
                 Refusal::NotLeader { .. } => self.shared.read_no_leader(),
                 _ => ReadError::TimedOut { node, waited: std::time::Duration::ZERO },
             })),
+            Some(Call::TakeSnapshot(port)) => self.refuse_snapshot(port),
             Some(Call::Request(_)) | None => {}
         }
     }
 
-    fn role_changed(&self, role: Role, term: Term, leader: Option<NodeId>, origin: Origin) {
+    fn role_changed(&mut self, role: Role, term: Term, leader: Option<NodeId>, origin: Origin) {
         tracing::info!(node = self.shared.id(), %role, term, ?leader, "the role changed");
         let was = self.shared.standing.borrow().role;
         self.shared.standing.send_modify(|standing| {
@@ -100,6 +121,8 @@ impl Consensus {
             self.shared.leader_known.notify_waiters();
         }
         if was == Role::Leader && role != Role::Leader {
+            // Who was removed is told by a leader only.
+            self.peers_changed = true;
             self.shared.flow.keep_incident(format!("node {} lost its leadership", self.shared.id()));
         }
         let _ = self.root.send(origin, NodeMessage::RoleChanged { role, term, leader });
@@ -107,7 +130,10 @@ impl Consensus {
 
     fn membership_changed(&mut self, membership: Membership, origin: Origin) {
         self.peers_changed = true;
+        self.shared.know_disks(&membership);
+        self.recognised_by(&membership, origin);
         self.shared.standing.send_modify(|standing| standing.membership = membership.clone());
+        self.shared.membership_known.notify_waiters();
         let _ = self.root.send(origin, NodeMessage::MembershipChanged(membership));
     }
 }

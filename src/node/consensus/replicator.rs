@@ -1,7 +1,7 @@
 //! Delivers this node's requests to one peer, in order.
 //!
 //! Parent: consensus. Restart: alone (courier).
-//! Hears: Deliver; Answered and Broken from the transport.
+//! Hears: Deliver, DeliverSnapshot; Answered and Broken from the transport, which also asks the log store for chunks.
 //! Says: Delivered, Undelivered to consensus.
 //! Lost in a crash: the connection and the requests in flight; Raft sends them again.
 //!
@@ -13,14 +13,15 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use ractor::ActorProcessingErr;
 use tokio::time::Instant;
 
+use super::chunks::chunks;
 use crate::{
     flow::{self, Actor, Context, TraceId},
     node::{
-        messages::{ConsensusMessage, ReplicatorMessage},
+        messages::{ConsensusMessage, LogStoreMessage, ReplicatorMessage},
         shared::Shared,
     },
-    raft::{AppendOutcome, LogIndex, NodeId, Reply, Request},
-    transport::{Connection, Heard},
+    raft::{Address, AppendOutcome, Incarnation, InstallSnapshotRequest, LogIndex, NodeId, Reply, Request},
+    transport::{Breach, Connection, Heard},
 };
 
 const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
@@ -31,13 +32,19 @@ const MAX_TRACED: usize = 4096;
 pub(crate) struct ReplicatorArguments {
     pub shared: Arc<Shared>,
     pub peer: NodeId,
+    /// Where it is, as the membership says, or said last.
+    pub address: Address,
     pub consensus: flow::Address<ConsensusMessage>,
+    /// Has the chunks of snapshots.
+    pub log_store: flow::Address<LogStoreMessage>,
 }
 
 pub(crate) struct Replicator {
     shared: Arc<Shared>,
     peer: NodeId,
+    address: Address,
     consensus: flow::Address<ConsensusMessage>,
+    log_store: flow::Address<LogStoreMessage>,
     connection: Option<Box<dyn Connection>>,
     /// Connections made so far; what an earlier one reports is dropped.
     connections: u64,
@@ -58,11 +65,13 @@ impl Actor for Replicator {
         arguments: ReplicatorArguments,
         _: &mut Context<ReplicatorMessage>,
     ) -> Result<Self, ActorProcessingErr> {
-        let ReplicatorArguments { shared, peer, consensus } = arguments;
+        let ReplicatorArguments { shared, peer, address, consensus, log_store } = arguments;
         Ok(Replicator {
             shared,
             peer,
+            address,
             consensus,
+            log_store,
             connection: None,
             connections: 0,
             paused_until: None,
@@ -81,11 +90,16 @@ impl Actor for Replicator {
             ReplicatorMessage::Deliver { session, request, traces } => {
                 self.deliver(session, request, traces, context);
             }
-            ReplicatorMessage::Answered { connection, session, reply } if connection == self.connections => {
-                self.answered(session, reply, context);
+            ReplicatorMessage::DeliverSnapshot { session, request } => {
+                self.deliver_snapshot(session, request, context);
             }
-            ReplicatorMessage::Broken { connection, cause, wrong_peer } if connection == self.connections => {
-                self.broken(cause, wrong_peer, context);
+            ReplicatorMessage::Answered { connection, session, incarnation, reply }
+                if connection == self.connections =>
+            {
+                self.answered(session, incarnation, reply, context);
+            }
+            ReplicatorMessage::Broken { connection, cause, why } if connection == self.connections => {
+                self.broken(cause, why, context);
             }
             ReplicatorMessage::Answered { .. } | ReplicatorMessage::Broken { .. } => {}
             ReplicatorMessage::Crash => panic!("replicator {} was told to crash", self.peer),
@@ -102,17 +116,40 @@ impl Replicator {
         traces: Vec<(LogIndex, TraceId)>,
         context: &Context<ReplicatorMessage>,
     ) {
-        if self.connection.is_none() {
-            if self.paused_until.is_some_and(|end| Instant::now() < end) {
-                return self.report_paused(context);
-            }
-            self.connect(context);
-        }
-        let Some(connection) = &mut self.connection else { return };
+        let Some(connection) = self.connection(context) else { return };
+        connection.send(session, request, traces.clone());
         self.traced.extend(&traces);
         let excess = self.traced.len().saturating_sub(MAX_TRACED);
         self.traced.drain(..excess);
-        connection.send(session, request, traces);
+    }
+
+    /// Beside it, requests and heartbeats go on.
+    fn deliver_snapshot(
+        &mut self,
+        session: u64,
+        request: InstallSnapshotRequest,
+        context: &Context<ReplicatorMessage>,
+    ) {
+        let (snapshot, origin) = (request.snapshot.clone(), context.origin());
+        let chunks = chunks(&self.shared, self.log_store.clone(), snapshot, origin);
+        if let Some(connection) = self.connection(context) {
+            connection.send_snapshot(session, request, chunks);
+        }
+    }
+
+    /// Made now, if there is none. `None`: it cannot be had at the moment, and that was reported.
+    fn connection(&mut self, context: &Context<ReplicatorMessage>) -> Option<&mut dyn Connection> {
+        if self.connection.is_none() {
+            if self.paused_until.is_some_and(|end| Instant::now() < end) {
+                self.report_paused(context);
+                return None;
+            }
+            self.connect(context);
+        }
+        match &mut self.connection {
+            Some(connection) => Some(&mut **connection),
+            None => None,
+        }
     }
 
     fn connect(&mut self, context: &Context<ReplicatorMessage>) {
@@ -121,18 +158,18 @@ impl Replicator {
         let (myself, outside) = (context.myself().clone(), context.flow().outside("transport", 0));
         let heard = move |heard: Heard| {
             let message = match heard {
-                Heard::Answer { session, reply } => ReplicatorMessage::Answered { connection, session, reply },
-                Heard::Broken { cause, wrong_peer } => ReplicatorMessage::Broken { connection, cause, wrong_peer },
+                Heard::Answer { session, incarnation, reply } => {
+                    ReplicatorMessage::Answered { connection, session, incarnation, reply }
+                }
+                Heard::Broken { cause, why } => ReplicatorMessage::Broken { connection, cause, why },
             };
             let _ = myself.send(outside, message);
         };
-        match self.shared.link(self.peer, Arc::new(heard)) {
-            Some(link) => self.connection = Some(self.shared.transport.connect(link)),
-            None => self.broken("it does not belong to the cluster".to_owned(), false, context),
-        }
+        let link = self.shared.link_to(self.peer, &self.address, Arc::new(heard));
+        self.connection = Some(self.shared.transport.connect(link));
     }
 
-    fn answered(&mut self, session: u64, reply: Reply, context: &Context<ReplicatorMessage>) {
+    fn answered(&mut self, session: u64, incarnation: Incarnation, reply: Reply, context: &Context<ReplicatorMessage>) {
         self.pause = SHORTEST_PAUSE;
         self.last_report = None;
         let mut origin = context.origin();
@@ -146,28 +183,28 @@ impl Replicator {
                 self.traced.pop_front();
             }
         }
-        let delivered = ConsensusMessage::Delivered { peer: self.peer, session, reply };
+        let delivered = ConsensusMessage::Delivered { peer: self.peer, session, incarnation, reply };
         let _ = self.consensus.send(origin, delivered);
     }
 
-    fn broken(&mut self, cause: String, wrong_peer: bool, context: &Context<ReplicatorMessage>) {
+    fn broken(&mut self, cause: String, why: Breach, context: &Context<ReplicatorMessage>) {
         self.connection = None;
         self.traced.clear();
         self.paused_until = Some(Instant::now() + self.pause);
         self.pause = (2 * self.pause).min(LONGEST_PAUSE);
-        self.report(cause, wrong_peer, context);
+        self.report(cause, why, context);
     }
 
     fn report_paused(&mut self, context: &Context<ReplicatorMessage>) {
         let heartbeat = self.shared.config.heartbeat_interval;
         if self.last_report.is_none_or(|last| last.elapsed() >= heartbeat) {
-            self.report("it could not be reached a moment ago".to_owned(), false, context);
+            self.report("it could not be reached a moment ago".to_owned(), Breach::Lost, context);
         }
     }
 
-    fn report(&mut self, cause: String, wrong_peer: bool, context: &Context<ReplicatorMessage>) {
+    fn report(&mut self, cause: String, why: Breach, context: &Context<ReplicatorMessage>) {
         self.last_report = Some(Instant::now());
-        let undelivered = ConsensusMessage::Undelivered { peer: self.peer, cause, wrong_peer };
+        let undelivered = ConsensusMessage::Undelivered { peer: self.peer, cause, why };
         let _ = self.consensus.send(context.origin(), undelivered);
     }
 }

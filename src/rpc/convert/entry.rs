@@ -1,11 +1,11 @@
 //! Entries of the log and the memberships in them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
 use super::{Malformed, counted, number, pb};
-use crate::raft::{Address, Entry, LogPosition, Membership, NodeId, Payload, SessionCommand, Term};
+use crate::raft::{Address, Entry, Incarnation, LogPosition, Membership, NodeId, Payload, SessionCommand, Term};
 
 /// Entries behind `prev`, without gaps, of rising terms up to the leader's.
 pub(super) fn entries_from_pb(
@@ -76,20 +76,64 @@ pub(super) fn entry_to_pb(entry: Entry) -> pb::Entry {
     pb::Entry { index: entry.index, term: entry.term, payload: Some(payload) }
 }
 
-fn membership_from_pb(membership: pb::Membership) -> Result<Membership, Malformed> {
+/// One that cannot be is refused: a log with it would stop the node, or elect two leaders.
+pub(super) fn membership_from_pb(membership: pb::Membership) -> Result<Membership, Malformed> {
     if membership.voters.is_empty() {
         return Err(Malformed::new("voters", "is empty"));
     }
+    any_membership_from_pb(membership)
+}
+
+/// Also the empty one of a node that waits to be added.
+pub(super) fn any_membership_from_pb(membership: pb::Membership) -> Result<Membership, Malformed> {
     let voters = members_from_pb("voters", membership.voters)?;
+    let outgoing = members_from_pb("outgoing", membership.outgoing)?;
     let learners = members_from_pb("learners", membership.learners)?;
     if let Some(id) = learners.keys().find(|id| voters.contains_key(id)) {
         return Err(Malformed::new("learners", format!("has node {id}, which is also a voter")));
     }
-    Ok(Membership { voters, learners, ..Membership::default() })
+    let staged = ids_from_pb("staged", membership.staged)?;
+    if let Some(id) = staged.iter().find(|id| !learners.contains_key(id)) {
+        return Err(Malformed::new("staged", format!("has node {id}, which is no learner")));
+    }
+    let removed = ids_from_pb("removed", membership.removed)?;
+    if let Some(id) = removed.iter().find(|id| voters.contains_key(id) || learners.contains_key(id)) {
+        return Err(Malformed::new("removed", format!("has node {id}, which belongs to the cluster")));
+    }
+    let mut incarnations = BTreeMap::new();
+    for (place, known) in membership.incarnations.into_iter().enumerate() {
+        let within = |error: Malformed| error.within(format_args!("incarnations[{place}]"));
+        let id = counted("id", known.id).map_err(within)?;
+        if known.incarnation == 0 {
+            return Err(within(Malformed::new("incarnation", "is 0")));
+        }
+        if incarnations.insert(id, known.incarnation).is_some() {
+            return Err(Malformed::new("incarnations", format!("has node {id} twice")));
+        }
+    }
+    Ok(Membership { voters, outgoing, learners, staged, removed, incarnations })
 }
 
-fn membership_to_pb(membership: &Membership) -> pb::Membership {
-    pb::Membership { voters: members_to_pb(&membership.voters), learners: members_to_pb(&membership.learners) }
+pub(super) fn membership_to_pb(membership: &Membership) -> pb::Membership {
+    let known = |(id, incarnation): (&NodeId, &Incarnation)| pb::Incarnation { id: *id, incarnation: *incarnation };
+    pb::Membership {
+        voters: members_to_pb(&membership.voters),
+        learners: members_to_pb(&membership.learners),
+        outgoing: members_to_pb(&membership.outgoing),
+        staged: membership.staged.iter().copied().collect(),
+        removed: membership.removed.iter().copied().collect(),
+        incarnations: membership.incarnations.iter().map(known).collect(),
+    }
+}
+
+fn ids_from_pb(field: &str, ids: Vec<NodeId>) -> Result<BTreeSet<NodeId>, Malformed> {
+    let mut converted = BTreeSet::new();
+    for (place, id) in ids.into_iter().enumerate() {
+        if !converted.insert(counted(&format!("{field}[{place}]"), id)?) {
+            return Err(Malformed::new(field, format!("has node {id} twice")));
+        }
+    }
+    Ok(converted)
 }
 
 pub(super) fn members_from_pb(field: &str, members: Vec<pb::Member>) -> Result<BTreeMap<NodeId, Address>, Malformed> {

@@ -2,11 +2,11 @@
 
 use super::{
     Malformed,
-    entry::{members_from_pb, members_to_pb},
+    entry::{any_membership_from_pb, members_from_pb, members_to_pb, membership_to_pb},
     pb,
 };
 use crate::{
-    node::{PeerStatus, Status},
+    node::{NodeEvent, PeerStatus, Status, Trouble},
     raft::{Membership, Role},
 };
 
@@ -30,6 +30,9 @@ pub fn status_to_pb(status: &Status) -> pb::StatusReply {
         cluster_id: status.cluster_id,
         peers: status.peers.iter().map(peer).collect(),
         log_writes: status.log_writes,
+        membership: Some(membership_to_pb(&status.membership)),
+        incarnation: status.incarnation,
+        trouble: status.trouble.map(|trouble| trouble.to_string()).unwrap_or_default(),
     }
 }
 
@@ -44,6 +47,15 @@ pub fn status_from_pb(status: pb::StatusReply) -> Result<Status, Malformed> {
     };
     let peer =
         |peer: pb::PeerStatus| PeerStatus { id: peer.id, match_index: peer.match_index, reachable: peer.reachable };
+    let membership = match status.membership {
+        Some(membership) => any_membership_from_pb(membership).map_err(|error| error.within("membership"))?,
+        None => Membership {
+            voters: members_from_pb("voters", status.voters)?,
+            learners: members_from_pb("learners", status.learners)?,
+            ..Membership::default()
+        },
+    };
+    let troubles = [Trouble::DiskFull, Trouble::Removed, Trouble::Wiped];
     Ok(Status {
         id: status.id,
         address: status.address,
@@ -55,13 +67,38 @@ pub fn status_from_pb(status: pb::StatusReply) -> Result<Status, Malformed> {
         applied_index: status.applied,
         last_index: status.last,
         snapshot_index: status.snapshot,
-        membership: Membership {
-            voters: members_from_pb("voters", status.voters)?,
-            learners: members_from_pb("learners", status.learners)?,
-            ..Membership::default()
-        },
+        membership,
+        incarnation: status.incarnation,
+        // One that a later version knows is none to this one.
+        trouble: troubles.into_iter().find(|trouble| trouble.to_string() == status.trouble),
         restarts: status.restarts,
         log_writes: status.log_writes,
         peers: status.peers.into_iter().map(peer).collect(),
     })
+}
+
+/// What happened to a node, on its way out.
+pub fn event_to_pb(event: &NodeEvent) -> pb::Event {
+    use pb::event::Event;
+    let event = match event {
+        NodeEvent::RoleChanged { role, term, leader } => {
+            let (role, leader) = (role.to_string(), leader.unwrap_or(0));
+            Event::RoleChanged(pb::RoleChanged { role, term: *term, leader })
+        }
+        NodeEvent::MembershipChanged(membership) => Event::MembershipChanged(membership_to_pb(membership)),
+        NodeEvent::ActorRestarted { path, cause } => {
+            Event::ActorRestarted(pb::ActorRestarted { path: path.clone(), cause: cause.clone() })
+        }
+        NodeEvent::PeerLostData { peer } => Event::PeerLostData(*peer),
+        NodeEvent::Removed => Event::Removed(true),
+        NodeEvent::Wiped => Event::Wiped(true),
+        NodeEvent::DiskFull { full } => Event::DiskFull(*full),
+        NodeEvent::SnapshotTaken { index } => Event::SnapshotTaken(*index),
+        NodeEvent::SnapshotInstalled { index } => Event::SnapshotInstalled(*index),
+        NodeEvent::Stopped { cause } => {
+            let cause = cause.as_ref().map(ToString::to_string).unwrap_or_default();
+            Event::Stopped(pb::Stopped { cause })
+        }
+    };
+    pb::Event { event: Some(event) }
 }

@@ -4,14 +4,28 @@ use prost::Message;
 
 use super::*;
 use crate::{
-    node::{PeerStatus, Status},
+    node::{PeerStatus, Status, Trouble},
     raft::{Entry, Membership, Payload, Role},
 };
 
-const HEADER: pb::Header = pb::Header { cluster_id: 7, from: 2, to: 1, session: 9 };
+const HEADER: pb::Header =
+    pb::Header { cluster_id: 7, from: 2, to: 1, session: 9, from_incarnation: 22, to_incarnation: 11 };
 
 fn membership() -> Membership {
     Membership::of_voters([(1, "a:1"), (2, "b:2"), (3, "c:3")])
+}
+
+/// Everything that a membership can say: node 3 was a voter of another disk, and is being replaced.
+fn joint_membership() -> Membership {
+    let mut membership = membership();
+    let address = membership.voters.remove(&3).expect("it was there");
+    membership.outgoing = membership.voters.clone();
+    membership.outgoing.insert(3, address);
+    membership.learners.extend([(3, "c:4".to_owned()), (5, "e:5".to_owned())]);
+    membership.staged.insert(3);
+    membership.removed.extend([4, 6]);
+    membership.incarnations.extend([(1, u64::MAX), (2, 1)]);
+    membership
 }
 
 fn payload() -> impl Strategy<Value = Payload> {
@@ -19,6 +33,7 @@ fn payload() -> impl Strategy<Value = Payload> {
         Just(Payload::Noop),
         vec(any::<u8>(), 0..64).prop_map(|command| Payload::Command(Bytes::from(command))),
         Just(Payload::Membership(membership().into())),
+        Just(Payload::Membership(joint_membership().into())),
     ]
 }
 
@@ -111,6 +126,10 @@ proptest! {
             _ => Some(pb::entry::Payload::Membership(pb::Membership {
                 voters: numbers[..2].iter().map(|id| pb::Member { id: *id, address: String::new() }).collect(),
                 learners: numbers[2..4].iter().map(|id| pb::Member { id: *id, address: String::new() }).collect(),
+                outgoing: numbers[4..5].iter().map(|id| pb::Member { id: *id, address: String::new() }).collect(),
+                staged: numbers[5..6].to_vec(),
+                removed: numbers[6..7].to_vec(),
+                incarnations: vec![pb::Incarnation { id: numbers[7], incarnation: numbers[8] }],
             })),
         };
         let entry = |index: usize| pb::Entry { index: numbers[index], term: numbers[index + 1], payload: payload.clone() };
@@ -178,17 +197,29 @@ fn a_malformed_append_entries_names_its_field() {
     assert_eq!(named(|message| message.entries[1].payload = None), "entries[1].payload");
 }
 
+// Fails when: any of the checks of `any_membership_from_pb` is left out.
 #[test]
 fn a_malformed_membership_names_its_field() {
-    let with = |voters: &[u64], learners: &[u64]| {
-        let members = |ids: &[u64]| ids.iter().map(|id| pb::Member { id: *id, address: "a:1".to_owned() }).collect();
-        let membership = pb::Membership { voters: members(voters), learners: members(learners) };
-        named(|message| message.entries[0].payload = Some(pb::entry::Payload::Membership(membership)))
+    let members = |ids: &[u64]| ids.iter().map(|id| pb::Member { id: *id, address: "a:1".to_owned() }).collect();
+    let with = |change: &dyn Fn(&mut pb::Membership)| {
+        let mut membership = pb::Membership { voters: members(&[1]), learners: members(&[2]), ..Default::default() };
+        change(&mut membership);
+        let name = named(|message| message.entries[0].payload = Some(pb::entry::Payload::Membership(membership)));
+        name.strip_prefix("entries[0].membership.").expect("it is about the membership").to_owned()
     };
-    assert_eq!(with(&[], &[]), "entries[0].membership.voters");
-    assert_eq!(with(&[0], &[]), "entries[0].membership.voters[0].id");
-    assert_eq!(with(&[1, 1], &[]), "entries[0].membership.voters");
-    assert_eq!(with(&[1], &[1]), "entries[0].membership.learners");
+    assert_eq!(with(&|membership| membership.voters = vec![]), "voters");
+    assert_eq!(with(&|membership| membership.voters = members(&[0])), "voters[0].id");
+    assert_eq!(with(&|membership| membership.voters = members(&[1, 1])), "voters");
+    assert_eq!(with(&|membership| membership.learners = members(&[1])), "learners");
+    assert_eq!(with(&|membership| membership.outgoing = members(&[3, 3])), "outgoing");
+    assert_eq!(with(&|membership| membership.staged = vec![1]), "staged");
+    assert_eq!(with(&|membership| membership.staged = vec![2, 2]), "staged");
+    assert_eq!(with(&|membership| membership.removed = vec![0]), "removed[0]");
+    assert_eq!(with(&|membership| membership.removed = vec![2]), "removed");
+    let disk = |id, incarnation| pb::Incarnation { id, incarnation };
+    assert_eq!(with(&|membership| membership.incarnations = vec![disk(0, 5)]), "incarnations[0].id");
+    assert_eq!(with(&|membership| membership.incarnations = vec![disk(1, 0)]), "incarnations[0].incarnation");
+    assert_eq!(with(&|membership| membership.incarnations = vec![disk(1, 5), disk(1, 6)]), "incarnations");
 }
 
 // Fails when: `entry_from_pb` keeps the slice it was given.
@@ -204,9 +235,14 @@ fn a_payload_does_not_pin_the_buffer_it_came_in() {
 
 #[test]
 fn a_status_survives_the_wire() {
-    let mut membership = membership();
-    membership.learners.insert(4, "d:4".to_owned());
-    let status = Status {
+    for trouble in [None, Some(Trouble::DiskFull), Some(Trouble::Removed), Some(Trouble::Wiped)] {
+        let status = status(trouble);
+        assert_eq!(status_from_pb(carried(&status_to_pb(&status))), Ok(status));
+    }
+}
+
+fn status(trouble: Option<Trouble>) -> Status {
+    Status {
         id: 1,
         address: "a:1".to_owned(),
         cluster_id: u64::MAX,
@@ -217,10 +253,11 @@ fn a_status_survives_the_wire() {
         applied_index: 8,
         last_index: 10,
         snapshot_index: 2,
-        membership,
+        membership: joint_membership(),
+        incarnation: u64::MAX,
+        trouble,
         restarts: 3,
         log_writes: 3,
         peers: vec![PeerStatus { id: 2, match_index: 9, reachable: true }],
-    };
-    assert_eq!(status_from_pb(carried(&status_to_pb(&status))), Ok(status));
+    }
 }

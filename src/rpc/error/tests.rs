@@ -23,6 +23,7 @@ fn propose_errors() -> impl Strategy<Value = ProposeError> {
         text.prop_map(|reason| ProposeError::Rejected { reason }),
         text.prop_map(|reason| ProposeError::Unknown { reason }),
         any::<u64>().prop_map(|node| ProposeError::Unavailable { node }),
+        any::<u64>().prop_map(|node| ProposeError::DiskFull { node }),
     ]
 }
 
@@ -96,13 +97,17 @@ fn a_long_text_is_cut_between_characters() {
 }
 
 #[test]
-fn a_wrong_peer_is_recognised_by_the_one_it_refused() {
-    for wrong in [
-        WrongPeer::Cluster { node: 1, cluster: 7, found: 8 },
-        WrongPeer::Addressee { node: 1, found: 2 },
-        WrongPeer::Sender { node: 1, expected: 2, found: 3 },
+fn who_was_refused_knows_what_it_means() {
+    for (wrong, means) in [
+        (WrongPeer::Cluster { node: 1, cluster: 7, found: 8 }, Breach::WrongPeer),
+        (WrongPeer::Addressee { node: 1, found: 2 }, Breach::WrongPeer),
+        (WrongPeer::Sender { node: 1, expected: 2, found: 3 }, Breach::WrongPeer),
+        (WrongPeer::OwnDisk { node: 1, incarnation: 7, known: 8 }, Breach::PeerWiped),
+        (WrongPeer::Replaced { node: 1, peer: 2, known: 7, found: 8 }, Breach::Wiped),
+        (WrongPeer::Removed { node: 1, peer: 2 }, Breach::Removed),
     ] {
-        assert!(is_wrong_peer(&carried(Status::from(wrong))));
+        assert_eq!(wrong.to_the_refused(), means);
+        assert_eq!(breach(&carried(Status::from(wrong))), means);
     }
-    assert!(!is_wrong_peer(&Status::from(ProposeError::Unavailable { node: 1 })));
+    assert_eq!(breach(&Status::from(ProposeError::Unavailable { node: 1 })), Breach::Lost);
 }

@@ -51,7 +51,7 @@ fn in_our_words(response: Response<Body>) -> Response<Body> {
 }
 
 /// Reads tonic's "Error, decoded message length too large: found 5 bytes, the limit is: 4 bytes".
-fn too_large(status: &Status) -> Option<ProposeError> {
+pub(in crate::rpc) fn too_large(status: &Status) -> Option<ProposeError> {
     if status.code() != Code::OutOfRange || !status.message().contains("message length too large") {
         return None;
     }

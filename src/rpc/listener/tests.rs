@@ -1,6 +1,7 @@
 use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
+use futures_util::stream::BoxStream;
 use tokio::sync::Notify;
 use tonic::{Request, Response, Status};
 
@@ -22,9 +23,70 @@ impl pb::cluster_server::Cluster for Stuck {
         Ok(Response::new(pb::ClientRequestReply { output: request.into_inner().command, index: 1 }))
     }
 
+    async fn open_session(
+        &self,
+        _: Request<pb::OpenSessionRequest>,
+    ) -> Result<Response<pb::OpenSessionResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    type ClientStreamStream = futures_util::stream::Empty<Result<pb::ClientStreamReply, Status>>;
+
+    async fn client_stream(
+        &self,
+        _: Request<tonic::Streaming<pb::ClientStreamRequest>>,
+    ) -> Result<Response<Self::ClientStreamStream>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
     async fn status(&self, _: Request<pb::StatusRequest>) -> Result<Response<pb::StatusReply>, Status> {
         self.0.notify_one();
         std::future::pending().await
+    }
+
+    async fn take_snapshot(
+        &self,
+        _: Request<pb::TakeSnapshotRequest>,
+    ) -> Result<Response<pb::TakeSnapshotReply>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    type SaveSnapshotStream = BoxStream<'static, Result<pb::SaveSnapshotReply, Status>>;
+
+    async fn save_snapshot(
+        &self,
+        _: Request<pb::SaveSnapshotRequest>,
+    ) -> Result<Response<Self::SaveSnapshotStream>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn add_server(&self, _: Request<pb::AddServerRequest>) -> Result<Response<pb::ChangeReply>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn remove_server(&self, _: Request<pb::RemoveServerRequest>) -> Result<Response<pb::ChangeReply>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn promote_server(&self, _: Request<pb::PromoteServerRequest>) -> Result<Response<pb::ChangeReply>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn replace_server(&self, _: Request<pb::ReplaceServerRequest>) -> Result<Response<pb::ChangeReply>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn transfer_leadership(
+        &self,
+        _: Request<pb::TransferLeadershipRequest>,
+    ) -> Result<Response<pb::TransferLeadershipReply>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    type EventsStream = futures_util::stream::Empty<Result<pb::Event, Status>>;
+
+    async fn events(&self, _: Request<pb::EventsRequest>) -> Result<Response<Self::EventsStream>, Status> {
+        Err(Status::unimplemented(""))
     }
 }
 

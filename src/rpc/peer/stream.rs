@@ -11,7 +11,7 @@ use futures_util::stream;
 use tokio::sync::mpsc;
 use tonic::{Status, Streaming, transport::Channel};
 
-use super::{Task, broken, refused};
+use super::{Task, broken, lost, refused};
 use crate::{
     flow::TraceId,
     raft::{AppendEntriesRequest, LogIndex, Reply},
@@ -47,7 +47,7 @@ impl AppendStream {
     }
 
     pub fn send(&mut self, session: u64, request: AppendEntriesRequest, traces: Vec<(LogIndex, TraceId)>) {
-        let header = identity::header(&self.link.from, self.link.to, session);
+        let header = identity::header(&self.link, session);
         let mut message = convert::append_entries_to_pb(header, request, traces);
         if let Some(open) = self.open.as_ref().filter(|open| !open.broken.load(Ordering::Acquire)) {
             match open.requests.send(message) {
@@ -58,7 +58,7 @@ impl AppendStream {
         self.open = None;
         match self.channel.get_or_insert_with(|| channel::lazy(&self.link.address)) {
             Ok(channel) => self.open = Some(open(self.link.clone(), channel.clone(), message)),
-            Err(bad) => (self.link.heard)(Heard::Broken { cause: bad.to_string(), wrong_peer: false }),
+            Err(bad) => (self.link.heard)(lost(bad)),
         }
     }
 }
@@ -92,7 +92,7 @@ async fn hear(link: &Link, mut replies: Streaming<pb::AppendEntriesReply>) -> He
     loop {
         match replies.message().await {
             Ok(Some(reply)) => match accept(link, &reply) {
-                Ok((session, reply)) => (link.heard)(Heard::Answer { session, reply }),
+                Ok(heard) => (link.heard)(heard),
                 Err(why) => return refused(why),
             },
             Ok(None) => return broken(&Status::unavailable("the peer ended the stream")),
@@ -101,8 +101,8 @@ async fn hear(link: &Link, mut replies: Streaming<pb::AppendEntriesReply>) -> He
     }
 }
 
-fn accept(link: &Link, reply: &pb::AppendEntriesReply) -> Result<(u64, Reply), Refused> {
-    let session = identity::check_reply(&link.from, link.to, reply.header)?;
+fn accept(link: &Link, reply: &pb::AppendEntriesReply) -> Result<Heard, Refused> {
+    let (session, incarnation) = identity::check_reply(link, reply.header)?;
     let reply = convert::append_reply_from_pb(reply).map_err(Refused::Malformed)?;
-    Ok((session, Reply::AppendEntries(reply)))
+    Ok(Heard::Answer { session, incarnation, reply: Reply::AppendEntries(reply) })
 }

@@ -1,7 +1,8 @@
 //! A connection against a peer that is made to misbehave, over real sockets.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
+use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt, stream::BoxStream};
 use tokio::sync::{Notify, mpsc};
 use tonic::{Response, Status, Streaming, transport::Server};
@@ -16,12 +17,15 @@ use crate::{
 const OWN: Identity = Identity { cluster_id: 7, node_id: 1 };
 const PEER: Identity = Identity { cluster_id: 7, node_id: 2 };
 const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENT: Deadlines = Deadlines { vote: PATIENCE, request: PATIENCE };
 
 /// How the peer behaves.
 #[derive(Clone)]
 struct Behaviour {
     /// Whom it says it is.
     identity: Identity,
+    /// Its disk. 0: it does not say.
+    disk: u64,
     /// Ends its streams after so many replies.
     replies: usize,
     /// Refuses every stream with this.
@@ -30,7 +34,7 @@ struct Behaviour {
     mute: bool,
 }
 
-const GOOD: Behaviour = Behaviour { identity: PEER, replies: usize::MAX, refuses: None, mute: false };
+const GOOD: Behaviour = Behaviour { identity: PEER, disk: 22, replies: usize::MAX, refuses: None, mute: false };
 
 #[derive(Clone)]
 struct FakePeer {
@@ -46,7 +50,9 @@ struct FakePeer {
 impl FakePeer {
     fn header(&self, asked: Option<pb::Header>) -> pb::Header {
         let asked = asked.expect("every request has a header");
-        identity::header(&self.behaviour.identity, asked.from, asked.session)
+        let Behaviour { identity, disk, .. } = &self.behaviour;
+        let own = pb::Header { cluster_id: identity.cluster_id, to: identity.node_id, ..asked };
+        identity::reply_header(own, *disk)
     }
 
     async fn mute(&self) {
@@ -109,6 +115,13 @@ impl pb::raft_server::Raft for FakePeer {
     ) -> Result<Response<pb::ReadIndexReply>, Status> {
         Err(Status::unimplemented(""))
     }
+
+    async fn install_snapshot(
+        &self,
+        _: tonic::Request<Streaming<pb::InstallSnapshotRequest>>,
+    ) -> Result<Response<pb::InstallSnapshotReply>, Status> {
+        Err(Status::unimplemented(""))
+    }
 }
 
 #[tonic::async_trait]
@@ -122,7 +135,77 @@ impl pb::cluster_server::Cluster for FakePeer {
         Ok(Response::new(pb::ClientRequestReply { output: request.into_inner().command, index: 5 }))
     }
 
+    async fn open_session(
+        &self,
+        _: tonic::Request<pb::OpenSessionRequest>,
+    ) -> Result<Response<pb::OpenSessionResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    type ClientStreamStream = futures_util::stream::Empty<Result<pb::ClientStreamReply, Status>>;
+
+    async fn client_stream(
+        &self,
+        _: tonic::Request<tonic::Streaming<pb::ClientStreamRequest>>,
+    ) -> Result<Response<Self::ClientStreamStream>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
     async fn status(&self, _: tonic::Request<pb::StatusRequest>) -> Result<Response<pb::StatusReply>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn take_snapshot(
+        &self,
+        _: tonic::Request<pb::TakeSnapshotRequest>,
+    ) -> Result<Response<pb::TakeSnapshotReply>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    type SaveSnapshotStream = BoxStream<'static, Result<pb::SaveSnapshotReply, Status>>;
+
+    async fn save_snapshot(
+        &self,
+        _: tonic::Request<pb::SaveSnapshotRequest>,
+    ) -> Result<Response<Self::SaveSnapshotStream>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn add_server(&self, _: tonic::Request<pb::AddServerRequest>) -> Result<Response<pb::ChangeReply>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn remove_server(
+        &self,
+        _: tonic::Request<pb::RemoveServerRequest>,
+    ) -> Result<Response<pb::ChangeReply>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn promote_server(
+        &self,
+        _: tonic::Request<pb::PromoteServerRequest>,
+    ) -> Result<Response<pb::ChangeReply>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn replace_server(
+        &self,
+        _: tonic::Request<pb::ReplaceServerRequest>,
+    ) -> Result<Response<pb::ChangeReply>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn transfer_leadership(
+        &self,
+        _: tonic::Request<pb::TransferLeadershipRequest>,
+    ) -> Result<Response<pb::TransferLeadershipReply>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    type EventsStream = futures_util::stream::Empty<Result<pb::Event, Status>>;
+
+    async fn events(&self, _: tonic::Request<pb::EventsRequest>) -> Result<Response<Self::EventsStream>, Status> {
         Err(Status::unimplemented(""))
     }
 }
@@ -224,16 +307,30 @@ impl Conversation {
         }
     }
 
-    async fn wrong_peer(&mut self) -> bool {
+    async fn breach(&mut self) -> Breach {
         match self.next().await {
-            Heard::Broken { wrong_peer, .. } => wrong_peer,
+            Heard::Broken { why, .. } => why,
             other => panic!("expected a break, heard {other:?}"),
         }
     }
 }
 
 fn link(address: &str, heard: impl Fn(Heard) + Send + Sync + 'static) -> Link {
-    Link { from: OWN, to: PEER.node_id, address: address.to_owned(), heard: Arc::new(heard) }
+    link_to_disk(0, address, heard)
+}
+
+/// To a peer that is known by this disk.
+fn link_to_disk(disk: u64, address: &str, heard: impl Fn(Heard) + Send + Sync + 'static) -> Link {
+    let (address, to_incarnation) = (address.to_owned(), Arc::new(AtomicU64::new(disk)));
+    Link {
+        from: OWN,
+        to: PEER.node_id,
+        address,
+        from_incarnation: 11,
+        to_incarnation,
+        snapshot_timeout: Duration::from_secs(10),
+        heard: Arc::new(heard),
+    }
 }
 
 #[tokio::test]
@@ -256,7 +353,10 @@ async fn an_answer_repeats_its_requests_session() {
     conversation.append(41, 1);
     assert!(matches!(conversation.next().await, Heard::Answer { session: 41, .. }));
     conversation.vote(42);
-    assert!(matches!(conversation.next().await, Heard::Answer { session: 42, reply: Reply::RequestVote(_) }));
+    assert!(matches!(
+        conversation.next().await,
+        Heard::Answer { session: 42, incarnation: 22, reply: Reply::RequestVote(_) }
+    ));
     assert_eq!(*peer.peer.traceparents.lock().expect("no panic"), [Some(77)]);
 }
 
@@ -267,9 +367,9 @@ async fn an_answer_of_another_node_or_cluster_is_a_break() {
         let peer = start(Behaviour { identity, ..GOOD }).await;
         let mut conversation = Conversation::with(&peer.address);
         conversation.append(1, 1);
-        assert!(conversation.wrong_peer().await);
+        assert_eq!(conversation.breach().await, Breach::WrongPeer);
         conversation.vote(1);
-        assert!(conversation.wrong_peer().await);
+        assert_eq!(conversation.breach().await, Breach::WrongPeer);
     }
 }
 
@@ -279,7 +379,7 @@ async fn a_refusal_for_being_another_node_is_told_as_such() {
     let peer = start(Behaviour { refuses: Some(wrong), ..GOOD }).await;
     let mut conversation = Conversation::with(&peer.address);
     conversation.append(1, 1);
-    assert!(conversation.wrong_peer().await);
+    assert_eq!(conversation.breach().await, Breach::WrongPeer);
 }
 
 #[tokio::test]
@@ -289,7 +389,7 @@ async fn each_break_is_told_once_and_the_next_request_opens_a_new_stream() {
     for round in 1..=50 {
         conversation.append(1, round);
         assert_eq!(conversation.matched().await, round);
-        assert!(!conversation.wrong_peer().await);
+        assert_eq!(conversation.breach().await, Breach::Lost);
     }
     assert!(conversation.heard.try_recv().is_err());
 }
@@ -313,7 +413,7 @@ async fn a_request_sent_at_the_moment_of_the_break_is_not_lost() {
     conversation.lock().expect("no panic").insert(Conversation { connection, heard: unused }).append(1, 1);
     for _ in 0..10 {
         let heard = tokio::time::timeout(PATIENCE, breaks.recv()).await.expect("each request's break is heard");
-        assert!(matches!(heard, Some(Heard::Broken { wrong_peer: true, .. })));
+        assert!(matches!(heard, Some(Heard::Broken { why: Breach::WrongPeer, .. })));
     }
     conversation.lock().expect("no panic").take();
 }
@@ -326,9 +426,9 @@ async fn a_peer_that_comes_back_is_found_again() {
     conversation.append(1, 1);
     assert_eq!(conversation.matched().await, 1);
     drop(peer);
-    assert!(!conversation.wrong_peer().await);
+    assert_eq!(conversation.breach().await, Breach::Lost);
     conversation.append(1, 2);
-    assert!(!conversation.wrong_peer().await);
+    assert_eq!(conversation.breach().await, Breach::Lost);
 
     let _peer = start_at(&address, GOOD).await;
     conversation.append(1, 3);
@@ -341,7 +441,7 @@ async fn a_peer_that_comes_back_is_found_again() {
 async fn a_vote_without_an_answer_in_time_is_lost_and_breaks_nothing() {
     let peer = start(Behaviour { mute: true, ..GOOD }).await;
     let transport = Grpc::new();
-    *transport.0.deadlines.lock().expect("no panic") = Deadlines { vote: Duration::from_millis(50), request: PATIENCE };
+    *transport.0.deadlines.lock().expect("no panic") = Deadlines { vote: Duration::from_millis(50), ..PATIENT };
     let mut conversation = Conversation::over(&transport, &peer.address);
     for round in 1..=5 {
         conversation.vote(1);
@@ -359,21 +459,21 @@ async fn a_vote_without_an_answer_in_time_is_lost_and_breaks_nothing() {
 async fn a_vote_whose_connection_breaks_is_a_break() {
     let peer = start(Behaviour { mute: true, ..GOOD }).await;
     let transport = Grpc::new();
-    *transport.0.deadlines.lock().expect("no panic") = Deadlines { vote: PATIENCE, request: PATIENCE };
+    *transport.0.deadlines.lock().expect("no panic") = PATIENT;
     let mut conversation = Conversation::over(&transport, &peer.address);
     conversation.vote(1);
     tokio::time::timeout(PATIENCE, peer.peer.unanswered.notified()).await.expect("it arrives");
     drop(peer);
-    assert!(!conversation.wrong_peer().await);
+    assert_eq!(conversation.breach().await, Breach::Lost);
 }
 
 #[tokio::test]
 async fn an_address_that_is_none_is_a_break() {
     let mut conversation = Conversation::with("no address");
     conversation.append(1, 1);
-    assert!(!conversation.wrong_peer().await);
+    assert_eq!(conversation.breach().await, Breach::Lost);
     conversation.vote(1);
-    assert!(!conversation.wrong_peer().await);
+    assert_eq!(conversation.breach().await, Breach::Lost);
 }
 
 // Fails when: a task is not ended by the drop (`Task::drop` without `abort`).
@@ -405,7 +505,7 @@ async fn forwarded_commands_share_one_connection() {
     let (transport, link) = (Grpc::new(), link(&peer.address, |_| {}));
     for byte in 0..10 {
         let command = Bytes::from(vec![byte]);
-        let applied = transport.propose(&link, command.clone(), 1).await;
+        let applied = transport.propose(&link, Payload::Command(command.clone()), 1).await;
         assert_eq!(applied, Ok(Applied { output: command, index: 5 }));
     }
     assert_eq!(peer.peer.connections.load(Ordering::Relaxed), 1);
@@ -417,7 +517,7 @@ async fn forwarded_commands_share_one_connection() {
 async fn a_forwarded_command_is_not_applied_if_it_was_never_sent_and_unknown_after_that() {
     let peer = start(Behaviour { mute: true, ..GOOD }).await;
     let (transport, link) = (Grpc::new(), link(&peer.address, |_| {}));
-    let mut proposal = transport.propose(&link, Bytes::from_static(b"x"), 1);
+    let mut proposal = transport.propose(&link, Payload::Command(Bytes::from_static(b"x")), 1);
     tokio::select! {
         biased;
         _ = &mut proposal => panic!("a mute peer answers nothing"),
@@ -426,7 +526,7 @@ async fn a_forwarded_command_is_not_applied_if_it_was_never_sent_and_unknown_aft
     drop(peer);
     assert!(matches!(proposal.await, Err(ProposeError::Unknown { .. })));
 
-    let refused = transport.propose(&link, Bytes::from_static(b"x"), 1).await;
+    let refused = transport.propose(&link, Payload::Command(Bytes::from_static(b"x")), 1).await;
     assert_eq!(refused, Err(ProposeError::Unavailable { node: 2 }));
 }
 
@@ -435,6 +535,32 @@ async fn a_forwarded_command_without_an_answer_is_unknown() {
     let peer = start(Behaviour { mute: true, ..GOOD }).await;
     let transport = Grpc::new();
     *transport.0.deadlines.lock().expect("no panic") = Deadlines { vote: PATIENCE, request: Duration::from_millis(50) };
-    let late = transport.propose(&link(&peer.address, |_| {}), Bytes::from_static(b"x"), 1).await;
+    let late = transport.propose(&link(&peer.address, |_| {}), Payload::Command(Bytes::from_static(b"x")), 1).await;
     assert!(matches!(late, Err(ProposeError::Unknown { .. })), "{late:?}");
+}
+
+// Fails when: `Link::check_answer` is not asked about the answers of a stream, or about those of calls.
+#[tokio::test]
+async fn an_answer_of_another_disk_counts_for_nothing() {
+    let peer = start(GOOD).await;
+    for (known, why) in [(22, None), (23, Some(Breach::PeerWiped))] {
+        let (sender, heard) = mpsc::unbounded_channel();
+        let link = link_to_disk(known, &peer.address, move |event| drop(sender.send(event)));
+        let mut conversation = Conversation { connection: Grpc::new().connect(link), heard };
+        for kind in 0..2 {
+            if kind == 0 {
+                conversation.append(1, 1)
+            } else {
+                conversation.vote(1)
+            }
+            match (why, conversation.next().await) {
+                (None, Heard::Answer { incarnation: 22, .. }) => {}
+                (Some(expected), Heard::Broken { why, cause }) => {
+                    assert_eq!(why, expected);
+                    assert!(cause.contains("R007") && cause.contains("member replace 2"), "{cause}");
+                }
+                (_, other) => panic!("known by {known}, heard {other:?}"),
+            }
+        }
+    }
 }

@@ -10,7 +10,7 @@ use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio::sync::mpsc;
 use tonic::{Code, Status, TimeoutExpired, transport::Channel};
 
-use super::{Task, broken, refused};
+use super::{Task, broken, lost, refused};
 use crate::{
     flow::TraceId,
     raft::{LogIndex, Reply, Request},
@@ -55,13 +55,13 @@ impl Calls {
                     let task = Task(tokio::spawn(run(self.link.clone(), channel, queue)));
                     self.open = Some((calls, task));
                 }
-                Err(bad) => return (self.link.heard)(Heard::Broken { cause: bad.to_string(), wrong_peer: false }),
+                Err(bad) => return (self.link.heard)(lost(bad)),
             }
         }
         let (calls, _task) = self.open.as_ref().expect("it was opened just now");
         if calls.send(call).is_err() {
             // The task ends with this value, or with the runtime.
-            (self.link.heard)(Heard::Broken { cause: "the runtime is shutting down".to_owned(), wrong_peer: false });
+            (self.link.heard)(lost("the runtime is shutting down"));
         }
     }
 }
@@ -84,15 +84,15 @@ async fn run(link: Arc<Link>, channel: Channel, mut queue: mpsc::UnboundedReceiv
 /// Conversion, call, conversion: the same for each kind. Who answers is checked before what is answered.
 macro_rules! ask {
     ($link:expr, $call:expr, $request:expr, $client:ident . $method:ident, $kind:ident, $to_pb:path, $from_pb:path) => {{
-        let header = identity::header(&$link.from, $link.to, $call.session);
+        let header = identity::header(&$link, $call.session);
         let mut message = tonic::Request::new($to_pb(header, $request));
         message.set_timeout($call.deadline);
         trace::write($call.trace, message.metadata_mut());
         within($call.deadline, $client.$method(message)).await.map(|reply| {
             let reply = reply.get_ref();
-            let session = identity::check_reply(&$link.from, $link.to, reply.header)?;
+            let (session, incarnation) = identity::check_reply(&$link, reply.header)?;
             let reply = Reply::$kind($from_pb(reply).map_err(Refused::Malformed)?);
-            Ok(Heard::Answer { session, reply })
+            Ok(Heard::Answer { session, incarnation, reply })
         })
     }};
 }

@@ -74,9 +74,9 @@ impl Conversation {
     }
 
     fn deliver(&self, request: pb::AppendEntriesRequest) -> Result<(), Status> {
-        let header = self.handlers.check(request.header, self.address)?;
-        let (request, traces) = convert::append_entries_from_pb(header.to, request)?;
-        let reply = self.handlers.node.deliver(header.to, raft::Request::AppendEntries(request), traces);
+        let (header, from) = self.handlers.check(request.header, self.address)?;
+        let (request, traces) = convert::append_entries_from_pb(from.id, request)?;
+        let reply = self.handlers.deliver(from, self.address, raft::Request::AppendEntries(request), traces)?;
         self.waiting.push(Answer { header, reply });
         Ok(())
     }

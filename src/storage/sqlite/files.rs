@@ -7,7 +7,7 @@
 //! that none is.
 
 use std::{
-    fs::{self, File, OpenOptions, TryLockError},
+    fs::{self, OpenOptions, TryLockError},
     io::{self, Read, Seek, SeekFrom, Write as _},
     path::{Path, PathBuf},
 };
@@ -33,6 +33,39 @@ pub(crate) trait Files: Send + Sync + 'static {
 
     /// Lengthens the file `name` with zeros to `size`, durably; on an error it is as long as before.
     fn lengthen(&self, name: &str, size: u64) -> io::Result<()>;
+
+    /// The names of all files beside the database.
+    fn list(&self) -> io::Result<Vec<String>>;
+
+    /// Creates the file `name`, empty, in the place of one that may be there: who has that open keeps it.
+    fn create(&self, name: &str) -> io::Result<Box<dyn File>>;
+
+    /// Opens the file `name`; `None` if there is none.
+    fn open(&self, name: &str) -> io::Result<Option<Box<dyn File>>>;
+
+    /// Renames a file, over one that may have the name. A power cut may undo it until the directory is synced.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+
+    /// Removes the file `name`, if it is there. A power cut may undo it until the directory is synced.
+    fn remove(&self, name: &str) -> io::Result<()>;
+}
+
+/// An open file. It can be read under whatever name it has by now, or none.
+pub(crate) trait File: Send {
+    /// Bytes in it.
+    fn size(&mut self) -> io::Result<u64>;
+
+    /// Reads from `offset` on, as much as there is and fits in.
+    fn read_at(&mut self, offset: u64, buffer: &mut [u8]) -> io::Result<usize>;
+
+    /// Writes at `offset`, which is not behind the end.
+    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()>;
+
+    /// Cuts off what is behind `size`.
+    fn truncate(&mut self, size: u64) -> io::Result<()>;
+
+    /// Makes durable what was written and cut off.
+    fn sync(&mut self) -> io::Result<()>;
 }
 
 /// A store that is taken.
@@ -111,7 +144,7 @@ impl Files for Directory {
     }
 
     fn read(&self, name: &str, limit: usize) -> io::Result<Option<Vec<u8>>> {
-        match File::open(self.0.join(name)) {
+        match fs::File::open(self.0.join(name)) {
             Ok(file) => {
                 let mut bytes = Vec::new();
                 file.take(limit as u64).read_to_end(&mut bytes)?;
@@ -138,6 +171,69 @@ impl Files for Directory {
             Err(error) => file.set_len(before).and(Err(error)),
         }
     }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        let names = fs::read_dir(&self.0)?.map(|file| Ok(file?.file_name().to_string_lossy().into_owned()));
+        names.collect()
+    }
+
+    fn create(&self, name: &str) -> io::Result<Box<dyn File>> {
+        self.remove(name)?;
+        Ok(Box::new(OpenOptions::new().read(true).write(true).create_new(true).open(self.0.join(name))?))
+    }
+
+    fn open(&self, name: &str) -> io::Result<Option<Box<dyn File>>> {
+        match OpenOptions::new().read(true).write(true).open(self.0.join(name)) {
+            Ok(file) => Ok(Some(Box::new(file))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        fs::rename(self.0.join(from), self.0.join(to))
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        match fs::remove_file(self.0.join(name)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl File for fs::File {
+    fn size(&mut self) -> io::Result<u64> {
+        Ok(self.metadata()?.len())
+    }
+
+    fn read_at(&mut self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        self.seek(SeekFrom::Start(offset))?;
+        let mut read = 0;
+        while read < buffer.len() {
+            match self.read(&mut buffer[read..]) {
+                Ok(0) => break,
+                Ok(more) => read += more,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(read)
+    }
+
+    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.seek(SeekFrom::Start(offset))?;
+        self.write_all(bytes)
+    }
+
+    fn truncate(&mut self, size: u64) -> io::Result<()> {
+        self.set_len(size)
+    }
+
+    /// A file that grew has its new size on disk too: reading needs it.
+    fn sync(&mut self) -> io::Result<()> {
+        self.sync_data()
+    }
 }
 
 /// Creates a directory with its parents, and makes them durable.
@@ -159,12 +255,12 @@ fn create_directory(path: &Path) -> io::Result<()> {
 
 /// Makes a directory's list of files durable. Only Unix can open a directory; elsewhere the file system has to do it.
 fn sync(directory: &Path) -> io::Result<()> {
-    if cfg!(unix) { File::open(directory)?.sync_all() } else { Ok(()) }
+    if cfg!(unix) { fs::File::open(directory)?.sync_all() } else { Ok(()) }
 }
 
 /// Holds the operating system's lock until it is closed.
 struct LockFile {
-    file: File,
+    file: fs::File,
     found: Vec<u8>,
 }
 

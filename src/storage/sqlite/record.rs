@@ -37,8 +37,9 @@ struct StoredOpenSession {}
 #[derive(Clone, PartialEq, Message)]
 struct StoredNoop {}
 
+/// A membership as it is written down, here and in snapshots.
 #[derive(Clone, PartialEq, Message)]
-struct StoredMembership {
+pub(super) struct StoredMembership {
     #[prost(message, repeated, tag = "1")]
     voters: Vec<StoredServer>,
     #[prost(message, repeated, tag = "2")]

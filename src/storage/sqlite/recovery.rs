@@ -7,7 +7,7 @@ use rusqlite::Connection;
 use super::{
     failure::{classify_at_open, corrupt},
     record::{chain, decode_membership, decode_payload},
-    rows::{Base, Owner, RowError, State},
+    rows::{Base, Condemned, Owner, RowError, State},
 };
 use crate::{
     raft::{Entry, LogPosition, Recovered},
@@ -16,9 +16,20 @@ use crate::{
 
 /// What is in the database, and the rows that the store goes on from.
 pub(super) struct Found {
+    /// Without snapshots: those are not in the database.
     pub(super) opened: Opened,
+    pub(super) owner: Owner,
     pub(super) base: Base,
     pub(super) state: State,
+}
+
+/// Reads whose store it is.
+pub(super) fn owner(connection: &Connection, path: &Path) -> Result<Identity, StorageError> {
+    let owner = Owner::read(connection).map_err(|error| match error {
+        RowError::Sqlite(error) => classify_at_open(path, &error),
+        RowError::Damaged(cause) => corrupt(path, "the identity", cause),
+    })?;
+    Ok(owner.identity)
 }
 
 /// Reads and verifies everything.
@@ -31,6 +42,10 @@ pub(super) fn read(connection: &Connection, path: &Path, opener: &Identity) -> R
     };
     let owner = Owner::read(connection).map_err(damaged("the identity"))?;
     owner.identity.expect_same(opener, path)?;
+    let condemned = Condemned::read(connection).map_err(damaged("the mark of lost entries"))?;
+    if let Some(Condemned { acknowledged, last }) = condemned {
+        return Err(StorageError::LostEntries { path: path.to_owned(), acknowledged, last });
+    }
     let base = Base::read(connection).map_err(damaged("the log's base"))?;
     let state = State::read(connection).map_err(damaged("term and vote"))?;
     let membership = decode_membership(&base.membership)
@@ -45,18 +60,20 @@ pub(super) fn read(connection: &Connection, path: &Path, opener: &Identity) -> R
         snapshot: None,
         receiving: None,
     };
-    Ok(Found { opened: Opened { incarnation: owner.incarnation, recovered }, base, state })
+    Ok(Found { opened: Opened { incarnation: owner.incarnation, recovered }, owner, base, state })
 }
 
-/// Reads the log and follows its chain from the base to the end that the state row names.
+/// Reads the log and follows its chain from the base to the end that the state row names. Rows up to the base wait to be
+/// deleted.
 fn read_entries(connection: &Connection, path: &Path, base: &Base, state: &State) -> Result<Vec<Entry>, StorageError> {
     let failed = |error: rusqlite::Error| classify_at_open(path, &error);
     let mut entries = Vec::new();
     let mut last_index = base.position.index;
     let mut last_chain = base.chain;
-    let mut statement =
-        connection.prepare("SELECT idx, term, payload, chain FROM entries ORDER BY idx").map_err(failed)?;
-    let mut rows = statement.query([]).map_err(failed)?;
+    let mut statement = connection
+        .prepare("SELECT idx, term, payload, chain FROM entries WHERE idx > ?1 ORDER BY idx")
+        .map_err(failed)?;
+    let mut rows = statement.query([base.position.index.cast_signed()]).map_err(failed)?;
     while let Some(row) = rows.next().map_err(failed)? {
         let expected = last_index + 1;
         let place = || format!("entry {expected}");

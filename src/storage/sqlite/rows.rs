@@ -1,11 +1,11 @@
-//! The three tables of one row: whose store it is, what its log stands on, and where it is now.
+//! The tables of one row: whose store it is, what its log stands on, where it is now; and whether it lost entries.
 //!
 //! Each row carries a checksum over all of its columns. The state row moves with every write; it says where the log
 //! ends and with which checksum, so that a log that lost its end is told from one that never had it.
 
 use rusqlite::{Connection, Error, OptionalExtension, Result, Row, params};
 
-use super::record::row_checksum;
+use super::record::{chain, row_checksum};
 use crate::{
     raft::{HardState, LogIndex, LogPosition},
     storage::Identity,
@@ -40,6 +40,15 @@ pub(super) struct Base {
     pub(super) chain: u32,
     /// Who belonged to the cluster then, encoded.
     pub(super) membership: Vec<u8>,
+}
+
+/// The row that ends a store: it had acknowledged more than it has. As a rule there is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Condemned {
+    /// The last entry that it had acknowledged.
+    pub(super) acknowledged: LogIndex,
+    /// The last entry that it had.
+    pub(super) last: LogIndex,
 }
 
 /// Why a row could not be had.
@@ -90,9 +99,15 @@ impl State {
 }
 
 impl Owner {
-    pub(super) fn checksum(&self) -> u32 {
+    fn checksum(&self) -> u32 {
         let Owner { identity: Identity { cluster_id, node_id }, incarnation } = *self;
         row_checksum("identity", &[Some(cluster_id), Some(node_id), Some(incarnation)], &[])
+    }
+
+    /// Where the chain of a log begins that stands on `base`, if it never had that entry: a chain of this store's own,
+    /// into which an entry of another store, or of an earlier log, does not fit.
+    pub(super) fn seed(&self, base: LogPosition) -> u32 {
+        chain(self.checksum(), base, &[])
     }
 
     pub(super) fn write(&self, connection: &Connection) -> Result<()> {
@@ -136,16 +151,42 @@ impl Base {
     }
 }
 
+impl Condemned {
+    fn checksum(&self) -> u32 {
+        row_checksum("condemned", &[Some(self.acknowledged), Some(self.last)], &[])
+    }
+
+    pub(super) fn write(&self, connection: &Connection) -> Result<()> {
+        let row = params![self.acknowledged.cast_signed(), self.last.cast_signed(), self.checksum()];
+        connection.execute("REPLACE INTO condemned VALUES (0, ?1, ?2, ?3)", row)?;
+        Ok(())
+    }
+
+    pub(super) fn read(connection: &Connection) -> Result<Option<Condemned>, RowError> {
+        read_if_any(connection, "SELECT acknowledged, last, checksum FROM condemned", |row| {
+            let condemned = Condemned { acknowledged: number(row, 0)?, last: number(row, 1)? };
+            Ok((condemned.checksum() == row.get::<_, u32>(2)?).then_some(condemned))
+        })
+    }
+}
+
 /// The one row that `select` finds; `of_row` gives `None` where it does not fit its checksum.
 fn read<T>(
     connection: &Connection,
     select: &str,
     of_row: impl FnOnce(&Row<'_>) -> Result<Option<T>>,
 ) -> Result<T, RowError> {
+    read_if_any(connection, select, of_row)?.ok_or(RowError::Damaged("it is not there"))
+}
+
+fn read_if_any<T>(
+    connection: &Connection,
+    select: &str,
+    of_row: impl FnOnce(&Row<'_>) -> Result<Option<T>>,
+) -> Result<Option<T>, RowError> {
     match connection.query_row(select, [], of_row).optional()? {
-        Some(Some(row)) => Ok(row),
         Some(None) => Err(RowError::Damaged("it does not fit its checksum")),
-        None => Err(RowError::Damaged("it is not there")),
+        found => Ok(found.flatten()),
     }
 }
 

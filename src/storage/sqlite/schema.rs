@@ -15,8 +15,8 @@ pub(super) const FORMAT: u32 = 1;
 /// Bytes in a page of the database and of its log.
 pub(super) const PAGE_SIZE: usize = 4096;
 
-/// `state` and its like hold one row each, whose checksum covers all other columns. Numbers are u64 in SQLite's i64.
-const TABLES: [&str; 4] = [
+/// `state` and its like hold one row each, whose checksum covers all other columns; `condemned` holds one or none. Numbers are u64 in SQLite's i64.
+const TABLES: [&str; 5] = [
     "CREATE TABLE identity (id INTEGER PRIMARY KEY, cluster_id INTEGER NOT NULL, node_id INTEGER NOT NULL, \
      incarnation INTEGER NOT NULL, checksum INTEGER NOT NULL) STRICT",
     "CREATE TABLE base (id INTEGER PRIMARY KEY, last_included_index INTEGER NOT NULL, last_included_term INTEGER NOT NULL, \
@@ -25,6 +25,8 @@ const TABLES: [&str; 4] = [
      last_index INTEGER NOT NULL, chain INTEGER NOT NULL, writes INTEGER NOT NULL, checksum INTEGER NOT NULL) STRICT",
     "CREATE TABLE entries (idx INTEGER PRIMARY KEY, term INTEGER NOT NULL, payload BLOB NOT NULL, \
      chain INTEGER NOT NULL) STRICT",
+    "CREATE TABLE condemned (id INTEGER PRIMARY KEY, acknowledged INTEGER NOT NULL, last INTEGER NOT NULL, \
+     checksum INTEGER NOT NULL) STRICT",
 ];
 
 /// Bytes in the header of a database.

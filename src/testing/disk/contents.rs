@@ -1,8 +1,14 @@
 //! What is on a simulated disk, and what only seems to be.
 //!
+//! As in a Unix file system, a name stands for a file and is not the file: one that was deleted or renamed can still be
+//! read by whoever has it open.
+//!
 //! *Architecture invariant: nothing here is unsafe or knows of SQLite; it is a model of a file system.*
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use rand::{Rng, RngExt};
 
@@ -10,6 +16,9 @@ use super::Image;
 
 /// What a disk writes whole or not at all.
 const SECTOR: usize = 512;
+
+/// Tells a file from others that had, have or will have its name.
+pub(super) type FileId = u64;
 
 /// Why an operation was not carried out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,9 +31,14 @@ pub(super) enum Fault {
 
 #[derive(Default)]
 pub(super) struct Contents {
-    files: BTreeMap<String, File>,
-    /// Files whose deletion a power cut may undo.
-    deleted: BTreeMap<String, File>,
+    /// All files that have a name, may have one after a power cut, or are open.
+    files: BTreeMap<FileId, File>,
+    /// The directory as it is seen.
+    names: BTreeMap<String, FileId>,
+    /// What a power cut leaves of the directory for certain.
+    durable_names: BTreeMap<String, FileId>,
+    /// What leads from `durable_names` to `names`.
+    unsynced: Vec<Renaming>,
     pub(super) operations: u64,
     pub(super) crash_at: Option<u64>,
     pub(super) crashed: bool,
@@ -34,18 +48,21 @@ pub(super) struct Contents {
     pub(super) full: bool,
     /// Who has the store open.
     pub(super) holder: Option<u64>,
+    /// Counts the crashes: what was opened before one is closed after it.
+    pub(super) crashes: u64,
+    last_id: FileId,
 }
 
 #[derive(Clone, Default)]
 struct File {
     /// What a reader sees.
-    seen: Vec<u8>,
+    seen: Arc<Vec<u8>>,
     /// What a power cut leaves for certain.
     durable: Vec<u8>,
     /// What leads from `durable` to `seen`, unless a sync failed.
     unsynced: Vec<Change>,
-    /// Whether a power cut leaves the file's name in the directory.
-    is_listed: bool,
+    /// How many have it open by its id.
+    readers: u32,
 }
 
 #[derive(Clone)]
@@ -54,52 +71,105 @@ enum Change {
     Truncate(usize),
 }
 
+/// A change of the directory: whole or not at all, and apart from the others.
+#[derive(Clone)]
+enum Renaming {
+    Create { name: String, id: FileId },
+    Rename { from: String, to: String, id: FileId },
+    Delete { name: String, id: FileId },
+}
+
 impl Contents {
     /// A disk with just these files, all durable.
     pub(super) fn of_image(image: &Image) -> Self {
-        let files = image.iter().map(|(name, bytes)| {
-            let file = File { seen: bytes.clone(), durable: bytes.clone(), unsynced: Vec::new(), is_listed: true };
-            (name.clone(), file)
-        });
-        Contents { files: files.collect(), ..Contents::default() }
+        let mut contents = Contents::default();
+        for (id, (name, bytes)) in (1..).zip(image) {
+            let file = File { seen: Arc::new(bytes.clone()), durable: bytes.clone(), ..File::default() };
+            contents.files.insert(id, file);
+            contents.names.insert(name.clone(), id);
+            contents.last_id = id;
+        }
+        contents.durable_names = contents.names.clone();
+        contents
     }
 
     pub(super) fn image(&self) -> Image {
-        self.files.iter().map(|(name, file)| (name.clone(), file.seen.clone())).collect()
+        self.names.iter().map(|(name, id)| (name.clone(), self.files[id].seen.to_vec())).collect()
+    }
+
+    pub(super) fn names(&self) -> Vec<String> {
+        self.names.keys().cloned().collect()
     }
 
     pub(super) fn read(&self, name: &str) -> Option<&[u8]> {
-        self.files.get(name).map(|file| file.seen.as_slice())
+        self.names.get(name).map(|id| self.files[id].seen.as_slice())
+    }
+
+    /// What can be read of a file whatever happens to its name.
+    pub(super) fn bytes(&self, id: FileId) -> Arc<Vec<u8>> {
+        self.files[&id].seen.clone()
+    }
+
+    /// Keeps the file `name` until it is [closed](Self::close).
+    pub(super) fn open(&mut self, name: &str) -> Option<FileId> {
+        let id = *self.names.get(name)?;
+        self.files.get_mut(&id).expect("a name stands for a file").readers += 1;
+        Some(id)
+    }
+
+    pub(super) fn close(&mut self, id: FileId) {
+        if let Some(file) = self.files.get_mut(&id) {
+            file.readers = file.readers.saturating_sub(1);
+        }
+        self.forget_files();
     }
 
     pub(super) fn create(&mut self, name: &str) -> Result<(), Fault> {
         self.begin()?;
-        self.files.entry(name.to_owned()).or_default();
+        self.find_or_create(name);
         Ok(())
     }
 
     pub(super) fn write(&mut self, name: &str, offset: usize, bytes: &[u8]) -> Result<(), Fault> {
-        self.begin()?;
-        if self.failing_writes > 0 {
-            self.failing_writes -= 1;
-            return Err(Fault::Failed);
-        }
-        if self.full {
-            return Err(Fault::Full);
-        }
-        self.change(name, Change::Write { offset, bytes: bytes.to_vec() });
+        self.expect_room()?;
+        let id = self.find_or_create(name);
+        self.change(id, Change::Write { offset, bytes: bytes.to_vec() });
+        Ok(())
+    }
+
+    pub(super) fn write_to(&mut self, id: FileId, offset: usize, bytes: &[u8]) -> Result<(), Fault> {
+        self.expect_room()?;
+        self.change(id, Change::Write { offset, bytes: bytes.to_vec() });
         Ok(())
     }
 
     pub(super) fn truncate(&mut self, name: &str, length: usize) -> Result<(), Fault> {
         self.begin()?;
-        self.change(name, Change::Truncate(length));
+        let id = self.find_or_create(name);
+        self.change(id, Change::Truncate(length));
+        Ok(())
+    }
+
+    pub(super) fn truncate_opened(&mut self, id: FileId, length: usize) -> Result<(), Fault> {
+        self.begin()?;
+        self.change(id, Change::Truncate(length));
         Ok(())
     }
 
     pub(super) fn sync(&mut self, name: &str) -> Result<(), Fault> {
         self.begin()?;
-        let file = self.files.entry(name.to_owned()).or_default();
+        let id = self.find_or_create(name);
+        self.sync_file(id, name)
+    }
+
+    /// `name` is what it was opened as.
+    pub(super) fn sync_opened(&mut self, id: FileId, name: &str) -> Result<(), Fault> {
+        self.begin()?;
+        self.sync_file(id, name)
+    }
+
+    fn sync_file(&mut self, id: FileId, name: &str) -> Result<(), Fault> {
+        let file = self.files.get_mut(&id).expect("an open file is there");
         // If it fails, the changes are marked as clean all the same: no later sync will write them.
         let unsynced = std::mem::take(&mut file.unsynced);
         let failing_here = self.failing_syncs_of.get_mut(name).filter(|count| **count > 0);
@@ -110,7 +180,11 @@ impl Contents {
         for change in &unsynced {
             change.apply(&mut file.durable);
         }
-        file.is_listed = true;
+        // A new file is in its directory once it was synced; to its later names that does not extend.
+        let created = |renaming: &Renaming| matches!(renaming, Renaming::Create { id: created, .. } if *created == id);
+        if let Some(at) = self.unsynced.iter().position(created) {
+            self.unsynced.remove(at).apply(&mut self.durable_names);
+        }
         Ok(())
     }
 
@@ -120,26 +194,37 @@ impl Contents {
             self.failing_syncs -= 1;
             return Err(Fault::Failed);
         }
-        self.deleted.clear();
-        self.files.values_mut().for_each(|file| file.is_listed = true);
+        self.unsynced.clear();
+        self.durable_names = self.names.clone();
+        self.forget_files();
         Ok(())
     }
 
     pub(super) fn delete(&mut self, name: &str) -> Result<(), Fault> {
         self.begin()?;
-        if let Some(file) = self.files.remove(name) {
-            self.deleted.insert(name.to_owned(), file);
+        if let Some(id) = self.names.remove(name) {
+            self.unsynced.push(Renaming::Delete { name: name.to_owned(), id });
+        }
+        Ok(())
+    }
+
+    /// Replaces what has the name `to`. Nothing happens if there is no `from`.
+    pub(super) fn rename(&mut self, from: &str, to: &str) -> Result<(), Fault> {
+        self.begin()?;
+        if let Some(id) = self.names.remove(from) {
+            self.names.insert(to.to_owned(), id);
+            self.unsynced.push(Renaming::Rename { from: from.to_owned(), to: to.to_owned(), id });
         }
         Ok(())
     }
 
     pub(super) fn power_loss(&mut self, rng: &mut impl Rng) {
-        for (name, file) in std::mem::take(&mut self.deleted) {
-            if file.is_listed && rng.random_bool(0.5) {
-                self.files.entry(name).or_insert(file);
+        for renaming in std::mem::take(&mut self.unsynced) {
+            if rng.random_bool(0.5) {
+                renaming.apply(&mut self.durable_names);
             }
         }
-        self.files.retain(|_, file| file.is_listed || rng.random_bool(0.5));
+        self.names = self.durable_names.clone();
         for file in self.files.values_mut() {
             for change in std::mem::take(&mut file.unsynced) {
                 match rng.random_range(0..3) {
@@ -148,20 +233,23 @@ impl Contents {
                     _ => change.apply_torn(&mut file.durable, rng),
                 }
             }
-            file.seen = file.durable.clone();
-            file.is_listed = true;
+            file.seen = Arc::new(file.durable.clone());
         }
         self.process_crash();
     }
 
     pub(super) fn process_crash(&mut self) {
-        let Contents { files, deleted, operations, .. } = std::mem::take(self);
-        *self = Contents { files, deleted, operations, ..Contents::default() };
+        let Contents { files, names, durable_names, unsynced, operations, crashes, last_id, .. } = std::mem::take(self);
+        let crashes = crashes + 1;
+        *self = Contents { files, names, durable_names, unsynced, operations, crashes, last_id, ..Contents::default() };
+        self.files.values_mut().for_each(|file| file.readers = 0);
+        self.forget_files();
     }
 
     pub(super) fn flip_bit(&mut self, name: &str, bit: usize) {
-        let file = self.files.get_mut(name).unwrap_or_else(|| panic!("there is no file {name}"));
-        for bytes in [&mut file.seen, &mut file.durable] {
+        let id = self.names.get(name).unwrap_or_else(|| panic!("there is no file {name}"));
+        let file = self.files.get_mut(id).expect("a name stands for a file");
+        for bytes in [Arc::make_mut(&mut file.seen), &mut file.durable] {
             bytes[bit / 8] ^= 1 << (bit % 8);
         }
     }
@@ -173,10 +261,63 @@ impl Contents {
         if self.crashed { Err(Fault::Failed) } else { Ok(()) }
     }
 
-    fn change(&mut self, name: &str, change: Change) {
-        let file = self.files.entry(name.to_owned()).or_default();
-        change.apply(&mut file.seen);
+    /// Begins a write.
+    fn expect_room(&mut self) -> Result<(), Fault> {
+        self.begin()?;
+        if self.failing_writes > 0 {
+            self.failing_writes -= 1;
+            return Err(Fault::Failed);
+        }
+        if self.full { Err(Fault::Full) } else { Ok(()) }
+    }
+
+    fn find_or_create(&mut self, name: &str) -> FileId {
+        if let Some(id) = self.names.get(name) {
+            return *id;
+        }
+        self.last_id += 1;
+        self.files.insert(self.last_id, File::default());
+        self.names.insert(name.to_owned(), self.last_id);
+        self.unsynced.push(Renaming::Create { name: name.to_owned(), id: self.last_id });
+        self.last_id
+    }
+
+    fn change(&mut self, id: FileId, change: Change) {
+        let file = self.files.get_mut(&id).expect("an open file is there");
+        change.apply(Arc::make_mut(&mut file.seen));
         file.unsynced.push(change);
+    }
+
+    /// Files without a name, now and after any power cut, which nobody has open.
+    fn forget_files(&mut self) {
+        let named: BTreeSet<FileId> = self.names.values().chain(self.durable_names.values()).copied().collect();
+        let renamed: BTreeSet<FileId> = self.unsynced.iter().map(Renaming::id).collect();
+        self.files.retain(|id, file| named.contains(id) || renamed.contains(id) || file.readers > 0);
+    }
+}
+
+impl Renaming {
+    fn id(&self) -> FileId {
+        match self {
+            Renaming::Create { id, .. } | Renaming::Rename { id, .. } | Renaming::Delete { id, .. } => *id,
+        }
+    }
+
+    /// What it makes of a directory in which those before it may not have taken place.
+    fn apply(self, names: &mut BTreeMap<String, FileId>) {
+        let take = |names: &mut BTreeMap<String, FileId>, name: &String, id: FileId| {
+            if names.get(name) == Some(&id) {
+                names.remove(name);
+            }
+        };
+        match self {
+            Renaming::Create { name, id } => drop(names.insert(name, id)),
+            Renaming::Delete { name, id } => take(names, &name, id),
+            Renaming::Rename { from, to, id } => {
+                take(names, &from, id);
+                names.insert(to, id);
+            }
+        }
     }
 }
 

@@ -15,10 +15,19 @@ pub fn address(text: &str) -> Option<String> {
 
 /// Refuses what nobody could dial: no host, or no port (R012).
 pub fn check_routable(member: NodeId, address: &str, listen: &str) -> Result<(), Failure> {
+    check_given(&format!("--cluster {member}="), ",…", member, address, listen)
+}
+
+/// The same of an address that --advertise gave, or --listen.
+pub fn check_advertised(member: NodeId, address: &str, listen: &str) -> Result<(), Failure> {
+    check_given("--advertise ", "", member, address, listen)
+}
+
+fn check_given(flag: &str, more: &str, member: NodeId, address: &str, listen: &str) -> Result<(), Failure> {
     let (host, port) = address.rsplit_once(':').expect("address() let through only host:port");
     let bare_host = host.trim_start_matches('[').trim_end_matches(']');
     if bare_host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_unspecified()) {
-        return Err(unroutable(member, address, listen));
+        return Err(unroutable(flag, more, member, address, listen));
     }
     if port.parse() == Ok(0_u16) {
         return Err(Failure::new(
@@ -26,19 +35,19 @@ pub fn check_routable(member: NodeId, address: &str, listen: &str) -> Result<(),
             exit::USAGE,
             format!("nobody can reach node {member} at {address}"),
             "port 0 lets the system choose a port, and the other nodes and clients cannot know which".to_owned(),
-            format!("write a port, the same here and in --listen: --cluster {member}={host}:7001,…"),
+            format!("write a port, the same here and in --listen: {flag}{host}:7001{more}"),
         ));
     }
     Ok(())
 }
 
-fn unroutable(member: NodeId, address: &str, listen: &str) -> Failure {
+fn unroutable(flag: &str, more: &str, member: NodeId, address: &str, listen: &str) -> Failure {
     let port = listen.rsplit_once(':').map_or("7001", |(_, port)| port);
     Failure::new(
         12,
         exit::USAGE,
         format!("nobody can reach node {member} at {address}"),
-        format!("{address} says where to listen, not where to dial; the other nodes and clients get it from --cluster"),
-        format!("write the host that the others see: --cluster {member}=HOST:{port},… and keep --listen as it is"),
+        format!("{address} says where to listen, not where to dial, and the other nodes and clients are given it"),
+        format!("write the host that the others see: {flag}HOST:{port}{more} and keep --listen as it is"),
     )
 }

@@ -1,0 +1,62 @@
+//! What operators order: other servers, another leader.
+
+use super::{Call, Consensus};
+use crate::{
+    error::ChangeError,
+    flow::Context,
+    node::{admission::Denied, messages::ConsensusMessage, ports::ChangePort},
+    raft::{CallId, Input, LogIndex, Refusal},
+};
+
+impl Consensus {
+    /// Gives an order to the core, as `input` words it.
+    pub(super) fn order(
+        &mut self,
+        mut port: ChangePort,
+        context: &mut Context<ConsensusMessage>,
+        input: impl FnOnce(CallId) -> Input,
+    ) {
+        if port.abandoned() {
+            return;
+        }
+        let node = self.shared.id();
+        if port.needs_permit() {
+            match self.shared.admission.admit(0) {
+                Ok(permit) => port.permit(permit),
+                Err(Denied::Closed) => return port.answer(Err(ChangeError::Unavailable { node })),
+                Err(Denied::Busy(limit)) => return port.answer(Err(self.shared.change_busy(limit))),
+            }
+        }
+        port.take(node);
+        let call = self.wait(Call::Change(port));
+        self.step(input(call), context);
+    }
+
+    pub(super) fn answer_order(&mut self, call: CallId, index: LogIndex) {
+        if let Some(Call::Change(port)) = self.calls.remove(&call) {
+            port.answer(Ok(index));
+        }
+    }
+
+    pub(super) fn refuse_order(&self, port: ChangePort, refusal: Refusal) {
+        let node = self.shared.id();
+        let address = |id| self.shared.address_of(id).unwrap_or_default();
+        port.answer(Err(match refusal {
+            Refusal::NotLeader { leader } => self.shared.change_not_leader(leader),
+            Refusal::Unknown => {
+                let reason = format!("node {node} stopped leading before the change was committed");
+                ChangeError::Unknown { reason }
+            }
+            Refusal::NotReady => ChangeError::NotReady { node },
+            Refusal::DiskFull => ChangeError::DiskFull { node },
+            Refusal::ChangeUnderWay { index } => ChangeError::UnderWay { index },
+            Refusal::NotCaughtUp { id, match_index } => ChangeError::NotCaughtUp { id, match_index },
+            Refusal::WouldStop { in_touch, needed } => ChangeError::WouldStop { in_touch, needed },
+            Refusal::IdRemoved { id } => ChangeError::Removed { id },
+            Refusal::NoSuchServer { id } => ChangeError::NoSuchServer { id },
+            Refusal::AlreadyThere { id } => ChangeError::AlreadyThere { id, address: address(id) },
+            Refusal::TransferFailed { to } => ChangeError::TransferFailed { to },
+            Refusal::SnapshotFailed => ChangeError::Unavailable { node },
+        }));
+    }
+}

@@ -1,0 +1,215 @@
+//! Servers that come, go, lose their disks and fill them, with the command line of an operator.
+
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    client,
+    cluster::{Cluster, LOOK_AGAIN},
+    command_line::run,
+    server::PATIENCE,
+    witness::Witness,
+};
+
+/// The lines of `member list`, by rising id.
+async fn members(endpoints: &str) -> Vec<Value> {
+    run(endpoints, &["member", "list", "-o", "json"]).await.json()
+}
+
+async fn is(endpoints: &str, id: u64, kind: &str) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let members = members(endpoints).await;
+        if members.iter().any(|member| member["id"] == id && member["kind"] == kind) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "node {id} is no {kind}: {members:?}");
+        sleep(LOOK_AGAIN).await;
+    }
+}
+
+/// The log knows whose disk is whose: from then on a wiped one is noticed.
+async fn disks_are_known(endpoints: &str) {
+    let deadline = Instant::now() + PATIENCE;
+    while members(endpoints).await.iter().any(|member| member["incarnation"].is_null()) {
+        assert!(Instant::now() < deadline, "not all disks are known");
+        sleep(LOOK_AGAIN).await;
+    }
+}
+
+/// Fails when: `--join` does not ask to be added, a second start asks again, or `member` says something else than is true.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_joins_leads_and_is_removed_by_the_command_line() {
+    let mut cluster = Cluster::start(&[]).await;
+    let leader = cluster.leader().await;
+    let all = cluster.endpoints();
+    client::put(&leader.address, "before", "it joined").await.expect("there is a leader");
+
+    let command = cluster.serve_joining(4);
+    cluster.spawn(4, command);
+    assert!(cluster.servers[&4].is_ready().await, "it joins by itself");
+    let address = cluster.addresses[&4].clone();
+    // What it has done by itself is no error to ask for; and here it is waited for.
+    let added = run(&all, &["member", "add", "4", &address, "-o", "json"]).await.exits_with(0).json();
+    let index = added[0]["index"].clone();
+    assert_eq!(added, [json!({"v": 1, "change": "add", "id": 4, "address": address, "index": index, "kind": "voter"})]);
+    let transferred = run(&all, &["leader", "transfer", "4", "-o", "json"]).await.exits_with(0).json();
+    assert_eq!((&transferred[0]["id"], &transferred[0]["address"]), (&json!(4), &json!(address)));
+    // Of one that is not among the endpoints.
+    let shown = run(&all, &["leader", "show", "-o", "json"]).await.exits_with(0).json();
+    assert_eq!(shown, transferred);
+
+    // A second start needs nobody to join.
+    cluster.kill(4).await;
+    let command = cluster.serve_joining(4);
+    cluster.spawn(4, command);
+    assert!(cluster.servers[&4].is_ready().await);
+    let written = client::put_somewhere(cluster.addresses.values(), "after", "it came back").await;
+    client::has_applied(&address, written).await;
+
+    let refused = run(&all, &["member", "add", "5", &address]).await.exits_with(1);
+    assert!(refused.stderr.contains("error[R020]") && refused.stderr.contains("node 4"), "{}", refused.stderr);
+    let refused = run(&all, &["member", "add", "5", "0.0.0.0:1"]).await.exits_with(2);
+    assert!(refused.stderr.contains("error[R012]"), "{}", refused.stderr);
+    run(&all, &["member", "add", "5", "nowhere"]).await.exits_with(2);
+
+    let removed = run(&all, &["member", "remove", "4", "-o", "json"]).await.exits_with(0).json();
+    assert_eq!((&removed[0]["kind"], &removed[0]["id"]), (&json!("removed"), &json!(4)));
+    run(&all, &["member", "remove", "4"]).await.exits_with(0);
+    assert!(cluster.servers[&4].says("R008").await, "it is told");
+    let status = client::status(&address).await.expect("it is up");
+    assert_eq!(status.trouble, "removed");
+    let refused = run(&all, &["member", "add", "4", &address]).await.exits_with(1);
+    assert!(refused.stderr.contains("error[R008]"), "{}", refused.stderr);
+    let kinds: Vec<_> = members(&all).await.iter().map(|line| (line["id"].clone(), line["kind"].clone())).collect();
+    assert_eq!(kinds[3], (json!(4), json!("removed")));
+
+    cluster.kill(4).await;
+    std::fs::remove_dir_all(cluster.data(4)).expect("it is there");
+    let command = cluster.serve_joining(4);
+    cluster.spawn(4, command);
+    let mut server = cluster.servers.remove(&4).expect("just started");
+    server.ends_with(1, &["error[R008]"]).await;
+    cluster.addresses.remove(&4);
+    cluster.agree().await;
+}
+
+/// M06. Fails when: a wiped disk is taken for the one before, or a replaced one is not taken in.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wiped_server_is_refused_and_then_replaced() {
+    let mut cluster = Cluster::start(&[]).await;
+    let leader = cluster.leader().await;
+    let all = cluster.endpoints();
+    disks_are_known(&all).await;
+    let witness = Witness::of(&cluster.addresses);
+    let wiped = leader.id % 3 + 1;
+    let written = client::put(&leader.address, "key", "value").await.expect("there is a leader");
+    cluster.kill(wiped).await;
+    std::fs::remove_dir_all(cluster.data(wiped)).expect("it is there");
+
+    // Started as ever, by somebody who has not noticed.
+    cluster.restart(wiped).await;
+    assert!(cluster.servers[&wiped].says("R007").await, "it is told");
+    let status = client::status(&cluster.addresses[&wiped]).await.expect("it is up");
+    assert_eq!((status.trouble.as_str(), status.term, status.commit), ("wiped", 0, 0));
+    let lines = run(&all, &["status", "-o", "json"]).await.exits_with(0).json();
+    assert_eq!(lines[wiped as usize - 1]["trouble"], "wiped");
+    assert!(run(&all, &["status"]).await.exits_with(0).stderr.contains(&format!("member replace {wiped}")));
+    cluster.kill(wiped).await;
+    std::fs::remove_dir_all(cluster.data(wiped)).expect("it is there");
+
+    // Started as a new one, under an id that is taken.
+    let command = cluster.serve_joining(wiped);
+    cluster.spawn(wiped, command);
+    let mut server = cluster.servers.remove(&wiped).expect("just started");
+    server.ends_with(1, &["error[R007]", &format!("member replace {wiped}")]).await;
+
+    let address = cluster.addresses[&wiped].clone();
+    let id = wiped.to_string();
+    run(&all, &["member", "replace", &id, &address, "--no-wait"]).await.exits_with(0);
+    let command = cluster.serve_joining(wiped);
+    cluster.spawn(wiped, command);
+    assert!(cluster.servers[&wiped].is_ready().await, "it is expected now");
+    is(&all, wiped, "voter").await;
+    client::has_applied(&address, written).await;
+    let now = cluster.leader().await;
+    assert_eq!((now.id, now.term), (leader.id, leader.term), "nobody was disturbed");
+    cluster.agree().await;
+    witness.finds_nothing_wrong();
+}
+
+/// Fails when: a leader that is told to stop goes without handing over.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_is_stopped_hands_over() {
+    let mut cluster = Cluster::start(&["--election-timeout-ms", "2000-3000"]).await;
+    let leader = cluster.leader().await;
+    let began = Instant::now();
+    cluster.servers[&leader.id].signal("TERM").await;
+    cluster.servers.remove(&leader.id).expect("it ran").ends_with(0, &["stopped"]).await;
+    let next = cluster.leader().await;
+    assert_eq!(next.term, leader.term + 1);
+    assert!(began.elapsed().as_millis() < 2000, "somebody had to wait for an election: {:?}", began.elapsed());
+}
+
+/// D05. Fails when: `ENOSPC` is taken for a broken disk, or the write that found no room is not tried again.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_whose_disk_is_full_hands_over_serves_reads_and_catches_up_when_there_is_room() {
+    use crate::shim::Fault;
+
+    let cluster = Cluster::start_with_shim().await;
+    let full = cluster.leader().await;
+    let all = cluster.endpoints();
+    disks_are_known(&all).await;
+    client::put(&full.address, "before", "there was room").await.expect("there is room");
+    cluster.disks().set(Fault::NoRoom, full.id);
+    client::put_somewhere(cluster.addresses.values(), "meanwhile", "the others have room").await;
+    let deadline = Instant::now() + PATIENCE;
+    while client::status(&full.address).await.expect("it is up").trouble != "disk full" {
+        assert!(Instant::now() < deadline, "it does not notice");
+        sleep(LOOK_AGAIN).await;
+    }
+    assert!(cluster.servers[&full.id].says("R016").await);
+    let status = run(&all, &["status"]).await.exits_with(0);
+    assert!(
+        status.stdout.contains("(disk full)") && status.stderr.contains("R016"),
+        "{}{}",
+        status.stdout,
+        status.stderr
+    );
+    let next = cluster.leader().await;
+    assert_ne!(next.id, full.id, "it would have to refuse every write");
+    let read =
+        run(&full.address, &["get", "before", "--consistency", "stale", "-o", "json"]).await.exits_with(0).json();
+    assert_eq!(read[0]["value"], "there was room");
+
+    cluster.disks().repair(Fault::NoRoom, full.id);
+    let state = cluster.agree().await;
+    assert!(state.contains_key(&b"before"[..]) && state.contains_key(&b"meanwhile"[..]));
+    assert_eq!(client::status(&full.address).await.expect("it is up").trouble, "");
+}
+
+/// Fails when: the stream does not begin with what is, or leaves something out.
+#[tokio::test(flavor = "multi_thread")]
+async fn events_tell_what_happens_to_a_node() {
+    use ractor_raft::rpc::pb::{EventsRequest, cluster_client::ClusterClient, event::Event};
+
+    let mut cluster = Cluster::start(&[]).await;
+    let leader = cluster.leader().await;
+    let follower = leader.id % 3 + 1;
+    let channel = client::channel(&cluster.addresses[&follower]);
+    let mut events = ClusterClient::new(channel).events(EventsRequest {}).await.expect("a stream").into_inner();
+    let mut next = async || {
+        let event =
+            tokio::time::timeout(PATIENCE, events.message()).await.expect("something happens").expect("no error");
+        event.expect("it goes on").event.expect("one of them")
+    };
+    assert!(matches!(next().await, Event::MembershipChanged(membership) if membership.voters.len() == 3));
+    assert!(matches!(next().await, Event::RoleChanged(role) if role.leader == leader.id && role.role == "follower"));
+    run(&cluster.endpoints(), &["leader", "transfer", &follower.to_string()]).await.exits_with(0);
+    while !matches!(next().await, Event::RoleChanged(role) if role.leader == follower && role.role == "leader") {}
+    run(&cluster.endpoints(), &["member", "add", "9", "127.0.0.1:9", "--learner"]).await.exits_with(0);
+    while !matches!(next().await, Event::MembershipChanged(membership) if membership.learners.len() == 1) {}
+    cluster.servers[&follower].signal("TERM").await;
+    cluster.servers.remove(&follower).expect("it ran").ends_with(0, &[]).await;
+}
