@@ -120,6 +120,14 @@ fn a_commitment_takes_both_majorities() {
     assert_eq!(n1.raft.commit_index(), 0, "all of C_old");
     n1.matched(4, 3);
     assert_eq!(n1.raft.commit_index(), 3);
+    let mut n1 = with_membership(&[1, 2, 3], 1, &[joint(&[1, 4, 5], &[1, 2, 3])]);
+    n1.campaign();
+    n1.win();
+    n1.persisted();
+    n1.matched(4, 3).matched(5, 3);
+    assert_eq!(n1.raft.commit_index(), 0, "all of C_new");
+    n1.matched(2, 3);
+    assert_eq!(n1.raft.commit_index(), 3);
 }
 
 /// M08. "Any server from either configuration may serve as leader" (§6), and whoever leads when C_old,new is committed creates C_new

@@ -364,3 +364,96 @@ fn an_installed_snapshot_answers_who_waits_for_one() {
     n1.step(Input::SnapshotWritten { snapshot: snapshot((1, 1), 8) });
     assert_eq!(n1.raft.snapshot(), LogPosition { index: 5, term: 1 }, "the late one is older");
 }
+
+/// A snapshot that was ordered before another was installed, and is reported late, is not the one that is under way.
+///
+/// Fails when: `snapshot_written` takes any for the one that was ordered.
+#[test]
+fn a_late_report_is_not_of_the_snapshot_under_way() {
+    let follower = recovered(1, (0, 0), &[]);
+    let mut n1 = Fixture::start_with(follower, |settings| settings.snapshot_threshold = 1);
+    n1.append(1, (0, 0), &[1], 1).persisted();
+    assert_eq!(n1.ordered(), ["TakeSnapshot last_included=1@1 voters=n1,n2,n3"]);
+    n1.install(1, &snapshot((5, 1), 8), 0, 8).chunk_stored(8, true).persisted();
+    n1.append(1, (5, 1), &[1], 6).persisted();
+    n1.step(Input::Restored { index: 5 });
+    assert_eq!(n1.ordered(), ["TakeSnapshot last_included=6@1 voters=n1,n2,n3"]);
+    n1.step(Input::SnapshotWritten { snapshot: snapshot((1, 1), 8) });
+    n1.append(1, (6, 1), &[1], 7).persisted();
+    assert_eq!(n1.ordered(), [""; 0], "one is under way");
+    n1.step(Input::SnapshotWritten { snapshot: snapshot((6, 1), 8) });
+    assert_eq!(n1.ordered(), ["TakeSnapshot last_included=7@1 voters=n1,n2,n3"]);
+}
+
+/// Compaction goes in bounded steps, each with a write of its own, and not before the state machine is restored.
+///
+/// Fails when: `compact` takes it all at once, or does not wait for the disk.
+#[test]
+fn a_long_log_is_compacted_in_steps() {
+    let snapshot = Some(snapshot((10_000, 1), 20));
+    let mut n1 = Fixture::start(Recovered { snapshot, ..recovered(1, (0, 0), &[1; 10_001]) });
+    assert_eq!(n1.raft.base().index, 0);
+    n1.step(Input::Restored { index: 10_000 });
+    for (step, base) in [4096, 8192, 10_000, 10_000].into_iter().enumerate() {
+        n1.append(1, (10_001, 1), &[], 10_001);
+        assert_eq!(n1.raft.base().index, base, "step {step}");
+        n1.append(1, (10_001, 1), &[], 10_001);
+        assert_eq!(n1.raft.base().index, base, "the write of step {step} is in flight");
+        n1.persisted();
+    }
+}
+
+/// What a peer is being sent has to be followed by what comes behind it: the log is not compacted beyond it meanwhile, but is when
+/// the peer has it, or has not been heard for long.
+///
+/// Fails when: `compact` does not look at what is being sent; `matched` does not note that it has arrived.
+#[test]
+fn compaction_waits_for_a_snapshot_on_its_way() {
+    let held = || {
+        let mut n1 = compacted(1, (4, 1), &[]);
+        n1.campaign();
+        n1.win();
+        n1.persisted().conflict(2, 2, 0);
+        n1.matched(3, 4).matched(3, 5);
+        n1.step(Input::SnapshotWritten { snapshot: snapshot((5, 2), 20) });
+        assert_eq!((n1.raft.snapshot().index, n1.raft.base().index), (5, 4));
+        n1
+    };
+    let mut n1 = held();
+    let outcome = InstallOutcome::Installed { match_index: 4 };
+    n1.reply_from(2, Reply::InstallSnapshot(InstallSnapshotReply { term: 2, outcome }));
+    assert_eq!(n1.raft.base().index, 5);
+    let mut n1 = held();
+    n1.now += 11 * ELECTION_TIMEOUT_MAX;
+    n1.step(Input::Applied { index: 5 });
+    assert_eq!(n1.raft.base().index, 5);
+}
+
+/// L10. Whoever waits here for an entry that a snapshot brought is not told of success: its outcome is not known here.
+///
+/// Fails when: `install` keeps who waits for what the snapshot replaced.
+#[test]
+fn who_waits_for_an_entry_that_a_snapshot_brought_is_told_unknown() {
+    let mut n1 = Fixture::settled_leader();
+    n1.propose(9).persisted();
+    n1.install(2, &snapshot((2, 1), 8), 0, 8).chunk_stored(8, true);
+    assert_eq!(n1.told(), ["Refuse call=9 Unknown"]);
+}
+
+/// M06. A disk that was met, and replaced as of a snapshot from elsewhere, is forgotten.
+///
+/// Fails when: `install` does not look at who was replaced.
+#[test]
+fn a_disk_that_was_replaced_as_of_a_snapshot_is_forgotten() {
+    let mut n1 = Fixture::of(3);
+    n1.step(Input::Met { peer: 3, incarnation: 33 });
+    let learners = Membership::of_voters([(3, "")]).voters;
+    let membership = Membership { learners, ..Membership::of_voters([(1, ""), (2, "")]) };
+    let replaced = SnapshotMetadata { membership: membership.into(), ..snapshot((5, 1), 8) };
+    n1.install(1, &replaced, 0, 8).chunk_stored(8, true).persisted();
+    n1.step(Input::Restored { index: 5 });
+    n1.campaign();
+    n1.granted(2).persisted();
+    n1.matched(2, 6);
+    assert_eq!((n1.raft.commit_index(), n1.raft.membership().incarnations.len()), (6, 0));
+}
