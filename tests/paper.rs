@@ -4,6 +4,8 @@
 //! Each test drives one server by hand (`paper/fixture.rs`) and says in its comment the sentence, and with which bug it
 //! fails: each was seen red with that bug in the core.
 
+#[path = "paper/compaction.rs"]
+mod compaction;
 #[path = "paper/elections.rs"]
 mod elections;
 #[path = "paper/fixture.rs"]

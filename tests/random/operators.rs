@@ -52,14 +52,14 @@ impl Walk {
         let replaceable = ids.iter().copied().find(|id| self.is_refused(*id, &membership));
         let change = match self.chance.below(10) {
             // Nobody takes a second server away while the disk of one is lost: the leader may not know it yet.
-            4 | 5 if replaceable.is_some() => Change::Remove { id: replaceable.unwrap_or(other) },
-            6.. if replaceable.is_some() => {
+            4..=6 if replaceable.is_some() => Change::Remove { id: replaceable.unwrap_or(other) },
+            7..=9 if replaceable.is_some() => {
                 let id = replaceable.unwrap_or(other);
                 Change::Replace { id, address: format!("n{id} {}", self.steps) }
             }
-            0..3 if ids.len() < SERVERS => self.new_server(),
+            0..=2 if ids.len() < SERVERS => self.new_server(),
             3 => Change::Promote { id: other },
-            4..7 => Change::Remove { id: other },
+            4..=6 => Change::Remove { id: other },
             _ => Change::Replace { id: other, address: format!("n{other} {}", self.steps) },
         };
         let call = self.world.new_call();
