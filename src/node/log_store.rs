@@ -1,10 +1,8 @@
 //! Keeps term, vote and log on disk.
 //!
 //! Parent: node. Restart: with the other keepers. Runs on a thread of its own if the storage blocks.
-//! Hears: ReportTo, Persist, StoreChunk; ReadChunk from the transport; Tidy from itself.
-//! Says: Persisted, ChunkStored to consensus; DiskFailed to node.
-//! Hears: ReportTo, Persist, Condemn; TryAgain, Tidy from itself.
-//! Says: Persisted, DiskFull, DiskFreed to consensus; DiskFailed, Happened to node.
+//! Hears: ReportTo, Persist, Condemn, StoreChunk; ReadChunk from the transport; TryAgain, Tidy from itself.
+//! Says: Persisted, ChunkStored, DiskFull, DiskFreed to consensus; DiskFailed, Happened to node.
 //! Lost in a crash: the write in flight. Whether it is on disk shows when the store is opened again.
 //!
 //! A disk without room is none: the write is kept and tried again until there is room, and consensus is told of both (D05).

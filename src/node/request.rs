@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::{
     messages::ConsensusMessage,
-    ports::{ChangePort, ProposePort, ReadPort},
+    ports::{ChangePort, ProposePort, ReadPort, SnapshotPort},
 };
 use crate::{
     flow::Envelope,
@@ -92,6 +92,11 @@ pub enum NodeRequest {
         /// Answered once another leads, or is about to.
         port: ChangePort,
     },
+    /// Take a snapshot of this node's own state.
+    TakeSnapshot {
+        /// Answered with its last entry, once it is on disk.
+        port: SnapshotPort,
+    },
 }
 
 #[cfg(feature = "cluster")]
@@ -105,6 +110,7 @@ impl From<NodeRequest> for Envelope<ConsensusMessage> {
             NodeRequest::Read { lease, port } => ConsensusMessage::Read { lease, port },
             NodeRequest::ChangeMembership { change, port } => ConsensusMessage::ChangeMembership { change, port },
             NodeRequest::TransferLeadership { to, port } => ConsensusMessage::TransferLeadership { to, port },
+            NodeRequest::TakeSnapshot { port } => ConsensusMessage::TakeSnapshot { port },
         })
     }
 }
@@ -119,6 +125,7 @@ impl TryFrom<Envelope<ConsensusMessage>> for NodeRequest {
             ConsensusMessage::Read { lease, port } => Ok(NodeRequest::Read { lease, port }),
             ConsensusMessage::ChangeMembership { change, port } => Ok(NodeRequest::ChangeMembership { change, port }),
             ConsensusMessage::TransferLeadership { to, port } => Ok(NodeRequest::TransferLeadership { to, port }),
+            ConsensusMessage::TakeSnapshot { port } => Ok(NodeRequest::TakeSnapshot { port }),
             _ => Err(()),
         }
     }

@@ -172,7 +172,6 @@ impl Sessions {
     pub(crate) fn snapshot(&self) -> SessionsSnapshot {
         SessionsSnapshot(self.table.clone())
     }
-
     /// Lets go what was not used for long, and what is too much.
     fn expire(&mut self, index: LogIndex) {
         let expiry = self.limits.expiry;

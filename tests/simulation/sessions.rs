@@ -4,13 +4,14 @@ use std::{collections::BTreeSet, time::Duration};
 
 use prost::Message as _;
 use ractor_raft::{
+    Config,
     error::ProposeError,
-    node::{Applied, Crash, sessions::MAX_SESSIONS},
+    node::{Applied, Crash, NodeEvent, sessions::MAX_SESSIONS},
     raft::{LogIndex, NodeId, Payload, SessionCommand},
-    testing::{Line, Written},
+    testing::{Cluster, Line, Witness, Written},
 };
 
-use super::support::{Watched, cluster};
+use super::support::{Watched, cluster, ledgers};
 
 /// How long each letter takes here, so that every step of a write has its own time.
 const LETTER: Duration = Duration::from_millis(2);
@@ -183,4 +184,53 @@ async fn a_session_that_others_pushed_out_is_refused_and_a_client_without_doubts
     client.propose(Line::new("after")).await.expect("nothing was in doubt");
     let lines: Vec<_> = cluster.lines(leader).await.into_iter().map(|(_, text)| text).collect();
     assert_eq!(lines, ["before", "busy", "after"]);
+}
+
+/// A node was away while the command was applied and compacted: it has the session by a snapshot alone. Then it leads, and is
+/// asked again.
+///
+/// Fails when: the sessions are not in the snapshot that is sent, or are not taken over from one that is installed.
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_has_the_session_by_an_installed_snapshot_gives_the_first_answer() {
+    let mut config = Config::default();
+    config.snapshot_threshold = 20;
+    config.snapshot_trailing = 4;
+    let witness = Witness::default();
+    let cluster = Cluster::builder(ledgers(&witness)).seed(550).config(config).start().await;
+    let cluster = Watched { cluster, witness };
+    let leader = cluster.leader().await;
+    let away = leader % 3 + 1;
+    cluster.crash(away).await;
+    let session = cluster.open_session().await;
+    let first = cluster.propose_in_session(leader, &command(session, 1, "once")).await;
+    let compacted = |id| cluster.memory(id).contents().is_some_and(|recovered| recovered.base.index > first.index);
+    for line in 0.. {
+        if cluster.ids().into_iter().filter(|id| *id != away).all(compacted) {
+            break;
+        }
+        cluster.write(&format!("line {line}")).await;
+    }
+    cluster.restart(away).await;
+    let installed = |id: NodeId, event: &NodeEvent| id == away && matches!(event, NodeEvent::SnapshotInstalled { .. });
+    cluster
+        .until("the snapshot to be installed", |cluster| {
+            cluster.events().iter().any(|(id, event)| installed(*id, event)).then_some(())
+        })
+        .await;
+    for _ in 0..50 {
+        let leader = cluster.leader().await;
+        if leader == away {
+            break;
+        }
+        cluster.crash(leader).await;
+        cluster.leader().await;
+        cluster.restart(leader).await;
+        // Whoever is behind is not elected.
+        let last = cluster.write("on all nodes").await;
+        cluster.until_applied(last).await;
+    }
+    assert_eq!(cluster.leader().await, away, "it never came to lead\n{}", cluster.describe());
+    assert_eq!(cluster.propose_in_session(away, &command(session, 1, "once")).await, first);
+    let fresh = cluster.propose_in_session(away, &command(session, 2, "twice")).await;
+    cluster.agree_on(&[(first.index, "once".to_owned()), (fresh.index, "twice".to_owned())]).await;
 }

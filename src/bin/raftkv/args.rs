@@ -259,7 +259,12 @@ pub struct Serve {
     #[arg(long, value_name = "ENTRIES")]
     pub snapshot_threshold: Option<String>,
 
-    /// Keep so many entries behind a snapshot, for followers that are not far behind [default: 5000].
+    /// …or after entries of so many bytes [default: 67108864].
+    #[arg(long, value_name = "BYTES")]
+    pub snapshot_threshold_bytes: Option<String>,
+
+    /// Keep so many entries behind a snapshot, for followers that are not far behind [default: half of
+    /// --snapshot-threshold].
     #[arg(long, value_name = "ENTRIES")]
     pub snapshot_trailing: Option<String>,
 

@@ -24,6 +24,8 @@ fn propose_errors() -> impl Strategy<Value = ProposeError> {
         text.prop_map(|reason| ProposeError::Unknown { reason }),
         any::<u64>().prop_map(|node| ProposeError::Unavailable { node }),
         any::<u64>().prop_map(|node| ProposeError::DiskFull { node }),
+        any::<u64>().prop_map(|session| ProposeError::SessionExpired { session }),
+        any::<(u64, u64)>().prop_map(|(session, sequence)| ProposeError::AnsweredLongAgo { session, sequence }),
     ]
 }
 

@@ -24,19 +24,17 @@ pub(super) fn events(node: NodeRef, closing: Signal) -> impl Stream<Item = Resul
     let events = node.events(CAPACITY);
     stream::unfold(Some(Reading { node, events, closing }), |reading| async {
         let mut reading = reading?;
-        loop {
-            let event = tokio::select! {
-                biased;
-                event = reading.events.recv() => event,
-                _ = &mut reading.closing => return Some((Err(gone(&reading.node)), None)),
-            };
-            let Some(event) = event else {
-                let status = if reading.node.has_stopped() { gone(&reading.node) } else { too_slow() };
-                return Some((Err(status), None));
-            };
-            let last = matches!(event, NodeEvent::Stopped { .. });
-            return Some((Ok(convert::event_to_pb(&event)), (!last).then_some(reading)));
-        }
+        let event = tokio::select! {
+            biased;
+            event = reading.events.recv() => event,
+            _ = &mut reading.closing => return Some((Err(gone(&reading.node)), None)),
+        };
+        let Some(event) = event else {
+            let status = if reading.node.has_stopped() { gone(&reading.node) } else { too_slow() };
+            return Some((Err(status), None));
+        };
+        let last = matches!(event, NodeEvent::Stopped { .. });
+        Some((Ok(convert::event_to_pb(&event)), (!last).then_some(reading)))
     })
 }
 
