@@ -235,6 +235,9 @@ impl Raft {
         proposals: impl IntoIterator<Item = (CallId, Payload)>,
         effects: &mut Vec<Effect>,
     ) {
+        if self.condemned {
+            return;
+        }
         let before = self.standing();
         for (call, payload) in proposals {
             self.propose(call, payload, effects);

@@ -40,7 +40,8 @@ impl Raft {
         let RoleState::Leader(_) = &self.role else {
             return effects.push(refuse(Refusal::NotLeader { leader: self.leader }));
         };
-        if let Some(refusal) = self.obstacle_to_changes() {
+        let full = self.disk_full.then_some(Refusal::DiskFull);
+        if let Some(refusal) = self.obstacle_to_changes().or(full) {
             return effects.push(refuse(refusal));
         }
         let plan = self.plan(now, change);
@@ -97,7 +98,8 @@ impl Raft {
         if self.memberships.current().staged.is_empty() && self.met.is_empty() || self.obstacle_to_changes().is_some() {
             return;
         }
-        if let Some(goal) = self.with_caught_up_learner(now).or_else(|| self.with_new_incarnations()) {
+        // Whose disk it is comes first: another one in its place is then refused from its first vote on (M06).
+        if let Some(goal) = self.with_new_incarnations().or_else(|| self.with_caught_up_learner(now)) {
             self.begin_change(now, goal, None, effects);
         }
     }
@@ -213,14 +215,19 @@ impl Raft {
         None
     }
 
-    /// After the change there must be a majority, and it must answer now (M09).
+    /// After the change there must be a majority, and it must answer now (M09); so must one of C_old until then, without the
+    /// disk that is replaced: it is refused from here on.
     fn lost_majority(&self, now: Duration, goal: &Membership) -> Option<Refusal> {
         let patience = self.settings.election_timeout_max;
         let in_touch = |peer: &Progress| peer.is_in_touch(now, patience);
         let answers = |id: &&NodeId| **id == self.settings.id || self.progress_of(**id).is_some_and(in_touch);
-        let in_touch = goal.voters.keys().filter(answers).count();
+        let lacks =
+            |in_touch, needed| (needed == 0 || in_touch < needed).then_some(Refusal::WouldStop { in_touch, needed });
         let needed = if goal.voters.is_empty() { 0 } else { quorum::majority(goal) };
-        (needed == 0 || in_touch < needed).then_some(Refusal::WouldStop { in_touch, needed })
+        let current = self.membership();
+        let stays = |id: &&NodeId| !goal.learners.contains_key(*id);
+        lacks(goal.voters.keys().filter(answers).count(), needed)
+            .or_else(|| lacks(current.voters.keys().filter(stays).filter(answers).count(), quorum::majority(current)))
     }
 
     fn progress_of(&self, id: NodeId) -> Option<&Progress> {

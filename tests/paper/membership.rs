@@ -264,7 +264,7 @@ fn a_learner_that_lost_its_disk_is_not_promoted() {
 
 /// M09. There is a voter left, and a majority of voters that answer.
 ///
-/// Fails when: `check_majority` is not asked, or counts those that do not answer.
+/// Fails when: `lost_majority` is not asked, or counts those that do not answer.
 #[test]
 fn no_change_may_stop_the_cluster() {
     let mut n1 = Fixture::settled_leader();
@@ -278,6 +278,22 @@ fn no_change_may_stop_the_cluster() {
     n1.persisted().persisted();
     n1.change(5, Change::Remove { id: 1 });
     assert_eq!(n1.told(), ["Refuse call=5 WouldStop in_touch=0 needed=0"]);
+}
+
+/// M09. Until C_new is committed it takes a majority of C_old, too, without the disk that is replaced: it is refused at once.
+///
+/// Fails when: `lost_majority` looks at C_new only, or counts the one that is replaced.
+#[test]
+fn no_disk_is_replaced_that_the_change_itself_needs() {
+    let mut n1 = Fixture::leader_of(4, &[]);
+    for peer in [2, 4] {
+        n1.matched(peer, 0).matched(peer, 1);
+    }
+    n1.change(5, Change::Replace { id: 2, address: "elsewhere".to_owned() });
+    assert_eq!(n1.told(), ["Refuse call=5 WouldStop in_touch=2 needed=3"], "n3 has never answered");
+    n1.matched(3, 1);
+    n1.change(6, Change::Replace { id: 2, address: "elsewhere".to_owned() });
+    assert!(n1.told().is_empty(), "n1, n3 and n4 are a majority of C_old");
 }
 
 /// L08, M06. Nothing that the old disk acknowledged is expected of the one that takes its place, from the moment on that it may be
