@@ -26,8 +26,8 @@ impl Settings {
     pub(super) fn set_snapshots(&self, config: &mut Config) -> Result<(), Failure> {
         if let Some(setting) = self.get("snapshot_threshold") {
             config.snapshot_threshold = setting.number()?;
-            // As with the defaults: else a small threshold would leave the log as long as it was.
-            config.snapshot_trailing = config.snapshot_threshold / 2;
+            // Else a small threshold would leave the log as long as it was.
+            config.snapshot_trailing = config.snapshot_trailing.min(config.snapshot_threshold / 2);
         }
         if let Some(setting) = self.get("snapshot_threshold_bytes") {
             config.snapshot_threshold_bytes = setting.number()?;
