@@ -40,12 +40,12 @@ pub struct Config {
     pub max_pending: usize,
     /// The most command bytes that wait at this node. 64 MiB.
     pub max_pending_bytes: usize,
-    /// A snapshot is taken after so many entries. 10,000.
+    /// A snapshot is taken after so many entries. 50,000.
     pub snapshot_threshold: u64,
     /// …or after entries of so many bytes. 64 MiB. Neither counts before the log since the last snapshot is half as large
     /// as that snapshot: a large state is not written again and again (thesis §5.1.3).
     pub snapshot_threshold_bytes: u64,
-    /// So many entries are kept behind a snapshot, so that a slow follower need not be sent all of it. 5,000.
+    /// So many entries are kept behind a snapshot, so that a slow follower need not be sent all of it. 10,000.
     pub snapshot_trailing: u64,
     /// Bytes of a snapshot in one message, and in memory. 256 KiB, at most 8 MiB.
     pub snapshot_chunk_bytes: usize,
@@ -72,9 +72,9 @@ impl Default for Config {
             max_entry_bytes: 1 << 20,
             max_pending: 4096,
             max_pending_bytes: 64 << 20,
-            snapshot_threshold: 10_000,
+            snapshot_threshold: 50_000,
             snapshot_threshold_bytes: 64 << 20,
-            snapshot_trailing: 5_000,
+            snapshot_trailing: 10_000,
             snapshot_chunk_bytes: 256 << 10,
             snapshot_bytes_per_second: 64 << 20,
             snapshot_timeout: Duration::from_secs(10),

@@ -171,7 +171,8 @@ impl Raft {
             // It may have heard one just before it fell, and that one may rest on it (thesis §6.4.1).
             leader_heard: (hard_state.current_term > 0).then_some(now),
             commit_index: base.index,
-            last_applied: base.index,
+            // Also what the log stands on is not applied before it is restored.
+            last_applied: 0,
             applying_index: base.index,
             timer_epoch: 0,
             timer_since: now,
@@ -217,7 +218,7 @@ impl Raft {
             Input::ChunkStored { call, stored, complete } => self.chunk_stored(now, call, stored, complete, effects),
             Input::Restored { index } => self.restored(index),
             Input::Met { peer, incarnation } => self.met(peer, incarnation),
-            Input::ToldRemoved => self.told_removed = true,
+            Input::ToldRemoved => self.is_told_removed(effects),
             Input::DiskFull => self.disk_is_full(now),
             Input::DiskFreed => self.disk_full = false,
             Input::Lost(Courier::Replicator(peer)) => self.undelivered(peer, true, effects),
@@ -234,6 +235,9 @@ impl Raft {
         proposals: impl IntoIterator<Item = (CallId, Payload)>,
         effects: &mut Vec<Effect>,
     ) {
+        if self.condemned {
+            return;
+        }
         let before = self.standing();
         for (call, payload) in proposals {
             self.propose(call, payload, effects);
@@ -320,9 +324,11 @@ impl Raft {
 
     /// Appends an entry in the current term.
     fn append(&mut self, entry: Entry, effects: &mut Vec<Effect>) {
+        let before = self.memberships.current().clone();
         self.memberships.appended(&entry);
         if let Payload::Membership(membership) = &entry.payload {
             effects.push(Effect::MembershipChanged(membership.clone()));
+            self.forget_replaced(&before);
         }
         self.log.append(entry);
     }
@@ -387,8 +393,12 @@ impl Raft {
         Window { batches: self.settings.max_in_flight_batches, bytes: self.settings.max_in_flight_bytes }
     }
 
+    /// Whether this server alone is the cluster, and was as far back as it remembers: a leader that is on its way out may
+    /// still answer by a lease that rests on this server (R04).
     fn is_alone(&self) -> bool {
-        quorum::reached(self.membership(), |id| id == self.settings.id)
+        self.memberships
+            .since(self.commit_index)
+            .all(|membership| quorum::reached(membership, |id| id == self.settings.id))
     }
 }
 

@@ -10,8 +10,15 @@ use bytes::Bytes;
 use goldenscript::{Context, Runner};
 use ractor_raft::raft::*;
 
-use crate::support::{Body, Disk, ELECTION_TIMEOUT_MAX, HEARTBEAT, Packet, World, voters};
+use crate::{
+    command::Command,
+    support::{Body, Disk, ELECTION_TIMEOUT_MAX, HEARTBEAT, Packet, Server, World, voters},
+};
 
+#[path = "scripts/command.rs"]
+mod command;
+#[path = "scripts/operators.rs"]
+mod operators;
 mod support;
 
 #[test]
@@ -29,6 +36,31 @@ fn durability_scripts() {
     run_folder("durability", 8);
 }
 
+#[test]
+fn membership_scripts() {
+    run_folder("membership", 12);
+}
+
+#[test]
+fn snapshot_scripts() {
+    run_folder("snapshot", 12);
+}
+
+#[test]
+fn read_scripts() {
+    run_folder("read", 6);
+}
+
+#[test]
+fn session_scripts() {
+    run_folder("session", 4);
+}
+
+#[test]
+fn transfer_scripts() {
+    run_folder("transfer", 8);
+}
+
 fn run_folder(name: &str, at_least: usize) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scripts").join(name);
     let files = std::fs::read_dir(&folder).expect("the folder is there").map(|file| file.expect("readable").path());
@@ -41,135 +73,24 @@ fn run_folder(name: &str, at_least: usize) {
     }
 }
 
-/// What a script can say.
-#[derive(goldenscript::Command)]
-enum Command {
-    /// n1, n2, … nN, all voters, with empty disks. With `stopped=true` none is started yet.
-    Cluster {
-        #[arg(key)]
-        nodes: u64,
-        #[arg(key, optional)]
-        stopped: bool,
-    },
-    /// A stopped server's disk: its term, and the terms along its log.
-    Disk {
-        id: NodeId,
-        #[arg(key)]
-        term: Term,
-        #[arg(optional)]
-        log: Vec<Term>,
-    },
-    /// This server's writes stay in flight until `persist`.
-    SlowDisk {
-        id: NodeId,
-    },
-    /// The write in flight reaches the disk.
-    Persist {
-        id: NodeId,
-    },
-    /// Rings the alarm that is set, when it is due at the latest: an election, or a heartbeat.
-    Timeout {
-        id: NodeId,
-    },
-    /// An alarm of this epoch rings, late.
-    LateTimeout {
-        id: NodeId,
-        #[arg(key)]
-        epoch: u64,
-    },
-    /// Time passes.
-    Wait {
-        milliseconds: u64,
-    },
-    /// Delivers what is on its way now, not what that leads to.
-    Deliver {
-        #[arg(key)]
-        from: Option<NodeId>,
-        #[arg(key)]
-        to: Option<NodeId>,
-        #[arg(key)]
-        only: Option<usize>,
-    },
-    /// Delivers until nothing is on its way.
-    Stabilize,
-    /// Loses what is on its way, and tells nobody.
-    Drop {
-        #[arg(key)]
-        from: Option<NodeId>,
-        #[arg(key)]
-        to: Option<NodeId>,
-    },
-    /// What is on its way will come twice.
-    Repeat {
-        #[arg(key)]
-        from: Option<NodeId>,
-        #[arg(key)]
-        to: Option<NodeId>,
-    },
-    /// What is on its way comes in reverse order.
-    Reverse,
-    /// What is on its way, in order.
-    Network,
-    /// The connection breaks: what is on it gets lost, and the caller is told.
-    Break {
-        from: NodeId,
-        to: NodeId,
-    },
-    /// Nothing passes between these and the others, until `heal`.
-    Partition {
-        ids: Vec<NodeId>,
-    },
-    /// Ends the partition.
-    Heal,
-    Propose {
-        id: NodeId,
-        command: String,
-    },
-    Read {
-        id: NodeId,
-    },
-    /// The leader asks another server to take over.
-    Transfer {
-        from: NodeId,
-        to: NodeId,
-    },
-    /// With `write_survives=true` the write in flight reached the disk just before.
-    Crash {
-        id: NodeId,
-        #[arg(key, optional)]
-        write_survives: bool,
-    },
-    Restart {
-        ids: Vec<NodeId>,
-    },
-    /// A replicator dies and is started again; without a peer, the election timer does.
-    Lose {
-        id: NodeId,
-        peer: Option<NodeId>,
-    },
-    /// Shows the orders to the timer too.
-    ShowTimers,
-    Status,
-    /// The log of each of these; of all where none is named.
-    Log {
-        #[arg(optional)]
-        ids: Vec<NodeId>,
-    },
-}
-
 /// Where a script plays.
 struct Stage {
     world: World,
     slow_disks: BTreeSet<NodeId>,
+    /// Servers whose snapshots wait for `snapshot_step`.
+    slow_snapshots: BTreeSet<NodeId>,
     partition: Vec<NodeId>,
     show_timers: bool,
+    show_memberships: bool,
     output: String,
 }
 
 impl Default for Stage {
     fn default() -> Self {
         let (world, output) = (World::new(Default::default(), voters(0)), String::new());
-        Stage { world, slow_disks: BTreeSet::new(), partition: Vec::new(), show_timers: false, output }
+        let (slow_disks, slow_snapshots) = (BTreeSet::new(), BTreeSet::new());
+        let (show_timers, show_memberships) = (false, false);
+        Stage { world, slow_disks, slow_snapshots, partition: Vec::new(), show_timers, show_memberships, output }
     }
 }
 
@@ -185,7 +106,19 @@ impl Runner for Stage {
 impl Stage {
     fn play(&mut self, command: &Command) {
         match command {
-            Command::Cluster { nodes, stopped } => self.cluster(*nodes, *stopped),
+            Command::Cluster { nodes, stopped, numbered, threshold, trailing, disk_timeout } => {
+                self.cluster(*nodes);
+                for (id, server) in &mut self.world.servers {
+                    server.disk.incarnation = if *numbered { 11 * id } else { 0 };
+                    server.settings.incarnation = server.disk.incarnation;
+                    server.settings.snapshot_threshold = threshold.unwrap_or(server.settings.snapshot_threshold);
+                    server.settings.snapshot_trailing = trailing.unwrap_or(0);
+                    let disk_timeout = disk_timeout.map(Duration::from_millis);
+                    server.settings.disk_timeout = disk_timeout.unwrap_or(server.settings.disk_timeout);
+                }
+                let ids = if *stopped { Vec::new() } else { self.world.ids() };
+                ids.into_iter().for_each(|id| self.start(id));
+            }
             Command::Disk { id, term, log } => self.disk(*id, *term, log),
             Command::SlowDisk { id } => drop(self.slow_disks.insert(*id)),
             Command::Persist { id } => self.sync(*id),
@@ -224,12 +157,15 @@ impl Stage {
                 self.line(format_args!("n{id} crashes"));
             }
             Command::Restart { ids } => ids.iter().for_each(|id| self.start(*id)),
-            Command::Lose { id, peer } => {
-                self.step(*id, Input::Lost(peer.map_or(Courier::ElectionTimer, Courier::Replicator)));
+            Command::Lose { id, peer, snapshotter } => {
+                let courier = peer.map_or(Courier::ElectionTimer, Courier::Replicator);
+                self.step(*id, Input::Lost(if *snapshotter { Courier::Snapshotter } else { courier }));
             }
             Command::ShowTimers => self.show_timers = true,
+            Command::ShowMemberships => self.show_memberships = true,
             Command::Status => self.status(),
             Command::Log { ids } => self.log(ids),
+            command => self.operate(command),
         }
     }
 
@@ -237,11 +173,9 @@ impl Stage {
         self.output.push_str(&format!("{line}\n"));
     }
 
-    fn cluster(&mut self, nodes: u64, stopped: bool) {
-        self.world = World::new((1..=nodes).map(|id| (id, Disk::default())).collect(), voters(nodes));
-        if !stopped {
-            (1..=nodes).for_each(|id| self.start(id));
-        }
+    fn cluster(&mut self, nodes: u64) {
+        let membership = voters(nodes);
+        self.world = World::new((1..=nodes).map(|id| (id, Disk::of(&membership))).collect(), membership);
     }
 
     fn disk(&mut self, id: NodeId, current_term: Term, log: &[Term]) {
@@ -250,7 +184,9 @@ impl Stage {
             Entry { index, term: *term, payload: Payload::Command(command) }
         };
         let hard_state = HardState { current_term, voted_for: None };
-        self.world.server_mut(id).disk = Disk { hard_state, entries: (1..).zip(log).map(entry).collect() };
+        let membership = self.world.membership.clone();
+        let entries = (1..).zip(log).map(entry).collect();
+        self.world.server_mut(id).disk = Disk { hard_state, entries, ..Disk::of(&membership) };
     }
 
     fn start(&mut self, id: NodeId) {
@@ -270,23 +206,38 @@ impl Stage {
     fn show(&mut self, id: NodeId, effects: &[Effect]) {
         for effect in effects {
             match effect {
-                Effect::MembershipChanged(_) => {}
+                Effect::MembershipChanged(_) if !self.show_memberships => {}
                 Effect::SetTimer { .. } if !self.show_timers => {}
                 effect => self.line(format_args!("n{id} > {effect}")),
             }
         }
-        // The state machine is prompt, and says nothing.
-        let server = self.world.server(id);
-        let index = server.applied.len() as LogIndex;
-        if server.raft().last_applied() < index {
-            let effects = self.world.step(id, Input::Applied { index });
-            self.show(id, &effects);
+        // The state machine is prompt, and of what it applies it says nothing.
+        while let Some(report) = self.world.work(id) {
+            match report {
+                Input::Applied { .. } => {
+                    let effects = self.world.step(id, report);
+                    self.show(id, &effects);
+                }
+                report => self.step(id, report),
+            }
+        }
+    }
+
+    /// Writes a snapshot, loads one, or stores a chunk.
+    fn snapshot_step(&mut self, id: NodeId) {
+        if self.world.load_snapshot(id) {
+            self.show(id, &[]);
+        } else if let Some(report) = self.world.write_snapshot(id).or_else(|| self.world.store_chunk(id)) {
+            self.step(id, report);
         }
     }
 
     fn sync_if_fast(&mut self, id: NodeId) {
         if !self.slow_disks.contains(&id) {
             self.sync(id);
+        }
+        if !self.slow_snapshots.contains(&id) {
+            self.snapshot_step(id);
         }
     }
 
@@ -317,9 +268,12 @@ impl Stage {
 
     fn deliver(&mut self, packet: &Packet) {
         let parted = self.partition.contains(&packet.from) != self.partition.contains(&packet.to);
-        let input = if parted { None } else { self.world.arrive(packet) };
+        let waiting = self.world.network.len();
+        let input = if parted || self.world.refuses(packet) { None } else { self.world.arrive(packet) };
         match input {
             Some(input) => self.step(packet.to, input),
+            // The transport goes on by itself, with the next chunk.
+            None if self.world.network.len() > waiting => self.line(described(packet)),
             None => self.lose(packet),
         }
     }
@@ -373,9 +327,7 @@ impl Stage {
     fn transfer(&mut self, from: NodeId, to: NodeId) {
         let server = self.world.server(from);
         let request = TimeoutNowRequest { term: server.raft().current_term(), leader_id: from };
-        let body = Body::Request(Request::TimeoutNow(request));
-        let packet = Packet { from, to, session: 0, life: server.life, body };
-        self.world.network.push(packet);
+        self.world.send(from, to, 0, Request::TimeoutNow(request));
     }
 
     fn status(&mut self) {

@@ -170,6 +170,11 @@ fn free_port() -> Result<u16> {
 
 impl Cluster {
     pub async fn start(system: System, binary: &Path) -> Result<Self> {
+        Self::start_with(system, binary, &[]).await
+    }
+
+    /// With these flags besides, for raftkv.
+    pub async fn start_with(system: System, binary: &Path, flags: &[&str]) -> Result<Self> {
         let data = tempfile::Builder::new().prefix("raft-bench").tempdir()?;
         let ports = (0..6).map(|_| free_port()).collect::<Result<Vec<_>>>()?;
         let client = |n: usize| format!("127.0.0.1:{}", ports[n]);
@@ -184,7 +189,8 @@ impl Cluster {
                     let arguments =
                         ["serve", "--id", &id, "--data", &directory, "--listen", &client(n), "--cluster", &members];
                     let binary = binary.display().to_string();
-                    std::iter::once(binary).chain(arguments.map(str::to_owned)).collect()
+                    let flags = flags.iter().map(|flag| flag.to_string());
+                    std::iter::once(binary).chain(arguments.map(str::to_owned)).chain(flags).collect()
                 }
                 System::Etcd => {
                     let members = (0..3).map(|n| format!("n{n}={}", peer(n))).collect::<Vec<_>>().join(",");

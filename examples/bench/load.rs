@@ -64,6 +64,16 @@ pub struct Figures {
 
 /// Runs a workload for so long.
 pub async fn load(cluster: &Cluster, options: &Options, workload: Workload, length: Duration) -> Result<Figures> {
+    load_until(cluster, options, workload, tokio::time::sleep(length)).await
+}
+
+/// Runs a workload until something else is over.
+pub async fn load_until(
+    cluster: &Cluster,
+    options: &Options,
+    workload: Workload,
+    end: impl Future<Output = ()>,
+) -> Result<Figures> {
     let leader = cluster.leader().await?;
     let stop = Arc::new(AtomicBool::new(false));
     let log_writes = async || {
@@ -77,7 +87,7 @@ pub async fn load(cluster: &Cluster, options: &Options, workload: Workload, leng
     let cpu_before: f64 = cluster.servers.iter().map(Server::cpu).sum();
     let started = Instant::now();
     let clients = start(cluster, options, workload, leader, &stop).await?;
-    tokio::time::sleep(length).await;
+    end.await;
     stop.store(true, Ordering::Relaxed);
     let mut latencies = Histogram::<u64>::new(3)?;
     for client in clients {
@@ -166,6 +176,32 @@ async fn unary<T: prost::Message + 'static>(
         latencies.record(sent.elapsed().as_micros() as u64)?;
     }
     Ok(latencies)
+}
+
+/// Writes every key once, over streams.
+pub async fn fill(cluster: &Cluster, options: &Options) -> Result<()> {
+    let leader = cluster.leader().await?;
+    let (streams, outstanding) = (options.streams.max(1), options.outstanding);
+    let writers = (streams * outstanding) as u64;
+    let mut tasks = Vec::new();
+    for stream in 0..streams {
+        let session = SessionClient::connect([cluster.servers[leader].address.clone()])?;
+        for n in 0..outstanding {
+            let (session, first) = (session.clone(), (stream * outstanding + n) as u64);
+            let (keys, value) = (options.keys, vec![b'v'; options.value_size]);
+            tasks.push(tokio::spawn(async move {
+                for key in (first..keys).step_by(writers as usize) {
+                    let command = Command::put(format!("key-{key:08}"), value.clone());
+                    session.propose(command.encode_to_vec().into()).await?;
+                }
+                anyhow::Ok(())
+            }));
+        }
+    }
+    for task in tasks {
+        task.await??;
+    }
+    Ok(())
 }
 
 async fn in_session(session: SessionClient, mut keys: Keys, stop: Arc<AtomicBool>) -> Result<Histogram<u64>> {

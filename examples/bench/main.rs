@@ -8,6 +8,7 @@
 //! rounds. Both run with their default settings.
 
 mod cluster;
+mod large;
 mod load;
 
 use std::{
@@ -63,6 +64,9 @@ struct Options {
     /// Kill the leader with SIGKILL so often and time the next acknowledged write.
     #[arg(long, default_value_t = 0)]
     kills: usize,
+    /// Instead of all that: fill a cluster with so many keys, and measure what a snapshot costs its writers, and a restart.
+    #[arg(long, default_value_t = 0)]
+    large: u64,
     /// Load a cluster with 1,024 clients for so many seconds and count the elections.
     #[arg(long, default_value_t = 0)]
     calm: u64,
@@ -181,6 +185,9 @@ async fn main() -> Result<()> {
     let options = Options::parse();
     let binary = env::current_exe()?.parent().and_then(Path::parent).map(|target| target.join("raftkv"));
     let binary: PathBuf = binary.filter(|path| path.exists()).context("build raftkv first: cargo build --release")?;
+    if options.large > 0 {
+        return large::measure(&Options { keys: options.large, ..options }, &binary).await;
+    }
     let has_etcd = Command::new("etcd").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok();
     let mut systems = options.systems.iter().map(|name| System::parse(name)).collect::<Result<Vec<_>>>()?;
     if !has_etcd && systems.contains(&System::Etcd) {

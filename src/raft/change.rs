@@ -9,9 +9,11 @@
 //! 3. What touches the voters goes through a joint configuration. Whoever leads when it is committed appends C_new: also
 //!    another leader than the one that began (M08). What does not (a learner, an address, a disk's number) is one entry.
 //! 4. A new server is a learner first, and votes once it keeps up (M10; `progress`).
-//! 5. A leader that is not in C_new does not count itself, and gives way once C_new is committed (M04).
+//! 5. A leader that is not in C_new does not count itself, and gives way once C_new is committed (M04). Until then it may be
+//!    needed, so that it campaigns, too (thesis §4.2.2; `election`).
 //! 6. A removed server is replicated to until it has C_new and knows that it is committed (M05).
-//! 7. No change may leave a configuration without a voter, or without a majority that this leader is in touch with (M09).
+//! 7. A disk that takes another's place is expected to have nothing, from the moment on that it may be reached (M06, L08).
+//! 8. No change may leave a configuration without a voter, or without a majority that this leader is in touch with (M09).
 //!
 //! *Architecture invariant: nothing here waits, fails, reads a clock or draws a random number.*
 
@@ -38,10 +40,15 @@ impl Raft {
         let RoleState::Leader(_) = &self.role else {
             return effects.push(refuse(Refusal::NotLeader { leader: self.leader }));
         };
-        if let Some(refusal) = self.obstacle_to_changes() {
+        let full = self.disk_full.then_some(Refusal::DiskFull);
+        if let Some(refusal) = self.obstacle_to_changes().or(full) {
             return effects.push(refuse(refusal));
         }
-        match self.plan(now, change) {
+        let plan = self.plan(now, change);
+        if let (Change::Replace { id, .. }, Plan::Goal(_) | Plan::Nothing) = (change, &plan) {
+            self.expect_other_disk(now, *id);
+        }
+        match plan {
             Plan::Refused(refusal) => effects.push(refuse(refusal)),
             Plan::Nothing => effects.push(Effect::AnswerChange { call, index: self.memberships.current_index() }),
             Plan::Goal(goal) => self.begin_change(now, goal, Some(call), effects),
@@ -53,6 +60,12 @@ impl Raft {
         if incarnation != 0 && self.membership().contains(peer) && !self.membership().incarnations.contains_key(&peer) {
             self.met.insert(peer, incarnation);
         }
+    }
+
+    /// A disk that was met before it was replaced must not be taken for the one that took its place.
+    pub(super) fn forget_replaced(&mut self, before: &Membership) {
+        let after = self.memberships.current();
+        self.met.retain(|id, _| !is_replaced(before, after, *id));
     }
 
     /// A new leader knows its own disk.
@@ -76,12 +89,17 @@ impl Raft {
             effects.push(Effect::AnswerChange { call, index });
         }
         if !self.membership().is_voter(self.settings.id) {
-            return self.give_way(now, effects);
+            self.give_way(now, effects);
+            if !self.membership().contains(self.settings.id) {
+                self.abandon_proposals(effects);
+            }
+            return;
         }
         if self.memberships.current().staged.is_empty() && self.met.is_empty() || self.obstacle_to_changes().is_some() {
             return;
         }
-        if let Some(goal) = self.with_caught_up_learner(now).or_else(|| self.with_new_incarnations()) {
+        // Whose disk it is comes first: another one in its place is then refused from its first vote on (M06).
+        if let Some(goal) = self.with_new_incarnations().or_else(|| self.with_caught_up_learner(now)) {
             self.begin_change(now, goal, None, effects);
         }
     }
@@ -100,10 +118,9 @@ impl Raft {
     /// Removed servers that know it, or that have had their time.
     pub(super) fn let_go_of_removed(&mut self, now: Duration, effects: &mut Vec<Effect>) {
         let patience = 10 * self.settings.election_timeout_max;
-        let index = self.memberships.current_index();
         let RoleState::Leader(leadership) = &mut self.role else { return };
         leadership.progress.retain(|id, peer| {
-            let Some(since) = peer.leaving_since else { return true };
+            let Some((index, since)) = peer.leaving else { return true };
             let told = peer.match_index >= index && peer.commit_sent >= index;
             let stays = !told && now < since + patience;
             if !stays {
@@ -198,14 +215,19 @@ impl Raft {
         None
     }
 
-    /// After the change there must be a majority, and it must answer now (M09).
+    /// After the change there must be a majority, and it must answer now (M09); so must one of C_old until then, without the
+    /// disk that is replaced: it is refused from here on.
     fn lost_majority(&self, now: Duration, goal: &Membership) -> Option<Refusal> {
         let patience = self.settings.election_timeout_max;
         let in_touch = |peer: &Progress| peer.is_in_touch(now, patience);
         let answers = |id: &&NodeId| **id == self.settings.id || self.progress_of(**id).is_some_and(in_touch);
-        let in_touch = goal.voters.keys().filter(answers).count();
+        let lacks =
+            |in_touch, needed| (needed == 0 || in_touch < needed).then_some(Refusal::WouldStop { in_touch, needed });
         let needed = if goal.voters.is_empty() { 0 } else { quorum::majority(goal) };
-        (needed == 0 || in_touch < needed).then_some(Refusal::WouldStop { in_touch, needed })
+        let current = self.membership();
+        let stays = |id: &&NodeId| !goal.learners.contains_key(*id);
+        lacks(goal.voters.keys().filter(answers).count(), needed)
+            .or_else(|| lacks(current.voters.keys().filter(stays).filter(answers).count(), quorum::majority(current)))
     }
 
     fn progress_of(&self, id: NodeId) -> Option<&Progress> {
@@ -243,9 +265,7 @@ impl Raft {
         let mut sessions = self.last_session;
         let RoleState::Leader(leadership) = &mut self.role else { return };
         for peer in membership.peers_of(id) {
-            let replaced = before.incarnations.contains_key(&peer) && !membership.incarnations.contains_key(&peer)
-                || before.is_voter(peer) && !membership.is_voter(peer);
-            if replaced || !leadership.progress.contains_key(&peer) {
+            if is_replaced(before, &membership, peer) || !leadership.progress.contains_key(&peer) {
                 sessions += 1;
                 leadership.progress.insert(peer, Progress::new(index, sessions, now));
             }
@@ -253,8 +273,17 @@ impl Raft {
         self.last_session = sessions;
         for (peer, progress) in &mut leadership.progress {
             if !membership.contains(*peer) {
-                progress.leaving_since.get_or_insert(now);
+                progress.leaving.get_or_insert((index, now));
             }
+        }
+    }
+
+    /// Nothing that the disk before had acknowledged is expected of the one that takes its place: it would pass for one that
+    /// lost it (L08).
+    fn expect_other_disk(&mut self, now: Duration, id: NodeId) {
+        let (next_index, session) = (self.log.last().index + 1, self.new_session());
+        if let RoleState::Leader(leadership) = &mut self.role {
+            leadership.progress.insert(id, Progress::new(next_index, session, now));
         }
     }
 
@@ -275,6 +304,12 @@ impl Raft {
         }
         (goal != *self.membership()).then_some(goal)
     }
+}
+
+/// Whether another disk stands under this id now: the former one voted, or was known.
+pub(super) fn is_replaced(before: &Membership, after: &Membership, id: NodeId) -> bool {
+    before.incarnations.contains_key(&id) && !after.incarnations.contains_key(&id)
+        || before.is_voter(id) && !after.is_voter(id)
 }
 
 /// What a change comes to.

@@ -44,14 +44,32 @@ impl Raft {
         }
         self.retry_forwarded_reads(effects);
         let heard_since = self.timeout_since > self.timer_since;
-        let votes = self.membership().is_voter(self.settings.id) && !self.told_removed;
         // A server whose disk hangs could not even vote for itself.
-        if heard_since || !votes || self.disk_hangs(now) {
+        if heard_since || !self.may_campaign() || self.disk_hangs(now) {
             // Rang too early, or for a server that must not campaign: dated anew from what was heard last.
             let since = if heard_since { self.timeout_since } else { now };
             self.set_timer(since, Alarm::Election, effects);
         } else {
             self.start_pre_vote(now, effects);
+        }
+    }
+
+    /// Whoever votes. "A server that is not part of its own latest configuration should still start new elections, as it might
+    /// still be needed until the C_new entry is committed" (thesis §4.2.2): the others may not even have that entry, and none
+    /// of them can win against a log that has it.
+    fn may_campaign(&self) -> bool {
+        let mut in_force = self.memberships.since(self.commit_index);
+        !self.told_removed && in_force.any(|membership| membership.is_voter(self.settings.id))
+    }
+
+    /// A peer says that this server was removed (M05): it campaigns no more, and has no leader to ask.
+    pub(super) fn is_told_removed(&mut self, effects: &mut Vec<Effect>) {
+        self.told_removed = true;
+        // A leader goes on until it finds that no quorum listens.
+        if !matches!(self.role, RoleState::Leader(_)) {
+            self.leader = None;
+            self.refuse_forwarded_reads(effects);
+            self.abandon_proposals(effects);
         }
     }
 
@@ -241,6 +259,9 @@ impl Raft {
         match std::mem::replace(&mut self.role, RoleState::Follower) {
             RoleState::Leader(leadership) => {
                 leadership.end(self.hard_state.current_term, leader, effects);
+                if self.told_removed {
+                    self.abandon_proposals(effects);
+                }
                 self.timeout_since = now;
                 self.set_timer(now, Alarm::Election, effects);
             }

@@ -33,6 +33,12 @@ impl MembershipHistory {
         self.later.iter().rev().find(|(at, _)| *at <= index).map_or(&self.base, |(_, membership)| membership)
     }
 
+    /// The configuration that was in force at `index`, and all that came after it.
+    pub fn since(&self, index: LogIndex) -> impl Iterator<Item = &Arc<Membership>> {
+        let later = self.later.iter().filter(move |(at, _)| *at > index).map(|(_, membership)| membership);
+        std::iter::once(self.at(index)).chain(later)
+    }
+
     /// Where the configuration in force stands in the log. 0: at its base, or before it.
     pub fn current_index(&self) -> LogIndex {
         self.later.last().map_or(0, |(index, _)| *index)

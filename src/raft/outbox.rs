@@ -41,6 +41,7 @@ struct InFlight {
     /// The last of its entries that still stands; lowered by a truncation.
     last_index: LogIndex,
     has_hard_state: bool,
+    has_base: bool,
 }
 
 impl Outbox {
@@ -72,6 +73,11 @@ impl Outbox {
     /// Whether term and vote are on disk as they are in memory.
     pub fn hard_state_is_durable(&self) -> bool {
         self.hard_state.is_none() && !self.in_flight.as_ref().is_some_and(|write| write.has_hard_state)
+    }
+
+    /// Whether the log on disk stands on what it stands on in memory.
+    pub fn base_is_durable(&self) -> bool {
+        self.base.is_none() && !self.in_flight.as_ref().is_some_and(|write| write.has_base)
     }
 
     /// Since when the write in flight is; `None`: there is none.
@@ -149,7 +155,8 @@ impl Outbox {
         let seq = self.next_seq;
         self.next_seq += 1;
         self.written_index = last_index;
-        self.in_flight = Some(InFlight { seq, since: now, last_index, has_hard_state: write.hard_state.is_some() });
+        let (has_hard_state, has_base) = (write.hard_state.is_some(), write.base.is_some());
+        self.in_flight = Some(InFlight { seq, since: now, last_index, has_hard_state, has_base });
         Some(Effect::Persist { seq, write, then: std::mem::take(&mut self.then) })
     }
 

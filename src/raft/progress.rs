@@ -43,8 +43,8 @@ pub struct Progress {
     pub commit_sent: LogIndex,
     /// The snapshot that it is being sent, until its log has come so far.
     pub sending: Option<LogPosition>,
-    /// Since when it is no member any more; it is still told so (M05).
-    pub leaving_since: Option<Duration>,
+    /// The configuration that it does not belong to any more, and since when; it is still told so (M05).
+    pub leaving: Option<(LogIndex, Duration)>,
     /// Its disk lost what it had acknowledged: it gets nothing, and counts for nothing (L08).
     pub lost_data: bool,
     catch_up: CatchUp,
@@ -102,7 +102,7 @@ impl Progress {
             read_round_sent: 0,
             commit_sent: 0,
             sending: None,
-            leaving_since: None,
+            leaving: None,
             lost_data: false,
             catch_up: CatchUp { round_end: next_index - 1, round_began: now, done: false },
             heartbeat_due: true,

@@ -291,13 +291,22 @@ impl Raft {
         if *self.memberships.current() != membership {
             effects.push(Effect::MembershipChanged(self.memberships.current().clone()));
         }
-        // Whoever waits for an entry that is gone is never told of success (L10): another server may still commit it.
+        self.forget_proposals_from(index, effects);
+    }
+
+    /// Whoever waits for an entry that is gone is never told of success (L10): another server may still commit it.
+    fn forget_proposals_from(&mut self, index: LogIndex, effects: &mut Vec<Effect>) {
         while let Some(&(at, call)) = self.proposals.back()
             && at >= index
         {
             self.proposals.pop_back();
             effects.push(Effect::Refuse { call, refusal: Refusal::Unknown });
         }
+    }
+
+    /// Nobody will tell this server what became of entries that it does not know to be committed: it was removed.
+    pub(super) fn abandon_proposals(&mut self, effects: &mut Vec<Effect>) {
+        self.forget_proposals_from(self.commit_index + 1, effects);
     }
 
     pub(super) fn append_entries_reply(
@@ -336,7 +345,7 @@ impl Raft {
                 let shared_term = conflict_term > 0 && self.log.term_at(last_of_term) == Some(conflict_term);
                 let agree = if shared_term { last_of_term } else { conflict_index.saturating_sub(1) };
                 let base = self.log.base().index;
-                if base > 0 && peer.next_index <= base + 1 {
+                if base > 0 && peer.next_index <= base + 1 && peer.match_index < base {
                     // Not even what the log stands on agrees: the snapshot has to be sent (§7).
                     let snapshot = self.snapshots.finished().clone();
                     self.last_session += 1;

@@ -6,7 +6,8 @@
 //!    is taken; its membership is the one as of that entry (N04).
 //! 2. The log is compacted only when the snapshot is on disk, in steps, and up to a trail that spares slow followers a
 //!    transfer. What a peer is being sent is not overtaken: no snapshot is taken meanwhile unless the log grows fourfold.
-//! 3. InstallSnapshot (Figure 13): reply at once if `term < current_term`; store each chunk, and reply when it is on disk.
+//! 3. InstallSnapshot (Figure 13): reply at once if `term < current_term`; store each chunk, one at a time, and reply when it
+//!    is on disk.
 //!    What is older than what is committed is not needed, and is answered with what is here (N01, N06).
 //! 4. A received snapshot is installed in one order: it is on disk; the log stands on it, on disk; the state machine is
 //!    restored; only then entries behind it are applied (N03). The log behind it stays if it has the entry that the snapshot
@@ -93,7 +94,9 @@ impl Raft {
     /// An operator wants one.
     pub(super) fn take_snapshot(&mut self, call: CallId, effects: &mut Vec<Effect>) {
         let index = self.applying_index;
-        if index == 0 {
+        // A server that joined does not know who belonged to the cluster before the log said so: it has nothing to write
+        // down yet (N04).
+        if index == 0 || self.memberships.at(index).voters.is_empty() {
             effects.push(Effect::Refuse { call, refusal: Refusal::SnapshotFailed });
         } else if index <= self.snapshots.position().index {
             effects.push(Effect::AnswerSnapshot { call, index: self.snapshots.position().index });
@@ -107,6 +110,9 @@ impl Raft {
         let index = self.applying_index;
         let Snapshots { taking, restoring, waiting, .. } = &self.snapshots;
         if taking.is_some() || restoring.is_some() || index <= self.snapshots.position().index {
+            return;
+        }
+        if self.memberships.at(index).voters.is_empty() {
             return;
         }
         if waiting.is_empty() && !self.snapshot_is_due(now) {
@@ -144,15 +150,13 @@ impl Raft {
     }
 
     pub(super) fn snapshot_written(&mut self, snapshot: SnapshotMetadata, effects: &mut Vec<Effect>) {
-        self.snapshots.taking = None;
-        let index = snapshot.last_included.index;
-        // One that was installed meanwhile may reach farther.
-        if index > self.snapshots.position().index {
-            self.snapshots.finished = Some(snapshot);
-        }
+        // One that was ordered before another was installed is not the one that is under way.
+        self.snapshots.taking.take_if(|taking| *taking == snapshot.last_included);
+        self.keep_newer(&snapshot);
         self.answer_snapshot_calls(effects);
     }
 
+    /// Whoever waits for a snapshot that reaches no farther than the finished one has it.
     fn answer_snapshot_calls(&mut self, effects: &mut Vec<Effect>) {
         let index = self.snapshots.position().index;
         let answered = self.snapshots.waiting.extract_if(.., |(wanted, _)| *wanted <= index);
@@ -171,7 +175,8 @@ impl Raft {
         if self.snapshots.taking.take().is_some() {
             self.order_snapshot_now(effects);
         }
-        if let Some(snapshot) = &self.snapshots.restoring {
+        // Where the log does not stand on it yet, the order is still to come.
+        if let Some(snapshot) = self.snapshots.restoring.as_ref().filter(|_| self.outbox.base_is_durable()) {
             effects.push(Effect::Restore { snapshot: snapshot.clone() });
         }
     }
@@ -183,7 +188,8 @@ impl Raft {
         if target <= base || !self.outbox.is_idle() || self.snapshots.is_restoring() {
             return;
         }
-        let target = target.min(self.compaction_held_at(now).unwrap_or(LogIndex::MAX));
+        // A snapshot that entries overtook while it came may reach beyond what was applied.
+        let target = target.min(self.applying_index).min(self.compaction_held_at(now).unwrap_or(LogIndex::MAX));
         if target <= base {
             return;
         }
@@ -222,6 +228,11 @@ impl Raft {
         }
         let receiving = match self.snapshots.receiving.take() {
             Some(receiving) if receiving.snapshot == snapshot => receiving,
+            // It may be the last one of a snapshot that then is the finished one: nothing else until that is known.
+            Some(receiving) if receiving.chunk.is_some() => {
+                self.snapshots.receiving = Some(receiving);
+                return self.reply_installing(call, InstallOutcome::Stored { offset: 0 }, effects);
+            }
             _ => Receiving { snapshot: snapshot.clone(), stored: 0, chunk: None },
         };
         let receiving = self.snapshots.receiving.insert(receiving);
@@ -255,11 +266,14 @@ impl Raft {
         self.snapshots.receiving = None;
         // A disk that was slow to store it is no reason for an election.
         self.timeout_since = now;
-        if snapshot.last_included.index <= self.commit_index {
-            self.keep_newer(&snapshot);
-        } else {
+        // Where an earlier one is still to be restored, it is not there any more: this one took its place.
+        let restores = self.snapshots.is_restoring() && snapshot.last_included.index > self.snapshots.position().index;
+        if snapshot.last_included.index > self.commit_index || restores {
             self.install(snapshot, effects);
+        } else {
+            self.keep_newer(&snapshot);
         }
+        self.answer_snapshot_calls(effects);
         let match_index = self.commit_index.min(self.outbox.durable_index());
         let reply =
             InstallSnapshotReply { term: self.current_term(), outcome: InstallOutcome::Installed { match_index } };
@@ -267,7 +281,8 @@ impl Raft {
         self.outbox.after_write(Effect::Reply { call, reply: Reply::InstallSnapshot(reply) });
     }
 
-    /// Entries overtook the snapshot. It is the finished one all the same: it took the place of the one before.
+    /// It is the finished one, unless one that was installed meanwhile reaches farther. Where entries overtook a received
+    /// one, it took the place of the one before all the same.
     fn keep_newer(&mut self, snapshot: &SnapshotMetadata) {
         if snapshot.last_included.index > self.snapshots.position().index {
             self.snapshots.finished = Some(snapshot.clone());
@@ -289,6 +304,7 @@ impl Raft {
             }
         }
         self.stand_on(Base { position, membership: snapshot.membership.clone() });
+        self.forget_replaced(&membership);
         self.forget_proposals_up_to(position.index, effects);
         if *self.memberships.current() != membership {
             effects.push(Effect::MembershipChanged(self.memberships.current().clone()));
@@ -299,7 +315,6 @@ impl Raft {
         self.snapshots.restoring = Some(snapshot.clone());
         self.snapshots.taking = None;
         (self.snapshots.ordered_index, self.snapshots.bytes_since) = (position.index, 0);
-        self.answer_snapshot_calls(effects);
         self.outbox.after_write(Effect::Restore { snapshot });
     }
 
@@ -309,7 +324,7 @@ impl Raft {
         if self.log.term_at(position.index) != Some(position.term) {
             return self.install(snapshot, effects);
         }
-        (self.commit_index, self.last_applied, self.applying_index) = (position.index, position.index, position.index);
+        (self.commit_index, self.applying_index) = (position.index, position.index);
         effects.push(Effect::Restore { snapshot });
     }
 

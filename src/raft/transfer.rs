@@ -48,7 +48,8 @@ impl Transfer {
     /// The leadership is over, in favour of the other server or not.
     pub(super) fn end(self, leader: Option<NodeId>, effects: &mut Vec<Effect>) {
         if let Some(call) = self.call {
-            effects.push(match self.told {
+            let in_its_favour = self.told && leader.is_none_or(|leader| leader == self.to);
+            effects.push(match in_its_favour {
                 true => Effect::AnswerTransfer { call },
                 false => Effect::Refuse { call, refusal: Refusal::TransferFailed { to: self.to } },
             });
@@ -103,11 +104,12 @@ impl Raft {
 
     /// Tells the other server to take over, once it has all that this one has.
     pub(super) fn advance_transfer(&mut self, effects: &mut Vec<Effect>) {
-        let last_index = self.log.last().index;
+        // What has no room on this disk has not been sent to anyone either, and nobody has to have it to win.
+        let last_index = if self.disk_full { self.outbox.written_index() } else { self.log.last().index };
         let RoleState::Leader(leadership) = &mut self.role else { return };
         let Some(transfer) = leadership.transfer.as_mut().filter(|transfer| !transfer.told) else { return };
         let up_to_date =
-            |peer: &super::Progress| peer.mode == Mode::Replicate && peer.match_index == last_index && !peer.lost_data;
+            |peer: &super::Progress| peer.mode == Mode::Replicate && peer.match_index >= last_index && !peer.lost_data;
         let to = transfer.to;
         if leadership.progress.get(&to).is_some_and(up_to_date) {
             transfer.told = true;

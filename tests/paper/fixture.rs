@@ -42,7 +42,12 @@ impl Fixture {
     }
 
     pub fn start(recovered: Recovered) -> Self {
-        let settings = Settings {
+        Fixture::start_with(recovered, |_| {})
+    }
+
+    /// With other limits.
+    pub fn start_with(recovered: Recovered, adjust: impl FnOnce(&mut Settings)) -> Self {
+        let mut settings = Settings {
             id: 1,
             incarnation: 0,
             heartbeat_interval: HEARTBEAT,
@@ -57,6 +62,7 @@ impl Fixture {
             snapshot_trailing: 0,
             disk_timeout: Duration::from_secs(3600),
         };
+        adjust(&mut settings);
         let now = Duration::from_secs(1);
         let mut effects = Vec::new();
         let raft = Raft::new(settings, recovered, now, &mut effects);
@@ -125,7 +131,9 @@ impl Fixture {
         for effect in &effects {
             match effect {
                 Effect::SetTimer { epoch, .. } => self.epoch = *epoch,
-                Effect::Send { to, session, .. } => drop(self.sessions.insert(*to, *session)),
+                Effect::Send { to, session, .. } | Effect::SendSnapshot { to, session, .. } => {
+                    self.sessions.insert(*to, *session);
+                }
                 Effect::Persist { seq, write, then } => {
                     assert!(self.in_flight.is_none(), "one write is in flight");
                     self.in_flight = Some((*seq, write.clone(), then.clone()));
@@ -246,9 +254,45 @@ impl Fixture {
     /// What is neither a request nor a reply nor a write, and went to clients: as text.
     pub fn told(&self) -> Vec<String> {
         let told = |effect: &&Effect| {
-            matches!(effect, Effect::Apply { .. } | Effect::Refuse { .. } | Effect::AnswerRead { .. })
+            let answers = matches!(effect, Effect::AnswerChange { .. } | Effect::AnswerTransfer { .. });
+            let snapshots = matches!(effect, Effect::AnswerSnapshot { .. });
+            answers
+                || snapshots
+                || matches!(effect, Effect::Apply { .. } | Effect::Refuse { .. } | Effect::AnswerRead { .. })
         };
         self.effects.iter().filter(told).map(Effect::to_string).collect()
+    }
+
+    /// What was ordered about snapshots, as text.
+    pub fn ordered(&self) -> Vec<String> {
+        let ordered = |effect: &&Effect| {
+            let own = matches!(effect, Effect::TakeSnapshot { .. } | Effect::SendSnapshot { .. });
+            own || matches!(effect, Effect::StoreChunk { .. } | Effect::Restore { .. })
+        };
+        self.effects.iter().filter(ordered).map(Effect::to_string).collect()
+    }
+
+    /// InstallSnapshot of the leader n2: `bytes` bytes of `snapshot` from `offset` on.
+    pub fn install(&mut self, term: Term, snapshot: &SnapshotMetadata, offset: u64, bytes: usize) -> &mut Self {
+        let (snapshot, data) = (snapshot.clone(), Bytes::from(vec![7; bytes]));
+        let request = InstallSnapshotRequest { term, leader_id: 2, snapshot, offset, data };
+        self.request(2, Request::InstallSnapshot(request))
+    }
+
+    /// The chunk of the last request is on disk.
+    pub fn chunk_stored(&mut self, stored: u64, complete: bool) -> &mut Self {
+        let call = self.last_call;
+        self.step(Input::ChunkStored { call, stored, complete })
+    }
+
+    pub fn change(&mut self, call: CallId, change: Change) -> &mut Self {
+        self.step(Input::ChangeMembership { call, change })
+    }
+
+    /// An answer to the last AppendEntries to `from`, of the leader's latest round.
+    pub fn confirmed(&mut self, from: NodeId, match_index: LogIndex, read_round: u64) -> &mut Self {
+        let (term, outcome) = (self.raft.current_term(), AppendOutcome::Matched { match_index });
+        self.reply_from(from, Reply::AppendEntries(AppendEntriesReply { term, outcome, read_round }))
     }
 
     /// The write in flight, as text.
@@ -276,4 +320,11 @@ pub fn append_reply(term: Term, outcome: AppendOutcome) -> Reply {
 pub fn entries(first: LogIndex, terms: &[Term]) -> Vec<Entry> {
     let entry = |(index, term): (LogIndex, &Term)| Entry { index, term: *term, payload: Payload::Noop };
     (first..).zip(terms).map(entry).collect()
+}
+
+/// A snapshot of `size` bytes that ends with this entry, written (index, term), of the voters 1 to 3.
+pub fn snapshot(last_included: (LogIndex, Term), size: u64) -> SnapshotMetadata {
+    let last_included = LogPosition { index: last_included.0, term: last_included.1 };
+    let membership = Membership::of_voters((1..=3).map(|id| (id, ""))).into();
+    SnapshotMetadata { last_included, membership, size, checksum: 0 }
 }

@@ -255,11 +255,16 @@ pub struct Serve {
     #[arg(long, value_name = "BYTES")]
     pub max_entry_bytes: Option<String>,
 
-    /// Take a snapshot after so many entries [default: 10000].
+    /// Take a snapshot after so many entries [default: 50000].
     #[arg(long, value_name = "ENTRIES")]
     pub snapshot_threshold: Option<String>,
 
-    /// Keep so many entries behind a snapshot, for followers that are not far behind [default: 5000].
+    /// …or after entries of so many bytes [default: 67108864].
+    #[arg(long, value_name = "BYTES")]
+    pub snapshot_threshold_bytes: Option<String>,
+
+    /// Keep so many entries behind a snapshot, for followers that are not far behind [default: 10000, or half of
+    /// --snapshot-threshold if that is less].
     #[arg(long, value_name = "ENTRIES")]
     pub snapshot_trailing: Option<String>,
 

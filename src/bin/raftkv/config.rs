@@ -24,7 +24,7 @@ mod snapshots;
 pub use snapshots::RestoreSettings;
 
 /// Every key of the TOML file. In the environment it is RAFTKV_ and the key in capitals.
-const KEYS: [&str; 21] = [
+const KEYS: [&str; 22] = [
     "advertise",
     "cluster",
     "cluster_name",
@@ -43,6 +43,7 @@ const KEYS: [&str; 21] = [
     "snapshot_bytes_per_second",
     "snapshot_chunk_bytes",
     "snapshot_threshold",
+    "snapshot_threshold_bytes",
     "snapshot_trailing",
     "threads",
     "timeout",
@@ -388,6 +389,7 @@ fn flags(args: &Args) -> impl Iterator<Item = (&'static str, String)> {
         ("snapshot_bytes_per_second", serve.snapshot_bytes_per_second.clone()),
         ("snapshot_chunk_bytes", serve.snapshot_chunk_bytes.clone()),
         ("snapshot_threshold", serve.snapshot_threshold.clone()),
+        ("snapshot_threshold_bytes", serve.snapshot_threshold_bytes.clone()),
         ("snapshot_trailing", serve.snapshot_trailing.clone()),
         ("threads", serve.threads.clone()),
     ];

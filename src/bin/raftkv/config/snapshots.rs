@@ -26,6 +26,11 @@ impl Settings {
     pub(super) fn set_snapshots(&self, config: &mut Config) -> Result<(), Failure> {
         if let Some(setting) = self.get("snapshot_threshold") {
             config.snapshot_threshold = setting.number()?;
+            // Else a small threshold would leave the log as long as it was.
+            config.snapshot_trailing = config.snapshot_trailing.min(config.snapshot_threshold / 2);
+        }
+        if let Some(setting) = self.get("snapshot_threshold_bytes") {
+            config.snapshot_threshold_bytes = setting.number()?;
         }
         if let Some(setting) = self.get("snapshot_trailing") {
             config.snapshot_trailing = setting.number()?;
