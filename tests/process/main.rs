@@ -2,7 +2,8 @@
 //!
 //! Nothing here sleeps to let something happen: each wait has a deadline and ends with an event (a line on stderr, an
 //! answer, the end of a process). Where there is no event to wait for, a status is asked for again and again.
-//! `KILLS=100 cargo test --test process` kills more often, `STATE_MB=200` makes the states larger that snapshots are of.
+//! `KILLS=100 cargo test --test process` kills more often, `STATE_MB=200` makes the states larger that snapshots are of,
+//! `GROWTH=20` lets more clusters grow and shrink.
 #![cfg(all(feature = "server", unix))]
 
 mod backups;
@@ -11,6 +12,7 @@ mod cluster;
 mod command_line;
 mod data_directory;
 mod disk_failure;
+mod growth;
 mod identity;
 mod kills;
 mod leases;
@@ -20,6 +22,7 @@ mod meter;
 mod overload;
 mod requests;
 mod server;
+mod session_load;
 mod sessions;
 mod shim;
 mod shutdown;
