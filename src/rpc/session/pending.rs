@@ -54,6 +54,11 @@ impl Pending {
         self.commands.is_empty()
     }
 
+    /// Whether an answer is due from the node at the other end of the stream.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.commands.values().any(|unanswered| unanswered.sent)
+    }
+
     /// How many more commands may be in flight.
     pub(super) fn room(&self) -> usize {
         if self.bytes >= WINDOW_BYTES { 0 } else { WINDOW.saturating_sub(self.commands.len()) }
