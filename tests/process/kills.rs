@@ -116,8 +116,16 @@ async fn no_acknowledged_write_is_lost_when_nodes_are_killed_while_snapshots_tra
         cluster.kill(receiver).await;
         load.goes_on(random.random_range(20..150)).await;
         cluster.spawn(receiver, cluster.serve(receiver));
-        load.goes_on(random.random_range(0..100)).await;
-        let in_between = cluster.data(receiver).join("snapshot.receiving").exists();
+        let receives = || cluster.data(receiver).join("snapshot.receiving").exists();
+        // Mostly when it has begun.
+        for _ in 0..random.random_range(0..300) {
+            if receives() {
+                break;
+            }
+            load.goes_on(1).await;
+        }
+        load.goes_on(random.random_range(0..15)).await;
+        let in_between = receives();
         let (sender_falls, receiver_falls) = [(true, false), (false, true), (true, true)][random.random_range(0..3)];
         let falls = |id| if id == sender { sender_falls } else { id == receiver && receiver_falls };
         let fallen: Vec<_> = (1..=3).filter(|id| falls(*id)).collect();
