@@ -81,7 +81,7 @@ fn d04_a_flipped_bit_is_noticed_or_changes_nothing() {
             }
         }
     }
-    assert!(noticed > 1_000 && harmless > 100, "{noticed} flips noticed, {harmless} harmless");
+    assert!(noticed > 300 && harmless > 100, "{noticed} flips noticed, {harmless} harmless");
 }
 
 /// Where the damage is, as an operator needs to know.
