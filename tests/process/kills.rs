@@ -83,8 +83,7 @@ async fn all_nodes_killed_at_once_lose_nothing_acknowledged_and_forget_no_term()
 /// Snapshots are taken, sent, installed and compacted behind all the time, while any of the nodes may fall: mostly one that
 /// receives a snapshot, or the one that sends it. `KILLS` asks for more rounds, `SEED` for the same plan again.
 ///
-/// Fails when: a chunk is acknowledged before it is on disk; the log is compacted before the snapshot is on disk; a received
-/// snapshot is taken for whole before it is; a start trusts the log and forgets the snapshot below it.
+/// Fails when: the sessions in a snapshot are not installed (`Applier::install`).
 #[tokio::test(flavor = "multi_thread")]
 async fn no_acknowledged_write_is_lost_when_nodes_are_killed_while_snapshots_travel() {
     let seed = std::env::var("SEED").map_or(std::process::id().into(), |seed| seed.parse().expect("SEED is a number"));
