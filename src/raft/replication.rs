@@ -131,9 +131,10 @@ impl Raft {
     }
 
     /// Sends every peer what it may be sent: a probe, entries, or word of a new read round. Entries go when they go to
-    /// this server's own disk, not before.
+    /// this server's own disk, not before; but where that has no room, another server needs all of them to take over.
     pub(super) fn replicate(&mut self, now: Duration, effects: &mut Vec<Effect>) {
         let window = self.window();
+        let last_index = if self.disk_full { self.log.last().index } else { self.outbox.written_index() };
         let RoleState::Leader(leadership) = &mut self.role else { return };
         let mut sender = Sender {
             log: &self.log,
@@ -150,9 +151,9 @@ impl Raft {
             if peer.mode == Mode::Replicate && peer.next_index <= self.log.base().index {
                 peer.fell_behind();
             }
-            while peer.may_send(window) && peer.next_index <= self.outbox.written_index() {
+            while peer.may_send(window) && peer.next_index <= last_index {
                 let (max_entries, max_bytes) = (self.settings.max_batch_entries, self.settings.max_batch_bytes);
-                let entries = self.log.slice(peer.next_index, self.outbox.written_index(), max_entries, max_bytes);
+                let entries = self.log.slice(peer.next_index, last_index, max_entries, max_bytes);
                 sender.send(*id, peer, entries);
             }
             let round = peer.mode == Mode::Replicate && peer.read_round_sent < sender.read_round;

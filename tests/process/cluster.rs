@@ -1,4 +1,4 @@
-//! Three processes that are one cluster, each with a directory of its own.
+//! Processes that are one cluster, three where nothing else is said, each with a directory of its own.
 
 use std::{
     collections::BTreeMap,
@@ -44,6 +44,11 @@ impl Cluster {
     /// The same without flags, but with disks that can be made to fail.
     pub async fn start_with_shim() -> Cluster {
         Cluster::start_fresh(&[], true).await
+    }
+
+    /// The same with flags.
+    pub async fn start_with_shim_and(flags: &[&str]) -> Cluster {
+        Cluster::start_fresh(flags, true).await
     }
 
     async fn start_fresh(flags: &[&str], with_shim: bool) -> Cluster {
@@ -156,7 +161,7 @@ impl Cluster {
         }
     }
 
-    /// Waits until one of those that run leads, another follows it, and it has committed something.
+    /// Waits until one of those that run leads, another follows it (if there is one), and it has committed something.
     pub async fn leader(&self) -> StatusReply {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -168,7 +173,7 @@ impl Cluster {
             let newest = statuses.iter().map(|status| status.term).max();
             let leads = |status: &&StatusReply| status.role == "leader" && Some(status.term) == newest;
             if let Some(leader) = statuses.iter().find(leads)
-                && statuses.iter().filter(|status| status.leader == leader.id).count() >= 2
+                && statuses.iter().filter(|status| status.leader == leader.id).count() >= leader.voters.len().min(2)
                 && leader.commit > 0
             {
                 return leader.clone();
@@ -177,7 +182,7 @@ impl Cluster {
         }
     }
 
-    /// Waits until all three have applied the same, and asserts that it made the same of them. That state: every key
+    /// Waits until all of them have applied the same, and asserts that it made the same of them. That state: every key
     /// with its value and its revision.
     pub async fn agree(&self) -> BTreeMap<Vec<u8>, (Vec<u8>, u64)> {
         let revision = client::put_somewhere(self.addresses.values(), "the last write", "of this test").await;
@@ -198,9 +203,13 @@ impl Cluster {
             assert!(Instant::now() < deadline, "they do not catch up: {hashes:?}");
             sleep(LOOK_AGAIN).await;
         }
-        let state = client::everything(&self.addresses[&1]).await;
-        for id in [2, 3] {
-            assert!(client::everything(&self.addresses[&id]).await == state, "node {id} has another state");
+        let mut states = Vec::new();
+        for address in self.addresses.values() {
+            states.push(client::everything(address).await);
+        }
+        let state = states.pop().expect("there are nodes");
+        for (other, address) in states.iter().zip(self.addresses.values()) {
+            assert!(*other == state, "{address} has another state");
         }
         state
     }

@@ -2,7 +2,8 @@
 //!
 //! Nothing here sleeps to let something happen: each wait has a deadline and ends with an event (a line on stderr, an
 //! answer, the end of a process). Where there is no event to wait for, a status is asked for again and again.
-//! `KILLS=100 cargo test --test process` kills more often, `STATE_MB=200` makes the states larger that snapshots are of.
+//! `KILLS=100 cargo test --test process` kills more often, `STATE_MB=200` makes the states larger that snapshots are of,
+//! `GROWTH=20` lets more clusters grow and shrink.
 #![cfg(all(feature = "server", unix))]
 
 mod backups;
@@ -12,6 +13,8 @@ mod command_line;
 mod data_directory;
 mod demo;
 mod disk_failure;
+mod full_disk;
+mod growth;
 mod identity;
 mod kills;
 mod leases;
@@ -21,6 +24,7 @@ mod meter;
 mod overload;
 mod requests;
 mod server;
+mod session_load;
 mod sessions;
 mod shim;
 mod shutdown;

@@ -6,11 +6,13 @@ use std::{
     sync::{
         Arc, Condvar, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
+        mpsc,
     },
     time::Duration,
 };
 
 use bytes::Bytes;
+use ractor::{ActorStatus, registry::where_is};
 use ractor_raft::{
     Config,
     error::{NodeError, SnapshotError},
@@ -21,7 +23,7 @@ use ractor_raft::{
     storage::{Bootstrap, MemoryStorage, Opened, Received, SnapshotWriter, Snapshots, Storage, StorageError, Store},
     testing::{Cluster, Ledger, Line, Written},
 };
-use tokio::{task::JoinHandle, time::timeout};
+use tokio::{runtime::Handle, task::JoinHandle, time::timeout};
 
 /// What is wrong at the moment. Clones are the same.
 #[derive(Clone, Default)]
@@ -491,11 +493,21 @@ async fn a_state_that_is_installed_twice_does_not_go_back() {
     let last = write(&cluster, 5).await;
     cluster.stop(1).await.expect("nothing was wrong");
     trouble.at(Moment::Restore, {
-        let trouble = trouble.clone();
+        let (trouble, runtime) = (trouble.clone(), Handle::current());
         move || {
             // The first one dies behind this order; the next waits with the same one.
-            node.crash("consensus/snapshotter", Crash::Panic);
+            let snapshotter = where_is(format!("{}/consensus/snapshotter", node.flow().name())).expect("it restores");
+            node.crash("consensus/snapshotter", Crash::Kill);
             trouble.set_gate(true);
+            // Nobody else gets to run before it is dead, or else what it sent would be reported before its death.
+            let (held, is_held) = mpsc::channel();
+            runtime.spawn(async move {
+                held.send(()).expect("it is waited for");
+                while snapshotter.get_status() != ActorStatus::Stopped {
+                    std::thread::yield_now();
+                }
+            });
+            is_held.recv().expect("there is a worker");
         }
     });
     let node = cluster.restart(1).await;

@@ -179,7 +179,7 @@ impl Driver {
                     self.send(messages, sequence);
                 }
                 () = sleep_until(again.unwrap_or_else(Instant::now)), if again.is_some() => {
-                    again = None;
+                    (again, silent_since) = (None, Instant::now());
                     self.send(messages, 1);
                 }
                 () = sleep_until(silent_since + SILENCE), if !self.pending.is_settled() => return End::Broken,

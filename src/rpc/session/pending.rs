@@ -126,7 +126,8 @@ impl Pending {
         let heard = match &error {
             ProposeError::NotLeader { address, .. } => Heard::Elsewhere(Some(address.clone())),
             ProposeError::NoLeader { .. } | ProposeError::Unavailable { .. } => Heard::Elsewhere(None),
-            ProposeError::Busy { .. } | ProposeError::Unknown { .. } => Heard::Again,
+            // A full disk gets room again, or its node hands over.
+            ProposeError::Busy { .. } | ProposeError::DiskFull { .. } | ProposeError::Unknown { .. } => Heard::Again,
             ProposeError::SessionExpired { session } => {
                 self.expired(sequence, *session);
                 return Heard::Expired;
