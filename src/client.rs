@@ -153,7 +153,10 @@ impl<M: StateMachine> Client<M> {
                 return Ok(number);
             }
             // One opens it, and the others wait for that one.
-            let opening = self.session.opening.acquire().await.expect("it is never closed");
+            let Ok(opening) = timeout_at(deadline, self.session.opening.acquire()).await else {
+                return Err(ProposeError::Unavailable { node: self.node.identity().node_id });
+            };
+            let opening = opening.expect("it is never closed");
             if self.session.numbers().session != 0 {
                 continue;
             }

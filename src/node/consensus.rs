@@ -263,8 +263,9 @@ impl Consensus {
             ConsensusMessage::Delivered { peer, session, incarnation, reply } => {
                 if self.is_current_replicator(peer, context) {
                     self.reached(peer);
-                    self.step(Input::Response { from: peer, session, reply }, context);
+                    // First whose disk it is: what the answer leads to may rest on it.
                     self.met(peer, incarnation, context);
+                    self.step(Input::Response { from: peer, session, reply }, context);
                 }
             }
             ConsensusMessage::Undelivered { peer, cause, why } => {

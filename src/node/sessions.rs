@@ -7,7 +7,7 @@
 //! 3. Answers are kept until the client says that it has them (`first_unanswered`). A command below that is not applied,
 //!    whether it ever was or not: nobody waits for it any more.
 //! 4. What would have to forget an answer that the client may still ask for is refused as not applied: a session keeps
-//!    [`MAX_REPLIES`] answers and [`MAX_REPLY_BYTES`] at most. A client that never says what it has (`first_unanswered` 0)
+//!    [`MAX_REPLIES`] answers and [`MAX_REPLY_BYTES`] at most, and one more for the first unanswered. A client that never says what it has (`first_unanswered` 0)
 //!    loses its lowest answers instead; those commands are then below rule 3's line, so they are not applied again either.
 //! 5. A session that was not used for [`EXPIRY`] entries is gone. Where there would be more than [`MAX_SESSIONS`], or more
 //!    than [`MAX_ALL_REPLY_BYTES`] of answers, the least recently used one goes. "Used" is an entry of the log, so no clock
@@ -160,6 +160,10 @@ impl Sessions {
         }
         while session.is_full(&limits) {
             let lowest = session.replies.first_key_value().map_or(u64::MAX, |(sequence, _)| *sequence);
+            // The one that all others wait for must get through, or the session were stuck for ever.
+            if call.first_unanswered == call.sequence {
+                break;
+            }
             if call.first_unanswered > 0 || lowest > call.sequence {
                 return Verdict::Full;
             }

@@ -104,11 +104,10 @@ impl Raft {
         }
     }
 
-    /// A learner has answered.
+    /// A peer has answered.
     pub(super) fn note_catching_up(&mut self, now: Duration, peer: NodeId) {
         let last_index = self.log.last().index;
         if let RoleState::Leader(leadership) = &mut self.role
-            && self.memberships.current().learners.contains_key(&peer)
             && let Some(progress) = leadership.progress.get_mut(&peer)
         {
             progress.catch_up(now, last_index, self.settings.election_timeout_min);
@@ -215,12 +214,12 @@ impl Raft {
         None
     }
 
-    /// After the change there must be a majority, and it must answer now (M09); so must one of C_old until then, without the
+    /// After the change there must be a majority, and its disks must get on now (M09); so must one of C_old until then, without the
     /// disk that is replaced: it is refused from here on.
     fn lost_majority(&self, now: Duration, goal: &Membership) -> Option<Refusal> {
         let patience = self.settings.election_timeout_max;
-        let in_touch = |peer: &Progress| peer.is_in_touch(now, patience);
-        let answers = |id: &&NodeId| **id == self.settings.id || self.progress_of(**id).is_some_and(in_touch);
+        let keeps_up = |peer: &Progress| peer.has_caught_up(now, patience);
+        let answers = |id: &&NodeId| **id == self.settings.id || self.progress_of(**id).is_some_and(keeps_up);
         let lacks =
             |in_touch, needed| (needed == 0 || in_touch < needed).then_some(Refusal::WouldStop { in_touch, needed });
         let needed = if goal.voters.is_empty() { 0 } else { quorum::majority(goal) };

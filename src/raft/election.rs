@@ -59,7 +59,8 @@ impl Raft {
     /// of them can win against a log that has it.
     fn may_campaign(&self) -> bool {
         let mut in_force = self.memberships.since(self.commit_index);
-        !self.told_removed && in_force.any(|membership| membership.is_voter(self.settings.id))
+        // Without room, nobody could vote for itself, and a leader that answers would be deposed for nothing.
+        !self.told_removed && !self.disk_full && in_force.any(|membership| membership.is_voter(self.settings.id))
     }
 
     /// A peer says that this server was removed (M05): it campaigns no more, and has no leader to ask.

@@ -64,12 +64,14 @@ pub enum Mode {
     Snapshot,
 }
 
-/// How a learner catches up: in rounds, each of which replicates what the log was at its beginning. It has caught up once
+/// How a peer catches up: in rounds, each of which replicates what the log was at its beginning. It has caught up once
 /// a round took less than an election timeout (thesis §4.2.1).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 struct CatchUp {
     round_end: LogIndex,
     round_began: Duration,
+    /// Nothing was missing when it began, so that its length says nothing.
+    idle: bool,
     done: bool,
 }
 
@@ -104,7 +106,7 @@ impl Progress {
             sending: None,
             leaving: None,
             lost_data: false,
-            catch_up: CatchUp { round_end: next_index - 1, round_began: now, done: false },
+            catch_up: CatchUp { round_end: next_index - 1, round_began: now, idle: false, done: false },
             heartbeat_due: true,
             in_flight: VecDeque::new(),
             in_flight_bytes: 0,
@@ -158,19 +160,22 @@ impl Progress {
         }
     }
 
-    /// The peer has the leader's log up to `last_index`, or not yet: another step of its catching up. A learner whose round
+    /// The peer has the leader's log up to `last_index`, or not yet: another step of its catching up. One whose round
     /// took less than `patience` keeps up.
     pub fn catch_up(&mut self, now: Duration, last_index: LogIndex, patience: Duration) {
-        let CatchUp { round_end, round_began, done } = &mut self.catch_up;
+        let CatchUp { round_end, round_began, idle, done } = &mut self.catch_up;
         if self.match_index >= *round_end {
-            *done = now - *round_began < patience;
-            (*round_end, *round_began) = (last_index, now);
+            *done = *idle || now - *round_began < patience;
+            (*round_end, *round_began, *idle) = (last_index, now, self.match_index >= last_index);
         }
     }
 
-    /// Whether it keeps up, so that it may vote without making the cluster wait for it (M10).
+    /// Whether it keeps up, so that the cluster need not wait for its vote (M10). One that answers heartbeats, for which no
+    /// disk is needed, and whose disk does not get on, does not.
     pub fn has_caught_up(&self, now: Duration, patience: Duration) -> bool {
-        self.catch_up.done && self.mode == Mode::Replicate && self.is_in_touch(now, patience)
+        let CatchUp { round_end, round_began, done, .. } = self.catch_up;
+        let goes_on = self.match_index >= round_end || now < round_began + patience;
+        done && goes_on && self.mode == Mode::Replicate && self.is_in_touch(now, patience)
     }
 
     /// Whether it answered lately, and counts.
@@ -182,6 +187,12 @@ impl Progress {
     pub fn fell_behind(&mut self) {
         self.restart(self.next_index);
         self.heartbeat_due = true;
+    }
+
+    /// A snapshot did not get to its end. The probe that leads to the next try waits for the heartbeat: a peer that has no
+    /// room for it would else be asked again and again.
+    pub fn snapshot_stopped(&mut self) {
+        self.restart(self.next_index);
     }
 
     /// What is left of the leader's log begins behind `base`, and nothing there agrees: a snapshot has to be sent.

@@ -122,6 +122,7 @@ impl Raft {
             return;
         }
         self.check_transfer(now, effects);
+        self.hand_over_for_room(now);
         self.let_go_of_removed(now, effects);
         let RoleState::Leader(leadership) = &mut self.role else { return };
         let progress = &mut leadership.progress;
@@ -131,10 +132,9 @@ impl Raft {
     }
 
     /// Sends every peer what it may be sent: a probe, entries, or word of a new read round. Entries go when they go to
-    /// this server's own disk, not before; but where that has no room, another server needs all of them to take over.
+    /// this server's own disk, not before.
     pub(super) fn replicate(&mut self, now: Duration, effects: &mut Vec<Effect>) {
         let window = self.window();
-        let last_index = if self.disk_full { self.log.last().index } else { self.outbox.written_index() };
         let RoleState::Leader(leadership) = &mut self.role else { return };
         let mut sender = Sender {
             log: &self.log,
@@ -151,9 +151,9 @@ impl Raft {
             if peer.mode == Mode::Replicate && peer.next_index <= self.log.base().index {
                 peer.fell_behind();
             }
-            while peer.may_send(window) && peer.next_index <= last_index {
+            while peer.may_send(window) && peer.next_index <= self.outbox.written_index() {
                 let (max_entries, max_bytes) = (self.settings.max_batch_entries, self.settings.max_batch_bytes);
-                let entries = self.log.slice(peer.next_index, last_index, max_entries, max_bytes);
+                let entries = self.log.slice(peer.next_index, self.outbox.written_index(), max_entries, max_bytes);
                 sender.send(*id, peer, entries);
             }
             let round = peer.mode == Mode::Replicate && peer.read_round_sent < sender.read_round;
@@ -328,7 +328,10 @@ impl Raft {
         }
         peer.last_heard = now;
         peer.reachable = true;
-        peer.read_round = peer.read_round.max(read_round);
+        if !matches!(reply.outcome, AppendOutcome::Lost { .. }) {
+            // A disk that lost entries may have lost a vote: it confirms nobody.
+            peer.read_round = peer.read_round.max(read_round);
+        }
         match reply.outcome {
             AppendOutcome::Matched { match_index } => {
                 // A peer that waits for a snapshot need not be a match for what the log still has.

@@ -369,7 +369,7 @@ impl Raft {
                 self.note_catching_up(now, from);
             }
             // It ended before the end: from where it stopped, once the log's base was probed again.
-            InstallOutcome::Stored { .. } => peer.fell_behind(),
+            InstallOutcome::Stored { .. } => peer.snapshot_stopped(),
             InstallOutcome::Stale => {}
         }
     }

@@ -19,7 +19,7 @@ use super::{
     events::{Effect, Refusal},
     message::{Request, TimeoutNowRequest},
     progress::Mode,
-    types::{CallId, LogIndex, NodeId, Payload},
+    types::{CallId, NodeId, Payload},
 };
 
 /// A transfer under way.
@@ -95,6 +95,19 @@ impl Raft {
         }
     }
 
+    /// As long as there is no room, whoever keeps up is asked again.
+    pub(super) fn hand_over_for_room(&mut self, now: Duration) {
+        let patience = self.settings.election_timeout_max;
+        let RoleState::Leader(leadership) = &self.role else { return };
+        if self.disk_full
+            && leadership.transfer.is_none()
+            && let Some(to) = self.best_successor(now)
+            && leadership.progress.get(&to).is_some_and(|peer| peer.has_caught_up(now, patience))
+        {
+            self.begin_transfer(now, to, None);
+        }
+    }
+
     fn begin_transfer(&mut self, now: Duration, to: NodeId, call: Option<CallId>) {
         let until = now + self.settings.election_timeout_max;
         if let RoleState::Leader(leadership) = &mut self.role {
@@ -151,8 +164,11 @@ impl Raft {
             .progress
             .iter()
             .filter(|(id, peer)| self.membership().voters.contains_key(id) && peer.is_in_touch(now, patience));
-        let better = |match_index: LogIndex, id: &NodeId| (match_index, std::cmp::Reverse(*id));
-        candidates.max_by_key(|(id, peer)| better(peer.match_index, id)).map(|(id, _)| *id)
+        // One whose disk gets on rather than one that only answers.
+        let merit = |id: &NodeId, peer: &super::Progress| {
+            (peer.has_caught_up(now, patience), peer.match_index, std::cmp::Reverse(*id))
+        };
+        candidates.max_by_key(|(id, peer)| merit(id, peer)).map(|(id, _)| *id)
     }
 
     fn tell_to_take_over(&mut self, to: NodeId, effects: &mut Vec<Effect>) {

@@ -280,6 +280,45 @@ fn no_change_may_stop_the_cluster() {
     assert_eq!(n1.told(), ["Refuse call=5 WouldStop in_touch=0 needed=0"]);
 }
 
+/// M09. A heartbeat's answer needs no disk: who answers, and whose disk does not get on, is none of the majority that a change
+/// needs.
+///
+/// Fails when: `has_caught_up` does not look whether the round goes on, or `lost_majority` asks `is_in_touch`.
+#[test]
+fn a_server_whose_disk_hangs_is_none_of_the_majority() {
+    let mut n1 = Fixture::settled_leader();
+    n1.propose(5);
+    n1.persisted();
+    for _ in 0..7 {
+        n1.now += HEARTBEAT;
+        n1.matched(2, 2).matched(3, 1);
+    }
+    n1.change(6, Change::Remove { id: 2 });
+    assert_eq!(n1.told(), ["Refuse call=6 WouldStop in_touch=1 needed=2"]);
+    n1.matched(3, 2);
+    n1.now += HEARTBEAT;
+    n1.matched(3, 2).change(7, Change::Remove { id: 2 });
+    assert!(n1.told().is_empty(), "its disk gets on again");
+}
+
+/// M10. A learner that kept up once, and whose disk hangs now, does not keep up.
+///
+/// Fails when: `has_caught_up` does not look whether the round goes on.
+#[test]
+fn a_learner_whose_disk_hangs_is_not_promoted() {
+    let mut n1 = Fixture::settled_leader();
+    n1.change(5, Change::Add { id: 4, address: "n4".to_owned(), promote: false }).persisted();
+    n1.matched(2, 2).matched(3, 2).matched(4, 2).matched(4, 2);
+    n1.propose(6);
+    n1.persisted();
+    for _ in 0..7 {
+        n1.now += HEARTBEAT;
+        n1.matched(2, 3).matched(3, 3).matched(4, 2);
+    }
+    n1.change(7, Change::Promote { id: 4 });
+    assert_eq!(n1.told(), ["Refuse call=7 NotCaughtUp n4 match=2"]);
+}
+
 /// M09. Until C_new is committed it takes a majority of C_old, too, without the disk that is replaced: it is refused at once.
 ///
 /// Fails when: `lost_majority` looks at C_new only, or counts the one that is replaced.

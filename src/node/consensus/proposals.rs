@@ -63,6 +63,7 @@ impl Consensus {
         let last_index = self.raft.last_index();
         let mut effects = std::mem::take(&mut self.effects);
         self.raft.propose_all(self.shared.clock.now(), proposals, &mut effects);
+        self.shared.progress.set_lease(self.raft.lease_until());
         // A server that does not lead has taken none of them in, and one that leads all of them.
         for (place, trace) in traces {
             if last_index + place < self.raft.last_index() {

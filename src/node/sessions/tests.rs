@@ -97,8 +97,11 @@ impl Model {
         if call.sequence < session.first_unanswered {
             return Said::AnsweredLongAgo;
         }
-        while session.replies.len() == SMALL.replies || session.bytes() >= SMALL.reply_bytes {
+        while session.replies.len() >= SMALL.replies || session.bytes() >= SMALL.reply_bytes {
             let lowest = *session.replies.keys().next().expect("it is full");
+            if call.first_unanswered == call.sequence {
+                break;
+            }
             if call.first_unanswered > 0 || call.sequence < lowest {
                 return Said::Full;
             }

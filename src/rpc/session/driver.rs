@@ -223,7 +223,9 @@ impl Driver {
 
     fn failed(&mut self, status: &Status) -> End {
         match error::propose_error(status, 0) {
-            too_large @ ProposeError::TooLarge { .. } => self.pending.too_large(too_large),
+            ProposeError::TooLarge { size, limit } => {
+                self.pending.too_large(ProposeError::TooLarge { size, limit }, limit);
+            }
             refused if !refused.may_have_been_applied() => self.nothing = refused,
             _ => {}
         }

@@ -7,11 +7,10 @@ use tokio::time::Instant;
 use super::{Command, WINDOW, WINDOW_BYTES};
 use crate::{error::ProposeError, node::Applied, rpc::pb};
 
-/// A message takes commands up to so many bytes (and the first in any case): below what any node takes.
+/// A message takes commands up to so many bytes (and the first in any case), unless a node takes less.
 const MESSAGE_BYTES: usize = 64 << 10;
 
 /// The commands of one session that are not answered.
-#[derive(Default)]
 pub(super) struct Pending {
     /// By sequence.
     commands: BTreeMap<u64, Unanswered>,
@@ -19,6 +18,15 @@ pub(super) struct Pending {
     bytes: usize,
     /// Without a session: none was open yet, or the last one is gone and they are certainly not applied.
     homeless: Vec<Command>,
+    /// So many bytes of commands go into one message.
+    message_bytes: usize,
+}
+
+impl Default for Pending {
+    fn default() -> Self {
+        let (commands, homeless) = (BTreeMap::new(), Vec::new());
+        Pending { commands, last_sequence: 0, bytes: 0, homeless, message_bytes: MESSAGE_BYTES }
+    }
 }
 
 struct Unanswered {
@@ -84,11 +92,12 @@ impl Pending {
     pub(super) fn messages(&mut self, session: u64, sequence: u64) -> Vec<pb::ClientStreamRequest> {
         let first_unanswered = self.commands.first_key_value().map_or(0, |(first, _)| *first);
         let mut messages: Vec<pb::ClientStreamRequest> = Vec::new();
-        let mut bytes = MESSAGE_BYTES;
+        let most = self.message_bytes;
+        let mut bytes = most;
         for (&sequence, unanswered) in self.commands.range_mut(sequence..).filter(|(_, unanswered)| !unanswered.sent) {
             unanswered.sent = true;
             let command = unanswered.command.command.clone();
-            if bytes.saturating_add(command.len()) > MESSAGE_BYTES {
+            if bytes.saturating_add(command.len()) > most {
                 messages.push(pb::ClientStreamRequest { session, first_unanswered, commands: Vec::new() });
                 bytes = 0;
             }
@@ -155,10 +164,16 @@ impl Pending {
         }
     }
 
-    /// A message was too large for the node to read: its largest command is the one.
-    pub(super) fn too_large(&mut self, error: ProposeError) {
+    /// A message was too large for the node to read, which takes commands up to `limit`. Where none is larger, there were too
+    /// many in it.
+    pub(super) fn too_large(&mut self, error: ProposeError, limit: usize) {
         let largest = self.commands.iter().max_by_key(|(_, unanswered)| unanswered.command.command.len());
-        if let Some((&sequence, _)) = largest {
+        if let Some((&sequence, unanswered)) = largest {
+            if unanswered.command.command.len() <= limit && self.message_bytes > 1 {
+                self.message_bytes = (self.message_bytes / 2).min(limit / 2);
+                return;
+            }
+            let error = conclude(error, unanswered.in_doubt);
             self.finish(sequence, Err(error));
         }
     }
