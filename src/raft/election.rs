@@ -59,8 +59,13 @@ impl Raft {
     /// of them can win against a log that has it.
     fn may_campaign(&self) -> bool {
         let mut in_force = self.memberships.since(self.commit_index);
+        // One that was told that its disk is not the one that is meant may be told otherwise by the log.
+        let own = (self.settings.incarnation != 0).then_some(&self.settings.incarnation);
+        let recognised = own.is_some() && self.membership().incarnations.get(&self.settings.id) == own;
         // Without room, nobody could vote for itself, and a leader that answers would be deposed for nothing.
-        !self.told_removed && !self.disk_full && in_force.any(|membership| membership.is_voter(self.settings.id))
+        (!self.told_removed || recognised)
+            && !self.disk_full
+            && in_force.any(|membership| membership.is_voter(self.settings.id))
     }
 
     /// A peer says that this server was removed (M05): it campaigns no more, and has no leader to ask.
@@ -173,7 +178,7 @@ impl Raft {
         let reply = TimeoutNowReply { term: self.current_term() };
         self.reply(call, Reply::TimeoutNow(reply), effects);
         let follows = matches!(self.role, RoleState::Follower) && request.term == self.current_term();
-        if follows && self.membership().is_voter(self.settings.id) {
+        if follows && self.may_campaign() {
             self.start_election(now, true, effects);
         }
     }

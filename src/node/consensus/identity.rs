@@ -43,11 +43,13 @@ impl Consensus {
     }
 
     /// A peer knows this node by another disk. Where this node's own log knows it by this one, the peer is behind.
-    pub(super) fn told_wiped(&mut self, peer: NodeId, known: Incarnation, context: &Context<ConsensusMessage>) {
+    pub(super) fn told_wiped(&mut self, peer: NodeId, known: Incarnation, context: &mut Context<ConsensusMessage>) {
         let (me, own) = (self.shared.id(), self.shared.incarnation.load(Relaxed));
         if self.raft.membership().incarnations.get(&me) == Some(&own) {
             return;
         }
+        // It votes for nobody, and that is for itself as well.
+        self.step(Input::ToldRemoved, context);
         if !self.shared.troubles.wiped.swap(true, Relaxed) {
             tracing::warn!(
                 code = "R007",
