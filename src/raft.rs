@@ -115,6 +115,8 @@ pub struct Raft {
     condemned: bool,
     /// A peer said that this server was removed.
     told_removed: bool,
+    /// A peer said that the cluster knows this server by another disk.
+    told_wiped: bool,
 
     role: RoleState,
     leader: Option<NodeId>,
@@ -166,6 +168,7 @@ impl Raft {
             disk_full: false,
             condemned: false,
             told_removed: false,
+            told_wiped: false,
             role: RoleState::Follower,
             leader: None,
             // It may have heard one just before it fell, and that one may rest on it (thesis §6.4.1).
@@ -219,6 +222,7 @@ impl Raft {
             Input::Restored { index } => self.restored(index),
             Input::Met { peer, incarnation } => self.met(peer, incarnation),
             Input::ToldRemoved => self.is_told_removed(effects),
+            Input::ToldWiped => self.told_wiped = true,
             Input::DiskFull => self.disk_is_full(now),
             Input::DiskFreed => self.disk_full = false,
             Input::Lost(Courier::Replicator(peer)) => self.undelivered(peer, true, effects),

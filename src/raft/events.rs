@@ -122,6 +122,8 @@ pub enum Input {
     },
     /// A peer says that this server was removed from the cluster (M05).
     ToldRemoved,
+    /// A peer says that the cluster knows this server by another disk (M06).
+    ToldWiped,
     /// There is no room for the write in flight; it is tried again until there is (D05).
     DiskFull,
     /// There is room again; the write in flight has gone through.
@@ -402,6 +404,7 @@ impl Display for Input {
             Input::Restored { index } => write!(f, "Restored index={index}"),
             Input::Met { peer, incarnation } => write!(f, "Met peer=n{peer} incarnation={incarnation}"),
             Input::ToldRemoved => write!(f, "ToldRemoved"),
+            Input::ToldWiped => write!(f, "ToldWiped"),
             Input::DiskFull => write!(f, "DiskFull"),
             Input::DiskFreed => write!(f, "DiskFreed"),
             Input::Lost(courier) => write!(f, "Lost {courier}"),

@@ -388,3 +388,14 @@ fn a_removed_server_is_told_that_c_new_is_committed() {
     n1.ring();
     assert!(n1.effects.contains(&Effect::Forget { peer: 3 }));
 }
+
+/// M06. A disk that is not the one that is meant votes for nobody, and that is for itself as well, until the log has it.
+///
+/// Fails when: `may_campaign` does not ask whether it was told.
+#[test]
+fn a_server_that_was_told_that_it_was_wiped_campaigns_no_more() {
+    let mut n1 = Fixture::of(3);
+    n1.step(Input::ToldWiped);
+    n1.alarm();
+    assert_eq!((n1.raft.role(), n1.sent().len()), (Role::Follower, 0));
+}

@@ -49,7 +49,7 @@ impl Consensus {
             return;
         }
         // It votes for nobody, and that is for itself as well.
-        self.step(Input::ToldRemoved, context);
+        self.step(Input::ToldWiped, context);
         if !self.shared.troubles.wiped.swap(true, Relaxed) {
             tracing::warn!(
                 code = "R007",
