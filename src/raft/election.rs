@@ -59,11 +59,12 @@ impl Raft {
     /// of them can win against a log that has it.
     fn may_campaign(&self) -> bool {
         let mut in_force = self.memberships.since(self.commit_index);
-        // One that was told that its disk is not the one that is meant may be told otherwise by the log.
-        let own = (self.settings.incarnation != 0).then_some(&self.settings.incarnation);
-        let recognised = own.is_some() && self.membership().incarnations.get(&self.settings.id) == own;
+        // One whose disk is not the one that is meant waits until the log says that it is (M06).
+        let known = self.membership().incarnations.get(&self.settings.id);
+        let wiped = self.told_wiped && known != Some(&self.settings.incarnation);
         // Without room, nobody could vote for itself, and a leader that answers would be deposed for nothing.
-        (!self.told_removed || recognised)
+        !self.told_removed
+            && !wiped
             && !self.disk_full
             && in_force.any(|membership| membership.is_voter(self.settings.id))
     }
