@@ -130,7 +130,9 @@ impl<M: StateMachine> Client<M> {
                 ProposeError::NotLeader { .. }
                 | ProposeError::NoLeader { .. }
                 | ProposeError::Unavailable { .. }
-                | ProposeError::Busy { .. } => {}
+                | ProposeError::Busy { .. }
+                // It gets room again, or its node hands over.
+                | ProposeError::DiskFull { .. } => {}
                 ProposeError::SessionExpired { .. } => {
                     self.session.numbers().end(number.session);
                     return Err(tries.conclude(error));

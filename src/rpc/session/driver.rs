@@ -27,6 +27,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_millis(80);
 /// How long a node may take to open a stream or a session, before another one is asked.
 const OPENING: Duration = Duration::from_secs(2);
+/// How long a node may say nothing while commands wait for it, before another one is asked: one that led and now has a disk
+/// that hangs, or is full, never gets to know what became of them.
+const SILENCE: Duration = Duration::from_secs(3);
 
 pub(super) struct Driver {
     endpoints: Vec<String>,
@@ -139,7 +142,7 @@ impl Driver {
         mut answers: Streaming<pb::ClientStreamReply>,
         messages: &mpsc::UnboundedSender<pb::ClientStreamRequest>,
     ) -> End {
-        let (mut again, mut expired) = (None, false);
+        let (mut again, mut expired, mut heard) = (None, false, Instant::now());
         loop {
             if expired && self.pending.is_settled() {
                 return End::Expired;
@@ -148,32 +151,42 @@ impl Driver {
                 return End::Done;
             }
             let room = if expired || !self.open { 0 } else { self.pending.room() };
-            let deadline = self.pending.deadline();
+            let silent = self.pending.is_waiting().then_some(heard + SILENCE);
+            let deadline = self.pending.deadline().into_iter().chain(silent).min();
             tokio::select! {
                 biased;
-                reply = answers.message() => match reply {
-                    Ok(Some(reply)) => match self.hear(reply) {
-                        Heard::Answered => {}
-                        Heard::Again => again = again.or(Some(self.later())),
-                        Heard::Expired => expired = true,
-                        Heard::Elsewhere(Some(leader)) => return End::Redirected(leader),
-                        Heard::Elsewhere(None) => return End::Broken,
-                    },
-                    Ok(None) => return End::Broken,
-                    Err(status) => return self.failed(&status),
-                },
+                reply = answers.message() => {
+                    heard = Instant::now();
+                    match reply {
+                        Ok(Some(reply)) => match self.hear(reply) {
+                            Heard::Answered => {}
+                            Heard::Again => again = again.or(Some(self.later())),
+                            Heard::Expired => expired = true,
+                            Heard::Elsewhere(Some(leader)) => return End::Redirected(leader),
+                            Heard::Elsewhere(None) => return End::Broken,
+                        },
+                        Ok(None) => return End::Broken,
+                        Err(status) => return self.failed(&status),
+                    }
+                }
                 received = self.queue.recv_many(&mut self.received, room.min(WINDOW)), if room > 0 => {
                     self.open = received > 0;
+                    // It had nothing to say before.
+                    heard = if silent.is_some() { heard } else { Instant::now() };
                     let sequence = self.pending.next_sequence();
                     self.received.drain(..).for_each(|command| self.pending.add(command));
                     self.send(messages, sequence);
                 }
                 () = sleep_until(again.unwrap_or_else(Instant::now)), if again.is_some() => {
-                    again = None;
+                    (again, heard) = (None, Instant::now());
                     self.send(messages, 1);
                 }
                 () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
-                    self.pending.expire(Instant::now(), &self.nothing);
+                    let now = Instant::now();
+                    self.pending.expire(now, &self.nothing);
+                    if silent.is_some_and(|silent| silent <= now) {
+                        return End::Broken;
+                    }
                 }
             }
         }

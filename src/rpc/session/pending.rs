@@ -54,6 +54,11 @@ impl Pending {
         self.commands.is_empty()
     }
 
+    /// Whether an answer is due from the node at the other end of the stream.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.commands.values().any(|unanswered| unanswered.sent)
+    }
+
     /// How many more commands may be in flight.
     pub(super) fn room(&self) -> usize {
         if self.bytes >= WINDOW_BYTES { 0 } else { WINDOW.saturating_sub(self.commands.len()) }
@@ -126,7 +131,8 @@ impl Pending {
         let heard = match &error {
             ProposeError::NotLeader { address, .. } => Heard::Elsewhere(Some(address.clone())),
             ProposeError::NoLeader { .. } | ProposeError::Unavailable { .. } => Heard::Elsewhere(None),
-            ProposeError::Busy { .. } | ProposeError::Unknown { .. } => Heard::Again,
+            // A full disk gets room again, or its node hands over.
+            ProposeError::Busy { .. } | ProposeError::DiskFull { .. } | ProposeError::Unknown { .. } => Heard::Again,
             ProposeError::SessionExpired { session } => {
                 self.expired(sequence, *session);
                 return Heard::Expired;
