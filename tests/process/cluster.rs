@@ -46,6 +46,11 @@ impl Cluster {
         Cluster::start_fresh(&[], true).await
     }
 
+    /// The same with flags.
+    pub async fn start_with_shim_and(flags: &[&str]) -> Cluster {
+        Cluster::start_fresh(flags, true).await
+    }
+
     async fn start_fresh(flags: &[&str], with_shim: bool) -> Cluster {
         // A port that was free a moment ago may be taken now.
         for _ in 0..5 {

@@ -12,6 +12,7 @@ mod cluster;
 mod command_line;
 mod data_directory;
 mod disk_failure;
+mod full_disk;
 mod growth;
 mod identity;
 mod kills;
