@@ -36,8 +36,12 @@ async fn open_session(address: &str) -> u64 {
 
 /// The first write of this session, however often; its revision.
 async fn put_once(address: &str, id: u64) -> u64 {
-    let session = Some(Session { id, sequence: 1, first_unanswered: 1 });
-    let request = PutRequest { key: "once".into(), value: "only".into(), session };
+    put_in_session(address, id, 1, "once").await
+}
+
+async fn put_in_session(address: &str, id: u64, sequence: u64, key: &'static str) -> u64 {
+    let session = Some(Session { id, sequence, first_unanswered: 1 });
+    let request = PutRequest { key: key.into(), value: "only".into(), session };
     client::kv(address).put(request).await.expect("nothing is in its way").into_inner().revision
 }
 
@@ -78,8 +82,11 @@ async fn a_backup_becomes_a_new_cluster_that_the_old_one_has_nothing_to_do_with(
         assert_eq!(state[format!("key {number}").as_bytes()].0, b"before", "key {number}");
     }
 
-    // Sessions are part of the state: what was written before is not written again.
+    // Sessions are part of the state: what was written before is not written again, and they go on.
     assert_eq!(put_once(&led.address, session).await, revision);
+    let second = put_in_session(&led.address, session, 2, "twice").await;
+    assert!(second > revision, "it is written here");
+    assert_eq!(put_in_session(&led.address, session, 2, "twice").await, second);
 
     // It is a cluster like any other: it starts again from what it wrote.
     for id in 1..=3 {
@@ -89,6 +96,10 @@ async fn a_backup_becomes_a_new_cluster_that_the_old_one_has_nothing_to_do_with(
     new.leader().await;
     let again = new.agree().await;
     assert_eq!(again[&b"key 7"[..]].0, b"before");
+    let kept = |key: &'static str| again[key.as_bytes()].1;
+    assert_eq!((kept("once"), kept("twice")), (revision, second));
+    let leader = new.leader().await;
+    assert_eq!(put_in_session(&leader.address, session, 2, "twice").await, second, "also after a start");
 
     // A node of the new one that takes those of the old one for its peers.
     for id in 1..=3 {
