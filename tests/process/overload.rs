@@ -23,13 +23,17 @@ const MAX_PENDING: usize = 16;
 /// So many write at a time, on one connection each.
 const WRITERS: usize = 200;
 
-/// For several election timeouts, so that a heartbeat that waited would show.
-const OVERLOAD: Duration = Duration::from_secs(2);
+/// Longer than an election timeout, so that heartbeats that waited would show; and that is long enough for 200 connections
+/// at once on a machine that does other things besides.
+const OVERLOAD: Duration = Duration::from_secs(4);
+const ELECTION_TIMEOUT_MS: &str = "1500-3000";
 
 /// Fails when: admission lets everybody in.
 #[tokio::test(flavor = "multi_thread")]
 async fn overload_is_refused_and_the_leader_stays() {
-    let cluster = Cluster::start(&["--max-pending", &MAX_PENDING.to_string()]).await;
+    let max_pending = MAX_PENDING.to_string();
+    let flags = ["--max-pending", &max_pending, "--election-timeout-ms", ELECTION_TIMEOUT_MS];
+    let cluster = Cluster::start(&flags).await;
     let leader = cluster.leader().await;
     let witness = Witness::of(&cluster.addresses);
     let end = Instant::now() + OVERLOAD;
