@@ -9,7 +9,7 @@ use ractor_raft::{
 };
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 
-use crate::given::{append, command, commands, open, recover, seeds, try_open, vote};
+use crate::given::{append, command, commands, open, recover, seeds, stride, try_open, vote};
 
 const DATABASE: &str = "raft.db";
 const LOG: &str = "raft.db-wal";
@@ -35,20 +35,20 @@ fn left_by_a_crash(storage: &dyn Storage) -> Recovered {
     expected
 }
 
-/// Bits to flip: all of the headers, some of the rest.
+/// Bits to flip: all of the headers (of a quick run, every third), some of the rest.
 fn bits(image: &Image) -> Vec<(&str, usize)> {
     let rng = &mut SmallRng::seed_from_u64(4);
-    let samples = seeds(400).end as usize;
+    let (samples, stride) = (seeds(150).end as usize, stride());
     let mut bits = Vec::new();
     for (file, dense) in [(DATABASE, 100), (LOG, 32)] {
-        bits.extend((0..dense * 8).map(|bit| (file, bit)));
+        bits.extend((0..dense * 8).step_by(stride).map(|bit| (file, bit)));
         bits.extend((0..samples).map(|_| (file, rng.random_range(0..image[file].len() * 8))));
     }
     // The first bytes of each page of the database, and the head of each frame of the log.
     let pages = (0..image[DATABASE].len()).step_by(4096).map(|page| (DATABASE, page, 12));
     let frames = (32..image[LOG].len()).step_by(4096 + 24).map(|frame| (LOG, frame, 24));
     for (file, start, length) in pages.chain(frames) {
-        bits.extend((start * 8..(start + length) * 8).step_by(7).map(|bit| (file, bit)));
+        bits.extend((start * 8..(start + length) * 8).step_by(7 * stride).map(|bit| (file, bit)));
     }
     bits
 }
@@ -81,7 +81,7 @@ fn d04_a_flipped_bit_is_noticed_or_changes_nothing() {
             }
         }
     }
-    assert!(noticed > 1_000 && harmless > 100, "{noticed} flips noticed, {harmless} harmless");
+    assert!(noticed > 300 && harmless > 100, "{noticed} flips noticed, {harmless} harmless");
 }
 
 /// Where the damage is, as an operator needs to know.

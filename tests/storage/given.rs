@@ -170,7 +170,7 @@ pub fn read_snapshot(snapshots: &dyn Snapshots, snapshot: &SnapshotMetadata) -> 
     bytes
 }
 
-/// How many seeds a storm has: `STORAGE_SEEDS`, or as many as suit a quick run.
+/// How many seeds a storm has: `STORAGE_SEEDS` (200 take a minute), or as many as suit a quick run.
 #[cfg(all(feature = "sqlite", feature = "testing"))]
 pub fn seeds(default: u64) -> std::ops::Range<u64> {
     let count = std::env::var("STORAGE_SEEDS").ok().map_or(default, |seeds| seeds.parse().expect("a number of seeds"));
@@ -178,4 +178,10 @@ pub fn seeds(default: u64) -> std::ops::Range<u64> {
         Ok(seed) => seed.parse().map(|seed| seed..seed + 1).expect("a seed"),
         Err(_) => 0..count,
     }
+}
+
+/// Of what should all be tried, a quick run takes every so manieth.
+#[cfg(all(feature = "sqlite", feature = "testing"))]
+pub fn stride() -> usize {
+    if std::env::var_os("STORAGE_SEEDS").is_some() { 1 } else { 3 }
 }

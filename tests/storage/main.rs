@@ -1,4 +1,5 @@
-//! Stores: one suite that all of them pass, and what SQLite's must stand besides.
+//! Stores: one suite that all of them pass, and what SQLite's must stand besides. `STORAGE_SEEDS=200 cargo test --test storage`
+//! cuts the power more often, and flips more bits.
 
 #[macro_use]
 mod given;

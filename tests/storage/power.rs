@@ -192,7 +192,7 @@ fn what_an_opening_returns_survives_a_power_cut_right_after_it() {
 /// Fails when: `synchronous` is NORMAL (lost), or the scan of the log takes a torn end for damage (does not open).
 #[test]
 fn d02_d03_power_cuts_lose_nothing_acknowledged_and_nothing_in_part() {
-    for seed in seeds(200) {
+    for seed in seeds(80) {
         storm(seed);
     }
 }
@@ -204,7 +204,7 @@ fn d02_d03_power_cuts_lose_nothing_acknowledged_and_nothing_in_part() {
 fn d03_a_creation_that_was_cut_short_is_begun_anew() {
     for operation in 1.. {
         let mut whole = false;
-        for seed in seeds(20) {
+        for seed in seeds(8) {
             let rng = &mut SmallRng::seed_from_u64(seed);
             let disk = SimulatedDisk::new();
             disk.crash_at(operation);
