@@ -31,8 +31,7 @@ fn first_seed() -> u64 {
     seed.unwrap_or_else(|_| u64::from(std::process::id()))
 }
 
-/// Fails when: a session's repeated command is applied again (`Sessions::command` always says `Verdict::Apply`); a leader
-/// commits by the old majority alone, or with fewer than a majority of the new; a fresh node counts before it has anything.
+/// Fails when: a session's repeated command is applied again (`Sessions::command` never says `Verdict::Repeated`).
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_grows_to_five_and_shrinks_to_three_while_its_leaders_are_killed() {
     for seed in (first_seed()..).take(rounds() as usize) {

@@ -1,8 +1,15 @@
 //! Processes that end without a word, under load (SAFETY: E01, E03, D02, C04 at the layer of processes).
 
+use std::fs;
+
+use rand::{RngExt, SeedableRng, rngs::SmallRng};
+use tokio::task::JoinHandle;
+
 use crate::{
+    client,
     cluster::Cluster,
     load::{Load, assert_kept},
+    session_load::{SessionLoad, assert_once},
     shim::Fault,
     witness::Witness,
 };
@@ -71,4 +78,90 @@ async fn all_nodes_killed_at_once_lose_nothing_acknowledged_and_forget_no_term()
     let writes = load.stop().await;
     assert_kept(&writes, &cluster.agree().await);
     witness.finds_nothing_wrong();
+}
+
+/// Snapshots are taken, sent, installed and compacted behind all the time, while any of the nodes may fall: mostly one that
+/// receives a snapshot, or the one that sends it. `KILLS` asks for more rounds, `SEED` for the same plan again.
+///
+/// Fails when: the sessions in a snapshot are not installed (`Applier::install`).
+#[tokio::test(flavor = "multi_thread")]
+async fn no_acknowledged_write_is_lost_when_nodes_are_killed_while_snapshots_travel() {
+    let seed = std::env::var("SEED").map_or(std::process::id().into(), |seed| seed.parse().expect("SEED is a number"));
+    println!("again with: SEED={seed} KILLS={} cargo test --test process snapshots_travel", kills());
+    let mut random = SmallRng::seed_from_u64(seed);
+    let (trailing, chunk) = (random.random_range(0..=10), random.random_range(500..10_000));
+    let (trailing, chunk) = (u64::to_string(&trailing), i32::to_string(&chunk));
+    let mut cluster = Cluster::start(&[
+        "--snapshot-threshold",
+        "20",
+        "--snapshot-trailing",
+        &trailing,
+        "--snapshot-chunk-bytes",
+        &chunk,
+        "--snapshot-bytes-per-second",
+        "1000000",
+    ])
+    .await;
+    let witness = Witness::of(&cluster.addresses);
+    let (load, sessions) = (Load::start(&cluster.addresses, 4), SessionLoad::start(&cluster.addresses, 2));
+    let ballast = throw_ballast(&cluster);
+    let (mut killed, mut interrupted) = (0, 0);
+    while killed < kills() {
+        let (sender, receiver) = {
+            let leader = cluster.leader().await.id;
+            (leader, (leader + random.random_range(0..2)) % 3 + 1)
+        };
+        // The log goes on without it, and is compacted.
+        cluster.kill(receiver).await;
+        load.goes_on(random.random_range(20..150)).await;
+        cluster.spawn(receiver, cluster.serve(receiver));
+        let receives = || cluster.data(receiver).join("snapshot.receiving").exists();
+        // Mostly when it has begun.
+        for _ in 0..random.random_range(0..300) {
+            if receives() {
+                break;
+            }
+            load.goes_on(1).await;
+        }
+        load.goes_on(random.random_range(0..15)).await;
+        let in_between = receives();
+        let (sender_falls, receiver_falls) = [(true, false), (false, true), (true, true)][random.random_range(0..3)];
+        let falls = |id| if id == sender { sender_falls } else { id == receiver && receiver_falls };
+        let fallen: Vec<_> = (1..=3).filter(|id| falls(*id)).collect();
+        for id in &fallen {
+            cluster.servers.get_mut(id).expect("it runs").start_kill();
+        }
+        for id in &fallen {
+            cluster.servers.remove(id).expect("it ran").ended().await;
+        }
+        if fallen.len() < 2 && random.random_bool(0.5) {
+            load.goes_on(random.random_range(0..50)).await;
+        }
+        fallen.iter().for_each(|id| cluster.spawn(*id, cluster.serve(*id)));
+        cluster.are_ready().await;
+        (killed, interrupted) = (killed + 1 + fallen.len(), interrupted + usize::from(in_between));
+    }
+    load.goes_on(30).await;
+    sessions.goes_on(5).await;
+    ballast.abort();
+    let (writes, told) = (load.stop().await, sessions.stop().await);
+    let state = cluster.agree().await;
+    assert_kept(&writes, &state);
+    assert_once(&told, &state);
+    let terms = witness.finds_nothing_wrong();
+    let snapshots = fs::read_dir(cluster.data(1)).expect("it is there").flatten().map(|file| file.file_name());
+    let snapshots: Vec<_> = snapshots.filter(|name| name.to_string_lossy().starts_with("snapshot")).collect();
+    println!("{} keys, {killed} kills, {interrupted} of them during a transfer, {terms} terms", state.len());
+    assert!(!snapshots.is_empty(), "there was no snapshot");
+}
+
+/// Large values, of few keys: so that a snapshot is always worth it, however many keys there are besides.
+fn throw_ballast(cluster: &Cluster) -> JoinHandle<()> {
+    let addresses = cluster.addresses.clone();
+    tokio::spawn(async move {
+        for count in 0.. {
+            let value = char::from(b'a' + (count % 26) as u8).to_string().repeat(16 << 10);
+            client::put_somewhere(addresses.values(), &format!("ballast {}", count % 8), &value).await;
+        }
+    })
 }
