@@ -170,7 +170,7 @@ pub fn read_snapshot(snapshots: &dyn Snapshots, snapshot: &SnapshotMetadata) -> 
     bytes
 }
 
-/// How many seeds a storm has: `STORAGE_SEEDS` (200 take a minute), or as many as suit a quick run.
+/// How many seeds a storm has: `STORAGE_SEEDS`, or as many as suit a quick run.
 #[cfg(all(feature = "sqlite", feature = "testing"))]
 pub fn seeds(default: u64) -> std::ops::Range<u64> {
     let count = std::env::var("STORAGE_SEEDS").ok().map_or(default, |seeds| seeds.parse().expect("a number of seeds"));
