@@ -229,7 +229,7 @@ impl Shared {
     }
 
     /// How long a leader is waited for: two elections, the second for the case that the first one's votes were split.
-    fn patience(&self) -> Duration {
+    pub(super) fn patience(&self) -> Duration {
         2 * self.config.election_timeout_max
     }
 

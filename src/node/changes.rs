@@ -136,8 +136,9 @@ impl Shared {
     async fn order(&self, order: Order, forward: bool) -> Result<LogIndex, ChangeError> {
         let began = Instant::now();
         let deadline = began + self.config.request_timeout;
-        // A change that another one stands in the way of waits for as long as an ordinary one takes.
-        let patience = began + 2 * self.config.election_timeout_max;
+        // A change that another one stands in the way of waits for as long as an ordinary one takes; where nobody leads, for an
+        // election. A node that was wiped would wait for ever: whoever asked goes to another one.
+        let patience = began + self.patience();
         let mut may_be_ours = false;
         loop {
             let refused = match self.order_once(order.clone(), deadline).await {
@@ -149,7 +150,9 @@ impl Shared {
             let again = match &refused {
                 Ok(_) => return refused,
                 Err(ChangeError::NotLeader { .. }) => forward,
-                Err(ChangeError::UnderWay { .. }) => may_be_ours || Instant::now() < patience,
+                Err(ChangeError::UnderWay { .. } | ChangeError::NoLeader { .. }) => {
+                    may_be_ours || Instant::now() < patience
+                }
                 Err(ChangeError::Unknown { .. }) => {
                     may_be_ours = true;
                     may_be_repeated(&order)

@@ -159,7 +159,7 @@ async fn without_a_majority_commands_say_no_leader_or_unknown() {
     for id in (1..=3).filter(|id| *id != leader.id) {
         cluster.servers.remove(&id).expect("it ran").ended().await;
     }
-    let write = run(&leader.address, &["put", "key", "value", "-o", "json"]).await;
+    let write = run(&leader.address, &["put", "key", "value", "-o", "json", "--timeout", "2s"]).await;
     let error = write.json().remove(0);
     match write.exit {
         7 => assert_eq!(error["error"], "R014"),
@@ -167,7 +167,7 @@ async fn without_a_majority_commands_say_no_leader_or_unknown() {
         3 => assert_eq!(error["error"], "R002"),
         _ => panic!("{}", write.stderr),
     }
-    let refused = run(&leader.address, &["put", "key", "value"]).await.exits_with(3);
+    let refused = run(&leader.address, &["put", "key", "value", "--timeout", "2s"]).await.exits_with(3);
     assert!(refused.stderr.contains("error[R002]"), "{}", refused.stderr);
     run(&leader.address, &["get", "key", "--timeout", "1s"]).await.exits_with(3);
     let lines = run(&leader.address, &["status", "-o", "json"]).await.exits_with(6).json();

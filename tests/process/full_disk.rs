@@ -28,9 +28,8 @@ async fn has_trouble(address: &str, trouble: &str) {
     }
 }
 
-/// Fails when: a full disk is taken for a broken one; what found no room is acknowledged or given up; a leader keeps back from
-/// the others what does not get to its own disk (`Raft::replicate`): under load nobody can take over then; a session waits for
-/// ever for a node that led (`SILENCE`).
+/// Fails when: a leader without room waits for a server that has what did not get to its own disk (`Raft::advance_transfer`),
+/// so that under load nobody can take over; or a session waits for ever for a node that led (`SILENCE`).
 #[tokio::test(flavor = "multi_thread")]
 async fn with_one_full_disk_a_cluster_goes_on_whichever_it_is() {
     let cluster = Cluster::start_with_shim().await;
@@ -51,8 +50,7 @@ async fn with_one_full_disk_a_cluster_goes_on_whichever_it_is() {
     witness.finds_nothing_wrong();
 }
 
-/// Fails when: a leader without room stops answering who only reads, gives way to one that cannot take over, or takes writes in
-/// that nobody can keep.
+/// Fails when: a session takes R016 for an answer that lasts (`Pending::answered`).
 #[tokio::test(flavor = "multi_thread")]
 async fn with_all_disks_full_writes_are_refused_reads_go_on_and_nothing_is_lost() {
     // It takes an election timeout until the leader has given it up to hand over.

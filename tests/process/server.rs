@@ -25,12 +25,13 @@ pub fn raftkv() -> Command {
 }
 
 /// An address on loopback that nobody listens on. The port is below those that the system hands out by itself, so that no
-/// connection takes it while a killed node is away, and no two tests of this process get the same.
+/// connection takes it while a killed node is away, and no two tests of this process get the same; those of a process that was
+/// started beside it begin far away.
 pub fn free_address() -> String {
     const FIRST: u16 = 10_000;
     const COUNT: u16 = 20_000;
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    let start = (std::process::id() % u32::from(COUNT)) as u16;
+    let start = (u64::from(std::process::id()) * 997 % u64::from(COUNT)) as u16;
     for _ in 0..COUNT {
         let port = FIRST + (start + NEXT.fetch_add(1, Relaxed) % COUNT) % COUNT;
         let address = format!("127.0.0.1:{port}");

@@ -5,7 +5,7 @@ use ractor_raft::rpc::ClusterClient;
 use crate::{cluster::Cluster, command_line::run, server::PATIENCE};
 
 /// So many steps for the counter.
-const STEPS: u64 = 12;
+const STEPS: u64 = 8;
 
 /// A counter by compare-and-swap: a step that were made twice, or whose first answer got lost, would find the wrong number
 /// there and say so (exit code 5), or leave its outcome open (7). The leader is killed as soon as it has a step in its log, so

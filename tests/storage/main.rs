@@ -1,4 +1,4 @@
-//! Stores: one suite that all of them pass, and what SQLite's must stand besides. `STORAGE_SEEDS=200 cargo test --test storage`
+//! Stores: one suite that all of them pass, and what SQLite's must stand besides. `STORAGE_SEEDS=50 cargo test --test storage`
 //! cuts the power more often, and flips more bits.
 
 #[macro_use]
