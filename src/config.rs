@@ -22,7 +22,8 @@ pub(crate) const LARGEST_SNAPSHOT_CHUNK: usize = 8 << 20;
 pub struct Config {
     /// How often a leader is heard from when there is nothing to replicate. 100 ms.
     pub heartbeat_interval: Duration,
-    /// A follower that has heard no leader for a random time from here… 150 ms.
+    /// A follower that has heard no leader for a random time from here… 150 ms. Leases last nine tenths of it, so give all nodes
+    /// the same.
     pub election_timeout_min: Duration,
     /// …to here starts an election. 300 ms.
     pub election_timeout_max: Duration,

@@ -94,8 +94,9 @@ pub enum Consistency {
     /// Sees every write that was answered before the read began (ReadIndex, on any node).
     Linearizable,
     /// As `Linearizable`, and on a leader that was confirmed less than an election timeout ago without asking anyone
-    /// (thesis §6.4.1). Rests on clocks of which none runs a tenth faster than another, and on one that counts while the
-    /// machine is suspended nowhere: see `raft`'s `read`. On other nodes the same as `Linearizable`.
+    /// (thesis §6.4.1). It rests on what cannot be checked: that no clock runs a tenth faster than another, that no machine is
+    /// suspended (its clock would stand still), and that no node has a shorter `election_timeout_min` than the leader: give
+    /// all nodes the same. On other nodes than the leader it is `Linearizable`.
     Lease,
     /// Sees at least this index.
     AtLeast(LogIndex),

@@ -219,7 +219,7 @@ impl Raft {
             Input::SnapshotWritten { snapshot } => self.snapshot_written(snapshot, effects),
             Input::SnapshotFailed => self.snapshot_failed(effects),
             Input::ChunkStored { call, stored, complete } => self.chunk_stored(now, call, stored, complete, effects),
-            Input::Restored { index } => self.restored(index),
+            Input::Restored { index } => self.restored(index, effects),
             Input::Met { peer, incarnation } => self.met(peer, incarnation),
             Input::ToldRemoved => self.is_told_removed(effects),
             Input::ToldWiped => self.told_wiped = true,

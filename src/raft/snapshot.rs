@@ -338,12 +338,13 @@ impl Raft {
         }
     }
 
-    pub(super) fn restored(&mut self, index: LogIndex) {
+    pub(super) fn restored(&mut self, index: LogIndex, effects: &mut Vec<Effect>) {
         // A newer one may have taken the place of the one that was ordered, while entries overtook both.
         let restoring = self.snapshots.restoring.take_if(|snapshot| snapshot.last_included.index <= index);
         if restoring.is_some() {
             self.last_applied = self.last_applied.max(index);
             self.applying_index = self.applying_index.max(index);
+            self.forget_proposals_up_to(self.applying_index, effects);
         }
     }
 
