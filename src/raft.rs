@@ -35,6 +35,7 @@ use std::{
 };
 
 mod change;
+mod display;
 mod election;
 mod events;
 mod log;
