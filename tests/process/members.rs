@@ -8,6 +8,7 @@ use crate::{
     cluster::{Cluster, LOOK_AGAIN},
     command_line::run,
     server::PATIENCE,
+    valve::Valve,
     witness::Witness,
 };
 
@@ -92,6 +93,21 @@ async fn a_server_joins_leads_and_is_removed_by_the_command_line() {
     server.ends_with(1, &["error[R008]"]).await;
     cluster.addresses.remove(&4);
     cluster.agree().await;
+}
+
+/// Fails when: an order is made as a read is, which says "not done" when nobody answers.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_whose_answer_is_lost_is_in_doubt() {
+    let cluster = Cluster::start(&[]).await;
+    let leader = cluster.leader().await;
+    let valve = Valve::towards(&leader.address).await;
+    valve.close();
+    let removed = (leader.id % 3 + 1).to_string();
+    let lost = run(&valve.address, &["member", "remove", &removed, "--timeout", "1s"]).await.exits_with(7).stderr;
+    assert!(lost.contains("error[R014]") && lost.contains("does no harm"), "{lost}");
+    is(&leader.address, leader.id % 3 + 1, "removed").await;
+    let lost = run(&valve.address, &["put", "key", "value", "--timeout", "300ms"]).await.exits_with(3).stderr;
+    assert!(lost.contains("error[R002]") && !lost.contains("a read that"), "{lost}");
 }
 
 /// M06. Fails when: a wiped disk is taken for the one before, or a replaced one is not taken in.

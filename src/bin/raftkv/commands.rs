@@ -214,7 +214,7 @@ async fn scan(client: &mut Client, output: &Output, prefix: Vec<u8>, freshness: 
 pub async fn open_session(client: &mut Client) -> Result<(Session, Instant), Failure> {
     let deadline = client.deadline();
     let send = |at, request| async move { ClusterClient::new(at).open_session(request).await };
-    let opened = client.call_until(deadline, Kind::Read, &OpenSessionRequest {}, send).await?;
+    let opened = client.call_until(deadline, Kind::Harmless, &OpenSessionRequest {}, send).await?;
     Ok((Session { id: opened.id, sequence: 1, first_unanswered: 1 }, deadline))
 }
 

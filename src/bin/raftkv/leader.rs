@@ -31,7 +31,7 @@ async fn transfer(to: Option<u64>, settings: &ClientSettings, output: &Output) -
     let (_, before) = newest_and_leader(settings).await?;
     let request = TransferLeadershipRequest { to: to.unwrap_or(0), cluster_id: 0 };
     // To the same one again is no other leader; to whoever is best is.
-    let kind = if to.is_some() { Kind::Read } else { Kind::Order };
+    let kind = if to.is_some() { Kind::RepeatableOrder } else { Kind::Order };
     let send = |at, request| async move { cluster(at).transfer_leadership(request).await };
     Client::new(settings).call(kind, &request, send).await?;
     let deadline = Instant::now() + settings.timeout;

@@ -67,7 +67,7 @@ async fn take(client: &mut Client, output: &Output) -> Result<u8, Failure> {
         let status = ClusterClient::new(channel.clone()).status(request).await?;
         Ok(status.map(|status| (channel, status)))
     };
-    let (channel, pb::StatusReply { id, address, .. }) = client.call(Kind::Read, &StatusRequest {}, found).await?;
+    let (channel, pb::StatusReply { id, address, .. }) = client.call(Kind::Harmless, &StatusRequest {}, found).await?;
     let reply = ClusterClient::new(channel).take_snapshot(TakeSnapshotRequest {}).await;
     let reply = reply.map_err(|status| refused(&address, &status))?.into_inner();
     let snapshot = reply.snapshot.unwrap_or_default();
@@ -131,7 +131,7 @@ async fn begin(client: &mut Client, last: bool) -> Result<Streaming<SaveSnapshot
         }
         save_over(channel).save_snapshot(request).await
     };
-    let begun: Result<_, Failure> = client.call(Kind::Read, &SaveSnapshotRequest { fresh: !last }, send).await;
+    let begun: Result<_, Failure> = client.call(Kind::Harmless, &SaveSnapshotRequest { fresh: !last }, send).await;
     begun.map_err(|failure| match failure.code {
         Some(ractor_raft::error::Code(2)) if !last => {
             let fix = format!("{}; or save what a node has without a leader: --last", failure.fix);
