@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Code, fix_busy, fix_no_leader, fix_unavailable, list};
+use super::{Code, fix_busy, fix_no_leader, fix_removed, fix_unavailable, fix_wiped, reach};
 use crate::raft::{Address, LogIndex, NodeId};
 
 /// Why a change of the membership or of the leadership was not made, or may not have been.
@@ -21,8 +21,8 @@ pub enum ChangeError {
     },
     /// R002. Not made.
     #[error(
-        "there is no leader: {needed} of {voters} voters are needed, and node {node} cannot reach {}",
-        list(unreachable)
+        "there is no leader: {needed} of {voters} voters are needed, and {}",
+        reach(*node, unreachable)
     )]
     NoLeader {
         /// Who was asked.
@@ -69,6 +69,18 @@ pub enum ChangeError {
     Removed {
         /// The id.
         id: NodeId,
+    },
+    /// R007. Not made: the cluster knows the node by another disk, so that it takes no part.
+    #[error("the cluster knows node {node} by another disk, and it takes no part")]
+    NodeWiped {
+        /// Who was asked.
+        node: NodeId,
+    },
+    /// R008. Not made: the node was removed from the cluster.
+    #[error("node {node} was removed from the cluster")]
+    NodeRemoved {
+        /// Who was asked.
+        node: NodeId,
     },
     /// R009. Not made: another change is.
     #[error("another change of the membership is under way, at entry {index}")]
@@ -182,8 +194,8 @@ impl ChangeError {
             ChangeError::NotLeader { .. } => 1,
             ChangeError::NoLeader { .. } | ChangeError::NotReady { .. } | ChangeError::Unavailable { .. } => 2,
             ChangeError::WrongCluster { .. } => 4,
-            ChangeError::DiskReplaced { .. } => 7,
-            ChangeError::Removed { .. } => 8,
+            ChangeError::DiskReplaced { .. } | ChangeError::NodeWiped { .. } => 7,
+            ChangeError::Removed { .. } | ChangeError::NodeRemoved { .. } => 8,
             ChangeError::UnderWay { .. } => 9,
             ChangeError::NotCaughtUp { .. } => 10,
             ChangeError::WouldStop { .. } => 11,
@@ -212,6 +224,8 @@ impl ChangeError {
                  {address}); or start this one under an id that was never used"
             ),
             ChangeError::Removed { id } => format!("start it with an empty directory, under another id than {id}"),
+            ChangeError::NodeWiped { node } => fix_wiped(*node),
+            ChangeError::NodeRemoved { node } => fix_removed(*node),
             ChangeError::UnderWay { .. } => {
                 "wait until it is done (`raftkv member list` shows it), then try again".to_owned()
             }

@@ -22,6 +22,11 @@ pub const PEER_WIPED: &str = "PEER_WIPED";
 pub const DISK_REPLACED: &str = "DISK_REPLACED";
 /// R008. `FAILED_PRECONDITION`: the id was removed from the cluster.
 pub const REMOVED: &str = "REMOVED";
+/// R007. `FAILED_PRECONDITION` with `node`: the one that was asked takes no part, since it has another disk than the cluster
+/// knows it by. Not applied; ask another one.
+pub const NODE_WIPED: &str = "NODE_WIPED";
+/// R008. `FAILED_PRECONDITION` with `node`: the one that was asked was removed. Not applied; ask another one.
+pub const NODE_REMOVED: &str = "NODE_REMOVED";
 /// R009. `FAILED_PRECONDITION` with the `index` of the change that is under way.
 pub const CHANGE_UNDER_WAY: &str = "CHANGE_UNDER_WAY";
 /// R010. `FAILED_PRECONDITION` with `id` and `match_index`.

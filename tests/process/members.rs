@@ -85,6 +85,15 @@ async fn a_server_joins_leads_and_is_removed_by_the_command_line() {
     let kinds: Vec<_> = members(&all).await.iter().map(|line| (line["id"].clone(), line["kind"].clone())).collect();
     assert_eq!(kinds[3], (json!(4), json!("removed")));
 
+    // As long as it remembers who leads, it passes on what it is asked.
+    cluster.kill(4).await;
+    let command = cluster.serve_joining(4);
+    cluster.spawn(4, command);
+    assert!(cluster.servers[&4].is_ready().await);
+    assert!(cluster.servers[&4].says("R008").await, "it is told again");
+    let refused = run(&address, &["put", "key", "value", "--timeout", "2s"]).await.exits_with(3);
+    assert!(refused.stderr.contains("error[R008]"), "{}", refused.stderr);
+
     cluster.kill(4).await;
     std::fs::remove_dir_all(cluster.data(4)).expect("it is there");
     let command = cluster.serve_joining(4);
@@ -128,6 +137,13 @@ async fn a_wiped_server_is_refused_and_then_replaced() {
     assert!(cluster.servers[&wiped].says("R007").await, "it is told");
     let status = client::status(&cluster.addresses[&wiped]).await.expect("it is up");
     assert_eq!((status.trouble.as_str(), status.term, status.commit), ("wiped", 0, 0));
+    // Whoever asks it is told the same, and served elsewhere where there is an elsewhere.
+    let endpoint = cluster.addresses[&wiped].clone();
+    for asked in [&["put", "key", "value"][..], &["get", "key"], &["member", "remove", "9"]] {
+        let refused = run(&endpoint, &[asked, &["--timeout", "2s"]].concat()).await.exits_with(3).stderr;
+        assert!(refused.contains("error[R007]") && refused.contains("discard it"), "{refused}");
+    }
+    run(&format!("{endpoint},{}", leader.address), &["get", "key"]).await.exits_with(0);
     let lines = run(&all, &["status", "-o", "json"]).await.exits_with(0).json();
     assert_eq!(lines[wiped as usize - 1]["trouble"], "wiped");
     assert!(run(&all, &["status"]).await.exits_with(0).stderr.contains(&format!("member replace {wiped}")));

@@ -264,6 +264,8 @@ fn judge(endpoint: &str, kind: Kind, status: &Status) -> Verdict {
         reason::NOT_LEADER | reason::NO_LEADER | reason::NOT_READY | reason::UNAVAILABLE | reason::BUSY => {
             Verdict::TryAgain(again())
         }
+        // Another endpoint may be in its place.
+        reason::NODE_WIPED | reason::NODE_REMOVED => Verdict::TryAgain(again()),
         reason::READ_TIMED_OUT if kind.changes_nothing() => Verdict::TryAgain(again()),
         // Of what changes nothing: no majority agreed.
         reason::UNKNOWN_OUTCOME if kind.changes_nothing() => {

@@ -3,7 +3,8 @@
 use tonic::{Code, Status};
 
 use super::{
-    AFTER_AN_ELECTION, Report, Told, busy, ids, in_words, limit, no_leader, reason, retry_after, was_never_sent,
+    AFTER_AN_ELECTION, Report, Told, busy, ids, in_words, limit, no_leader, out_of_place, reason, retry_after,
+    was_never_sent,
 };
 use crate::{error::ChangeError, raft::NodeId};
 
@@ -34,6 +35,8 @@ impl From<ChangeError> for Status {
                 precondition(reason::DISK_REPLACED).with("id", id).with("address", address)
             }
             ChangeError::Removed { id } => precondition(reason::REMOVED).with("id", id),
+            ChangeError::NodeWiped { node } => out_of_place(report, reason::NODE_WIPED, *node),
+            ChangeError::NodeRemoved { node } => out_of_place(report, reason::NODE_REMOVED, *node),
             ChangeError::UnderWay { index } => {
                 precondition(reason::CHANGE_UNDER_WAY).with("index", index).retry_after(AFTER_AN_ELECTION)
             }
@@ -95,6 +98,8 @@ fn told_change_error(told: &Told, asked: NodeId) -> Option<ChangeError> {
         }
         reason::DISK_REPLACED => ChangeError::DiskReplaced { id: told.value("id")?, address: told.value("address")? },
         reason::REMOVED => ChangeError::Removed { id: told.value("id")? },
+        reason::NODE_WIPED => ChangeError::NodeWiped { node },
+        reason::NODE_REMOVED => ChangeError::NodeRemoved { node },
         reason::CHANGE_UNDER_WAY => ChangeError::UnderWay { index: told.value("index")? },
         reason::NOT_CAUGHT_UP => {
             ChangeError::NotCaughtUp { id: told.value("id")?, match_index: told.value("match_index")? }
@@ -135,6 +140,8 @@ mod tests {
             ChangeError::WrongCluster { node: 1, cluster: u64::MAX, found: 7 },
             ChangeError::DiskReplaced { id: 3, address: address.clone() },
             ChangeError::Removed { id: 3 },
+            ChangeError::NodeWiped { node: 3 },
+            ChangeError::NodeRemoved { node: 3 },
             ChangeError::UnderWay { index: 17 },
             ChangeError::NotCaughtUp { id: 4, match_index: 9 },
             ChangeError::WouldStop { in_touch: 1, needed: 2 },
