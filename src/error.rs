@@ -543,8 +543,8 @@ fn fix_unavailable(node: NodeId) -> String {
 /// R007. Which of the two disks is the newer one, the node cannot tell.
 pub(crate) fn fix_wiped(node: NodeId) -> String {
     format!(
-        "if this directory is the one that was replaced, stop this node and discard it; if the disk of node {node} was \
-         lost or exchanged: `raftkv member replace {node} ADDR`"
+        "if node {node} was started from a directory that was replaced, stop it and discard that directory; if its disk \
+         was lost or exchanged: `raftkv member replace {node} ADDR`"
     )
 }
 
