@@ -145,6 +145,18 @@ pub enum ChangeError {
         /// The id.
         id: NodeId,
     },
+    /// R020. Not made: the leader cannot be given another disk while it leads.
+    #[error("node {id} leads, and its own log is what the others follow")]
+    Leads {
+        /// The leader.
+        id: NodeId,
+    },
+    /// R020. Not made: a learner cannot lead.
+    #[error("node {id} does not vote, and so it cannot lead")]
+    DoesNotVote {
+        /// The learner.
+        id: NodeId,
+    },
     /// R020. A server with this id or this address belongs to the cluster already.
     #[error("node {id} belongs to the cluster already, at {address}")]
     AlreadyThere {
@@ -203,7 +215,10 @@ impl ChangeError {
             ChangeError::Unknown { .. } => 14,
             ChangeError::DiskFull { .. } => 16,
             ChangeError::Busy { .. } => 19,
-            ChangeError::NoSuchServer { .. } | ChangeError::AlreadyThere { .. } => 20,
+            ChangeError::NoSuchServer { .. }
+            | ChangeError::Leads { .. }
+            | ChangeError::DoesNotVote { .. }
+            | ChangeError::AlreadyThere { .. } => 20,
             ChangeError::TransferFailed { .. } => 23,
         })
     }
@@ -244,6 +259,10 @@ impl ChangeError {
             ChangeError::DiskFull { node } => fix_disk_full(*node),
             ChangeError::Busy { retry_after, .. } => fix_busy(*retry_after),
             ChangeError::NoSuchServer { .. } => "see who belongs to the cluster: `raftkv member list`".to_owned(),
+            ChangeError::Leads { .. } => "transfer the leadership first: `raftkv leader transfer`".to_owned(),
+            ChangeError::DoesNotVote { id } => {
+                format!("name a voter, or let it vote first: `raftkv member promote {id}`")
+            }
             ChangeError::AlreadyThere { id, .. } => format!(
                 "give another id and address; to move node {id} or to give it another disk: \
                  `raftkv member replace {id} ADDR`"

@@ -39,6 +39,10 @@ pub const WOULD_STOP: &str = "WOULD_STOP";
 pub const UNROUTABLE: &str = "UNROUTABLE";
 /// R020. `NOT_FOUND` with `id`.
 pub const NO_SUCH_SERVER: &str = "NO_SUCH_SERVER";
+/// R020. `FAILED_PRECONDITION` with `id`: the leader cannot be given another disk.
+pub const LEADS: &str = "LEADS";
+/// R020. `FAILED_PRECONDITION` with `id`: a learner cannot lead.
+pub const DOES_NOT_VOTE: &str = "DOES_NOT_VOTE";
 /// R020. `ALREADY_EXISTS` with `id` and `address`.
 pub const ALREADY_THERE: &str = "ALREADY_THERE";
 /// R006.

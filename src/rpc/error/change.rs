@@ -58,6 +58,8 @@ impl From<ChangeError> for Status {
                 busy(report(Code::ResourceExhausted, reason::BUSY), *node, limit, *retry_after)
             }
             ChangeError::NoSuchServer { id } => report(Code::NotFound, reason::NO_SUCH_SERVER).with("id", id),
+            ChangeError::Leads { id } => precondition(reason::LEADS).with("id", id),
+            ChangeError::DoesNotVote { id } => precondition(reason::DOES_NOT_VOTE).with("id", id),
             ChangeError::AlreadyThere { id, address } => {
                 report(Code::AlreadyExists, reason::ALREADY_THERE).with("id", id).with("address", address)
             }
@@ -116,6 +118,8 @@ fn told_change_error(told: &Told, asked: NodeId) -> Option<ChangeError> {
         reason::DISK_FULL => ChangeError::DiskFull { node },
         reason::BUSY => ChangeError::Busy { node, limit: limit(told), retry_after: retry_after(told) },
         reason::NO_SUCH_SERVER => ChangeError::NoSuchServer { id: told.value("id")? },
+        reason::LEADS => ChangeError::Leads { id: told.value("id")? },
+        reason::DOES_NOT_VOTE => ChangeError::DoesNotVote { id: told.value("id")? },
         reason::ALREADY_THERE => ChangeError::AlreadyThere { id: told.value("id")?, address: told.value("address")? },
         reason::TRANSFER_FAILED => ChangeError::TransferFailed { to: told.value("to")? },
         _ => return None,
@@ -150,6 +154,8 @@ mod tests {
             ChangeError::DiskFull { node: 1 },
             ChangeError::Busy { node: 1, limit: "4096".to_owned(), retry_after: Duration::from_millis(20) },
             ChangeError::NoSuchServer { id: 9 },
+            ChangeError::Leads { id: 3 },
+            ChangeError::DoesNotVote { id: 3 },
             ChangeError::AlreadyThere { id: 3, address },
             ChangeError::TransferFailed { to: 2 },
         ] {
