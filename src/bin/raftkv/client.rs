@@ -126,6 +126,11 @@ impl Client {
         self.call_until(Instant::now() + self.timeout, kind, message, send).await
     }
 
+    /// Who answered last; empty: nobody yet.
+    pub fn endpoint(&self) -> &str {
+        self.connected.as_ref().map_or("", |(endpoint, _)| endpoint)
+    }
+
     /// When a call that begins now would be given up.
     pub fn deadline(&self) -> Instant {
         Instant::now() + self.timeout
