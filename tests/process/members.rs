@@ -7,7 +7,7 @@ use crate::{
     client,
     cluster::{Cluster, LOOK_AGAIN},
     command_line::run,
-    server::PATIENCE,
+    server::{PATIENCE, free_address},
     valve::Valve,
     witness::Witness,
 };
@@ -54,11 +54,28 @@ async fn a_server_joins_leads_and_is_removed_by_the_command_line() {
     let added = run(&all, &["member", "add", "4", &address, "-o", "json"]).await.exits_with(0).json();
     let index = added[0]["index"].clone();
     assert_eq!(added, [json!({"v": 1, "change": "add", "id": 4, "address": address, "index": index, "kind": "voter"})]);
+    let leading = cluster.leader().await;
+    let own = [&leading.id.to_string(), &leading.address];
+    let refused = run(&all, &["member", "replace", own[0], own[1]]).await.exits_with(1).stderr;
+    assert!(refused.contains("error[R020]") && refused.contains("`raftkv leader transfer`"), "{refused}");
+    run(&all, &["member", "add", "40", "127.0.0.1:40", "--learner"]).await.exits_with(0);
+    let refused = run(&all, &["leader", "transfer", "40"]).await.exits_with(1).stderr;
+    assert!(refused.contains("error[R020]") && refused.contains("node 40 does not vote"), "{refused}");
+    run(&all, &["member", "remove", "40"]).await.exits_with(0);
     let transferred = run(&all, &["leader", "transfer", "4", "-o", "json"]).await.exits_with(0).json();
     assert_eq!((&transferred[0]["id"], &transferred[0]["address"]), (&json!(4), &json!(address)));
     // Of one that is not among the endpoints.
     let shown = run(&all, &["leader", "show", "-o", "json"]).await.exits_with(0).json();
     assert_eq!(shown, transferred);
+
+    // At another address than the cluster has for it.
+    cluster.kill(4).await;
+    let moved = free_address();
+    cluster.addresses.insert(4, moved.clone());
+    let command = cluster.serve_joining(4);
+    cluster.spawn(4, command);
+    assert!(cluster.servers[&4].says(&format!("member replace 4 {moved}")).await, "it is told");
+    cluster.addresses.insert(4, address.clone());
 
     // A second start needs nobody to join.
     cluster.kill(4).await;
@@ -141,12 +158,13 @@ async fn a_wiped_server_is_refused_and_then_replaced() {
     let endpoint = cluster.addresses[&wiped].clone();
     for asked in [&["put", "key", "value"][..], &["get", "key"], &["member", "remove", "9"]] {
         let refused = run(&endpoint, &[asked, &["--timeout", "2s"]].concat()).await.exits_with(3).stderr;
-        assert!(refused.contains("error[R007]") && refused.contains("discard it"), "{refused}");
+        assert!(refused.contains("error[R007]") && refused.contains("discard that directory"), "{refused}");
     }
     run(&format!("{endpoint},{}", leader.address), &["get", "key"]).await.exits_with(0);
-    let lines = run(&all, &["status", "-o", "json"]).await.exits_with(0).json();
+    let lines = run(&all, &["status", "-o", "json"]).await.exits_with(6).json();
     assert_eq!(lines[wiped as usize - 1]["trouble"], "wiped");
-    assert!(run(&all, &["status"]).await.exits_with(0).stderr.contains(&format!("member replace {wiped}")));
+    let status = run(&all, &["status"]).await.exits_with(6).stderr;
+    assert!(status.contains(&format!("member replace {wiped}")) && status.contains("2 of 3 voters are up"), "{status}");
     cluster.kill(wiped).await;
     std::fs::remove_dir_all(cluster.data(wiped)).expect("it is there");
 
