@@ -131,6 +131,8 @@ impl<M: StateMachine> Client<M> {
                 | ProposeError::NoLeader { .. }
                 | ProposeError::Unavailable { .. }
                 | ProposeError::Busy { .. }
+                // It may be replaced.
+                | ProposeError::NodeWiped { .. }
                 // It gets room again, or its node hands over.
                 | ProposeError::DiskFull { .. } => {}
                 ProposeError::SessionExpired { .. } => {

@@ -39,8 +39,8 @@ pub enum ProposeError {
     },
     /// R002. Not applied.
     #[error(
-        "there is no leader: {needed} of {voters} voters are needed, and node {node} cannot reach {}",
-        list(unreachable)
+        "there is no leader: {needed} of {voters} voters are needed, and {}",
+        reach(*node, unreachable)
     )]
     NoLeader {
         /// Who was asked.
@@ -109,6 +109,18 @@ pub enum ProposeError {
         /// Whose.
         node: NodeId,
     },
+    /// R007. Not applied: the cluster knows the node by another disk, so that it takes no part.
+    #[error("the cluster knows node {node} by another disk, and it takes no part")]
+    NodeWiped {
+        /// Who was asked.
+        node: NodeId,
+    },
+    /// R008. Not applied: the node was removed from the cluster.
+    #[error("node {node} was removed from the cluster")]
+    NodeRemoved {
+        /// Who was asked.
+        node: NodeId,
+    },
 }
 
 impl ProposeError {
@@ -123,6 +135,8 @@ impl ProposeError {
             ProposeError::NotLeader { .. } => 1,
             ProposeError::NoLeader { .. } | ProposeError::Unavailable { .. } => 2,
             ProposeError::Unknown { .. } | ProposeError::AnsweredLongAgo { .. } => 14,
+            ProposeError::NodeWiped { .. } => 7,
+            ProposeError::NodeRemoved { .. } => 8,
             ProposeError::DiskFull { .. } => 16,
             ProposeError::TooLarge { .. } => 18,
             ProposeError::Busy { .. } => 19,
@@ -157,6 +171,8 @@ impl ProposeError {
                 "give each command of a session a sequence of its own, and repeat only what was not answered".to_owned()
             }
             ProposeError::Unavailable { node } => fix_unavailable(*node),
+            ProposeError::NodeWiped { node } => fix_wiped(*node),
+            ProposeError::NodeRemoved { node } => fix_removed(*node),
             ProposeError::DiskFull { node } => change::fix_disk_full(*node),
         }
     }
@@ -168,8 +184,8 @@ impl ProposeError {
 pub enum ReadError {
     /// R002.
     #[error(
-        "there is no leader: {needed} of {voters} voters are needed, and node {node} cannot reach {}",
-        list(unreachable)
+        "there is no leader: {needed} of {voters} voters are needed, and {}",
+        reach(*node, unreachable)
     )]
     NoLeader {
         /// Who was asked.
@@ -205,6 +221,18 @@ pub enum ReadError {
         /// Who was asked.
         node: NodeId,
     },
+    /// R007. Not served: the cluster knows the node by another disk, so that it takes no part.
+    #[error("the cluster knows node {node} by another disk, and it takes no part")]
+    NodeWiped {
+        /// Who was asked.
+        node: NodeId,
+    },
+    /// R008. Not served: the node was removed from the cluster.
+    #[error("node {node} was removed from the cluster")]
+    NodeRemoved {
+        /// Who was asked.
+        node: NodeId,
+    },
 }
 
 impl ReadError {
@@ -212,6 +240,8 @@ impl ReadError {
     pub fn code(&self) -> Code {
         Code(match self {
             ReadError::NoLeader { .. } | ReadError::TimedOut { .. } | ReadError::Unavailable { .. } => 2,
+            ReadError::NodeWiped { .. } => 7,
+            ReadError::NodeRemoved { .. } => 8,
             ReadError::Busy { .. } => 19,
         })
     }
@@ -225,6 +255,8 @@ impl ReadError {
             }
             ReadError::Busy { retry_after, .. } => fix_busy(*retry_after),
             ReadError::Unavailable { node } => fix_unavailable(*node),
+            ReadError::NodeWiped { node } => fix_wiped(*node),
+            ReadError::NodeRemoved { node } => fix_removed(*node),
         }
     }
 }
@@ -494,7 +526,8 @@ impl StorageError {
 
 fn fix_no_leader(unreachable: &[NodeId], needed: usize) -> String {
     if unreachable.is_empty() {
-        return "try again: an election takes a few hundred milliseconds".to_owned();
+        return "try again: an election takes a few hundred milliseconds; if it lasts, see with `raftkv status` who is up"
+            .to_owned();
     }
     format!("start {} or repair the network, so that {needed} voters reach each other", list(unreachable))
 }
@@ -507,9 +540,26 @@ fn fix_unavailable(node: NodeId) -> String {
     format!("try again, or ask another node; if it lasts, start node {node}")
 }
 
-fn list(ids: &[NodeId]) -> String {
-    if ids.is_empty() {
-        return "none of them so far".to_owned();
+/// R007. Which of the two disks is the newer one, the node cannot tell.
+pub(crate) fn fix_wiped(node: NodeId) -> String {
+    format!(
+        "if node {node} was started from a directory that was replaced, stop it and discard that directory; if its disk \
+         was lost or exchanged: `raftkv member replace {node} ADDR`"
+    )
+}
+
+/// R008.
+pub(crate) fn fix_removed(node: NodeId) -> String {
+    format!("stop node {node}, and ask another one; an empty one needs an id that was never used")
+}
+
+fn reach(node: NodeId, unreachable: &[NodeId]) -> String {
+    if unreachable.is_empty() {
+        return format!("no peer has failed to answer node {node}; it may not have found out yet");
     }
+    format!("node {node} cannot reach {}", list(unreachable))
+}
+
+fn list(ids: &[NodeId]) -> String {
     ids.iter().map(|id| format!("node {id}")).collect::<Vec<_>>().join(", ")
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Code, fix_busy, fix_no_leader, fix_unavailable, list};
+use super::{Code, fix_busy, fix_no_leader, fix_removed, fix_unavailable, fix_wiped, reach};
 use crate::raft::{Address, LogIndex, NodeId};
 
 /// Why a change of the membership or of the leadership was not made, or may not have been.
@@ -21,8 +21,8 @@ pub enum ChangeError {
     },
     /// R002. Not made.
     #[error(
-        "there is no leader: {needed} of {voters} voters are needed, and node {node} cannot reach {}",
-        list(unreachable)
+        "there is no leader: {needed} of {voters} voters are needed, and {}",
+        reach(*node, unreachable)
     )]
     NoLeader {
         /// Who was asked.
@@ -69,6 +69,18 @@ pub enum ChangeError {
     Removed {
         /// The id.
         id: NodeId,
+    },
+    /// R007. Not made: the cluster knows the node by another disk, so that it takes no part.
+    #[error("the cluster knows node {node} by another disk, and it takes no part")]
+    NodeWiped {
+        /// Who was asked.
+        node: NodeId,
+    },
+    /// R008. Not made: the node was removed from the cluster.
+    #[error("node {node} was removed from the cluster")]
+    NodeRemoved {
+        /// Who was asked.
+        node: NodeId,
     },
     /// R009. Not made: another change is.
     #[error("another change of the membership is under way, at entry {index}")]
@@ -133,6 +145,18 @@ pub enum ChangeError {
         /// The id.
         id: NodeId,
     },
+    /// R020. Not made: the leader cannot be given another disk while it leads.
+    #[error("node {id} leads, and its own log is what the others follow")]
+    Leads {
+        /// The leader.
+        id: NodeId,
+    },
+    /// R020. Not made: a learner cannot lead.
+    #[error("node {id} does not vote, and so it cannot lead")]
+    DoesNotVote {
+        /// The learner.
+        id: NodeId,
+    },
     /// R020. A server with this id or this address belongs to the cluster already.
     #[error("node {id} belongs to the cluster already, at {address}")]
     AlreadyThere {
@@ -182,8 +206,8 @@ impl ChangeError {
             ChangeError::NotLeader { .. } => 1,
             ChangeError::NoLeader { .. } | ChangeError::NotReady { .. } | ChangeError::Unavailable { .. } => 2,
             ChangeError::WrongCluster { .. } => 4,
-            ChangeError::DiskReplaced { .. } => 7,
-            ChangeError::Removed { .. } => 8,
+            ChangeError::DiskReplaced { .. } | ChangeError::NodeWiped { .. } => 7,
+            ChangeError::Removed { .. } | ChangeError::NodeRemoved { .. } => 8,
             ChangeError::UnderWay { .. } => 9,
             ChangeError::NotCaughtUp { .. } => 10,
             ChangeError::WouldStop { .. } => 11,
@@ -191,7 +215,10 @@ impl ChangeError {
             ChangeError::Unknown { .. } => 14,
             ChangeError::DiskFull { .. } => 16,
             ChangeError::Busy { .. } => 19,
-            ChangeError::NoSuchServer { .. } | ChangeError::AlreadyThere { .. } => 20,
+            ChangeError::NoSuchServer { .. }
+            | ChangeError::Leads { .. }
+            | ChangeError::DoesNotVote { .. }
+            | ChangeError::AlreadyThere { .. } => 20,
             ChangeError::TransferFailed { .. } => 23,
         })
     }
@@ -212,6 +239,8 @@ impl ChangeError {
                  {address}); or start this one under an id that was never used"
             ),
             ChangeError::Removed { id } => format!("start it with an empty directory, under another id than {id}"),
+            ChangeError::NodeWiped { node } => fix_wiped(*node),
+            ChangeError::NodeRemoved { node } => fix_removed(*node),
             ChangeError::UnderWay { .. } => {
                 "wait until it is done (`raftkv member list` shows it), then try again".to_owned()
             }
@@ -230,6 +259,10 @@ impl ChangeError {
             ChangeError::DiskFull { node } => fix_disk_full(*node),
             ChangeError::Busy { retry_after, .. } => fix_busy(*retry_after),
             ChangeError::NoSuchServer { .. } => "see who belongs to the cluster: `raftkv member list`".to_owned(),
+            ChangeError::Leads { .. } => "transfer the leadership first: `raftkv leader transfer`".to_owned(),
+            ChangeError::DoesNotVote { id } => {
+                format!("name a voter, or let it vote first: `raftkv member promote {id}`")
+            }
             ChangeError::AlreadyThere { id, .. } => format!(
                 "give another id and address; to move node {id} or to give it another disk: \
                  `raftkv member replace {id} ADDR`"

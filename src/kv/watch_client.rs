@@ -1,6 +1,6 @@
 //! A watch over gRPC that goes on at another node when the one it watches fails.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
 use tokio::time::{Instant, sleep, timeout};
@@ -48,6 +48,8 @@ pub struct WatchClient {
     place: usize,
     /// Endpoints that have failed since the last answer.
     failures: usize,
+    /// What each of them failed with last, by its place.
+    causes: BTreeMap<usize, Status>,
     /// When somebody was last watched, or the first was tried.
     heard: Option<Instant>,
     /// The one whose history goes back furthest, of those that said since the last answer that it does not suffice.
@@ -70,6 +72,7 @@ impl WatchClient {
             stream: None,
             place: 0,
             failures: 0,
+            causes: BTreeMap::new(),
             heard: None,
             compacted: None,
         }
@@ -84,6 +87,11 @@ impl WatchClient {
     /// The endpoint that is watched now, or tried next. Empty: there are none.
     pub fn endpoint(&self) -> &str {
         self.endpoints.get(self.place).map_or("", String::as_str)
+    }
+
+    /// The endpoints that have failed since the last answer, each with what it failed with last.
+    pub fn failures(&self) -> impl Iterator<Item = (&str, &Status)> {
+        self.causes.iter().map(|(place, status)| (self.endpoints[*place].as_str(), status))
     }
 
     /// What is told next; see [`watch`](super::watch()). Waits as long as it takes. Nothing is lost when the future is
@@ -130,6 +138,7 @@ impl WatchClient {
         let watched = Watched::from(response);
         self.next = watched.applied_index + 1;
         (self.heard, self.failures, self.compacted) = (Some(Instant::now()), 0, None);
+        self.causes.clear();
         watched
     }
 
@@ -139,6 +148,7 @@ impl WatchClient {
             // A quiet prefix may have had nothing to say for hours.
             self.heard = Some(Instant::now());
         }
+        self.causes.insert(self.place, status.clone());
         let told = Told::of(&status);
         let is_compacted = told.as_ref().is_some_and(|told| told.reason == reason::REVISION_COMPACTED);
         if told.is_none() && is_final(&status) {

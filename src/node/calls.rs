@@ -60,6 +60,8 @@ impl Shared {
             let again = match &refused {
                 Err(ProposeError::NoLeader { .. } | ProposeError::Unavailable { .. }) => true,
                 Err(ProposeError::NotLeader { .. }) => forward,
+                // Of the one that it was passed on to: there is another leader.
+                Err(ProposeError::NodeWiped { node } | ProposeError::NodeRemoved { node }) => *node != self.id(),
                 Err(ProposeError::Unknown { .. }) => tries.repeatable,
                 Err(ProposeError::Busy { .. }) => tries.in_doubt,
                 _ => false,
@@ -211,7 +213,9 @@ impl Shared {
                 Ok(Err(_)) => ReadError::Unavailable { node },
                 Err(_) => return Err(ReadError::TimedOut { node, waited: began.elapsed() }),
             };
-            let may_change = !matches!(refused, ReadError::Busy { .. }) && self.verdict.get().is_none();
+            let lasts =
+                matches!(refused, ReadError::Busy { .. } | ReadError::NodeWiped { .. } | ReadError::NodeRemoved { .. });
+            let may_change = !lasts && self.verdict.get().is_none();
             if !may_change || !self.leader_within(patience.min(deadline), &mut pause).await {
                 return Err(match refused {
                     ReadError::TimedOut { node, .. } => ReadError::TimedOut { node, waited: began.elapsed() },

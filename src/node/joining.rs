@@ -93,7 +93,9 @@ pub(super) async fn be_added(node: &NodeRef, address: &str, members: &[Address])
                 Ok(Err(error)) => refused = error,
                 Err(_) => {}
             }
-            if !refused.may_pass() && !refused.may_have_been_made() {
+            // A member that takes no part itself; another one may.
+            let out_of_place = matches!(refused, ChangeError::NodeWiped { .. } | ChangeError::NodeRemoved { .. });
+            if !refused.may_pass() && !refused.may_have_been_made() && !out_of_place {
                 return Err(join_error(id, identity.cluster_id, refused));
             }
         }

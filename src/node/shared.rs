@@ -24,7 +24,7 @@ use crate::{
     error::{ChangeError, NodeError, ProposeError, ReadError},
     flow::{self, Envelope, Flow, Message, Origin},
     node::{
-        PeerStatus, Status,
+        PeerStatus, Status, Trouble,
         admission::{Admission, Intake},
         applied::AppliedWaiters,
         messages::{ApplierMessage, ConsensusMessage, LogStoreMessage, NodeMessage},
@@ -334,10 +334,14 @@ impl Shared {
         let address = known.and_then(|leader| self.address_of(leader));
         match (known, address) {
             (Some(leader), Some(address)) => ProposeError::NotLeader { node: self.id(), leader, address },
-            _ => {
-                let (unreachable, needed, voters) = self.voters();
-                ProposeError::NoLeader { node: self.id(), unreachable, needed, voters }
-            }
+            _ => match self.troubles.worst() {
+                Some(Trouble::Wiped) => ProposeError::NodeWiped { node: self.id() },
+                Some(Trouble::Removed) => ProposeError::NodeRemoved { node: self.id() },
+                _ => {
+                    let (unreachable, needed, voters) = self.voters();
+                    ProposeError::NoLeader { node: self.id(), unreachable, needed, voters }
+                }
+            },
         }
     }
 
@@ -347,6 +351,8 @@ impl Shared {
             ProposeError::NoLeader { node, unreachable, needed, voters } => {
                 ChangeError::NoLeader { node, unreachable, needed, voters }
             }
+            ProposeError::NodeWiped { node } => ChangeError::NodeWiped { node },
+            ProposeError::NodeRemoved { node } => ChangeError::NodeRemoved { node },
             _ => ChangeError::Unavailable { node: self.id() },
         }
     }
@@ -356,8 +362,15 @@ impl Shared {
     }
 
     pub(crate) fn read_no_leader(&self) -> ReadError {
-        let (unreachable, needed, voters) = self.voters();
-        ReadError::NoLeader { node: self.id(), unreachable, needed, voters }
+        let node = self.id();
+        match self.troubles.worst() {
+            Some(Trouble::Wiped) => ReadError::NodeWiped { node },
+            Some(Trouble::Removed) => ReadError::NodeRemoved { node },
+            _ => {
+                let (unreachable, needed, voters) = self.voters();
+                ReadError::NoLeader { node, unreachable, needed, voters }
+            }
+        }
     }
 
     /// How a node ended that could not say it itself.

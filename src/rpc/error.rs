@@ -119,6 +119,11 @@ fn busy(report: Report, node: NodeId, limit: &str, retry_after: Duration) -> Rep
     report.with("retry_after_ms", retry_after.as_millis()).retry_after(retry_after)
 }
 
+/// The node that was asked takes no part, and another one may.
+fn out_of_place(report: impl Fn(Code, &'static str) -> Report, reason: &'static str, node: NodeId) -> Report {
+    report(Code::FailedPrecondition, reason).with("node", node)
+}
+
 impl From<ProposeError> for Status {
     fn from(error: ProposeError) -> Status {
         let report = |code, reason| {
@@ -157,6 +162,8 @@ impl From<ProposeError> for Status {
                 let report = report(Code::Unavailable, reason::UNAVAILABLE).with("node", node);
                 report.retry_after(AFTER_AN_ELECTION)
             }
+            ProposeError::NodeWiped { node } => out_of_place(report, reason::NODE_WIPED, *node),
+            ProposeError::NodeRemoved { node } => out_of_place(report, reason::NODE_REMOVED, *node),
             ProposeError::DiskFull { node } => report(Code::ResourceExhausted, reason::DISK_FULL).with("node", node),
         };
         report.into_status()
@@ -183,6 +190,8 @@ impl From<ReadError> for Status {
                 let report = report(Code::Unavailable, reason::UNAVAILABLE).with("node", node);
                 report.retry_after(AFTER_AN_ELECTION)
             }
+            ReadError::NodeWiped { node } => out_of_place(report, reason::NODE_WIPED, *node),
+            ReadError::NodeRemoved { node } => out_of_place(report, reason::NODE_REMOVED, *node),
         };
         report.into_status()
     }
@@ -316,6 +325,8 @@ fn told_propose_error(told: &Told, asked: NodeId, status: &Status) -> Option<Pro
             ProposeError::AnsweredLongAgo { session: told.value("session")?, sequence: told.value("sequence")? }
         }
         reason::DISK_FULL => ProposeError::DiskFull { node },
+        reason::NODE_WIPED => ProposeError::NodeWiped { node },
+        reason::NODE_REMOVED => ProposeError::NodeRemoved { node },
         _ => return None,
     })
 }
@@ -337,6 +348,8 @@ pub fn read_error(status: &Status, asked: NodeId) -> ReadError {
             ReadError::TimedOut { node, waited: Duration::from_millis(told.value("waited_ms").unwrap_or(0)) }
         }
         reason::BUSY => ReadError::Busy { node, limit: limit(&told), retry_after: retry_after(&told) },
+        reason::NODE_WIPED => ReadError::NodeWiped { node },
+        reason::NODE_REMOVED => ReadError::NodeRemoved { node },
         _ => ReadError::Unavailable { node },
     }
 }

@@ -22,6 +22,11 @@ pub const PEER_WIPED: &str = "PEER_WIPED";
 pub const DISK_REPLACED: &str = "DISK_REPLACED";
 /// R008. `FAILED_PRECONDITION`: the id was removed from the cluster.
 pub const REMOVED: &str = "REMOVED";
+/// R007. `FAILED_PRECONDITION` with `node`: the one that was asked takes no part, since it has another disk than the cluster
+/// knows it by. Not applied; ask another one.
+pub const NODE_WIPED: &str = "NODE_WIPED";
+/// R008. `FAILED_PRECONDITION` with `node`: the one that was asked was removed. Not applied; ask another one.
+pub const NODE_REMOVED: &str = "NODE_REMOVED";
 /// R009. `FAILED_PRECONDITION` with the `index` of the change that is under way.
 pub const CHANGE_UNDER_WAY: &str = "CHANGE_UNDER_WAY";
 /// R010. `FAILED_PRECONDITION` with `id` and `match_index`.
@@ -34,6 +39,10 @@ pub const WOULD_STOP: &str = "WOULD_STOP";
 pub const UNROUTABLE: &str = "UNROUTABLE";
 /// R020. `NOT_FOUND` with `id`.
 pub const NO_SUCH_SERVER: &str = "NO_SUCH_SERVER";
+/// R020. `FAILED_PRECONDITION` with `id`: the leader cannot be given another disk.
+pub const LEADS: &str = "LEADS";
+/// R020. `FAILED_PRECONDITION` with `id`: a learner cannot lead.
+pub const DOES_NOT_VOTE: &str = "DOES_NOT_VOTE";
 /// R020. `ALREADY_EXISTS` with `id` and `address`.
 pub const ALREADY_THERE: &str = "ALREADY_THERE";
 /// R006.

@@ -1,7 +1,7 @@
 //! What is wrong with who speaks to whom.
 
 use crate::{
-    error::Code,
+    error::{Code, fix_wiped},
     raft::{Incarnation, NodeId},
     transport::Breach,
 };
@@ -93,10 +93,7 @@ impl WrongPeer {
             WrongPeer::Sender { expected, found, .. } => format!(
                 "the address given for node {expected} leads to node {found}; give each node an address and an id of its own"
             ),
-            WrongPeer::OwnDisk { node: lost, .. } | WrongPeer::Replaced { peer: lost, .. } => format!(
-                "the disk of node {lost} was wiped or swapped: put its former data directory back, or say that it is gone \
-                 for good: `raftkv member replace {lost} ADDR`"
-            ),
+            WrongPeer::OwnDisk { node: lost, .. } | WrongPeer::Replaced { peer: lost, .. } => fix_wiped(*lost),
             WrongPeer::Removed { peer, .. } => {
                 format!("stop node {peer}; to use the machine again, start it empty under an id that was never used")
             }

@@ -174,4 +174,12 @@ async fn without_a_leader_a_node_gives_the_last_snapshot_that_it_has() {
     assert!(refused.stderr.contains("--last"), "{}", refused.stderr);
     let last = run(&at, &["snapshot", "save", name, "--last", "-o", "json"]).await.exits_with(0).json().remove(0);
     assert_eq!(last, saved);
+
+    // One that has none, and nothing to take one of.
+    let mut fresh = Cluster::new(&[]);
+    fresh.spawn(1, fresh.serve(1));
+    fresh.are_ready().await;
+    let at = &fresh.addresses[&1];
+    let none = run(at, &["snapshot", "save", name, "--last"]).await.exits_with(1).stderr;
+    assert!(none.contains(&format!("node 1 at {at} has no snapshot yet")) && none.contains("snapshot take"), "{none}");
 }

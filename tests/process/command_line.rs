@@ -69,7 +69,13 @@ async fn commands_answer_with_exit_codes_and_json() {
     assert_eq!(json_of(&follower, &["cas", "ada", "--expect", "1815", "--set", "1852"], 0).await["swapped"], true);
     assert_eq!(json_of(&all, &["cas", "alan", "--set", "1912"], 0).await["swapped"], true);
 
-    let pairs = run(&all, &["scan", "a", "-o", "json"]).await.exits_with(0).json();
+    let scanned = run(&all, &["scan", "a", "-o", "json"]).await.exits_with(0);
+    let pairs = scanned.json();
+    let applied = pairs[0]["applied_index"].as_u64().expect("a number");
+    assert!(pairs.iter().all(|pair| pair["revision"].as_u64() <= Some(applied)), "{pairs:?}");
+    assert!(scanned.stderr.contains(&format!("--from {}", applied + 1)), "{}", scanned.stderr);
+    let nothing = run(&all, &["scan", "nothing begins with this"]).await.exits_with(0);
+    assert!(nothing.stderr.contains("of applied index"), "{}", nothing.stderr);
     let found: Vec<_> = pairs.iter().map(|pair| (pair["key"].as_str(), pair["value"].as_str())).collect();
     assert_eq!(found, [(Some("ada"), Some("1852")), (Some("alan"), Some("1912"))]);
     let deleted = json_of(&follower, &["del", "ada"], 0).await;

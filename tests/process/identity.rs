@@ -7,6 +7,7 @@ use tonic::{Code, Status};
 use crate::{
     client,
     cluster::Cluster,
+    command_line::run,
     server::{free_address, raftkv},
     witness::Witness,
 };
@@ -32,6 +33,11 @@ async fn a_node_of_another_cluster_gets_no_votes_and_is_told_why() {
     }
     let status = client::status(&address).await.expect("it is up");
     assert_eq!((status.leader, status.commit), (0, 0), "nobody votes for it, and nobody sends it a log");
+    let endpoints = format!("{},{address}", cluster.endpoints());
+    let lines = run(&endpoints, &["status", "-o", "json"]).await.exits_with(0).json();
+    let shown: Vec<_> = lines.iter().map(|line| (line["id"].as_u64(), line["stranger"].as_str())).collect();
+    let expected = [(Some(1), None), (Some(2), None), (Some(3), None), (Some(3), Some("R004"))];
+    assert_eq!(shown, expected, "it takes nobody's place");
     let now = cluster.leader().await;
     assert_eq!((now.id, now.term), (leader.id, leader.term), "nobody is disturbed");
     witness.finds_nothing_wrong();

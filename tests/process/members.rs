@@ -7,7 +7,8 @@ use crate::{
     client,
     cluster::{Cluster, LOOK_AGAIN},
     command_line::run,
-    server::PATIENCE,
+    server::{PATIENCE, free_address},
+    valve::Valve,
     witness::Witness,
 };
 
@@ -53,11 +54,28 @@ async fn a_server_joins_leads_and_is_removed_by_the_command_line() {
     let added = run(&all, &["member", "add", "4", &address, "-o", "json"]).await.exits_with(0).json();
     let index = added[0]["index"].clone();
     assert_eq!(added, [json!({"v": 1, "change": "add", "id": 4, "address": address, "index": index, "kind": "voter"})]);
+    let leading = cluster.leader().await;
+    let own = [&leading.id.to_string(), &leading.address];
+    let refused = run(&all, &["member", "replace", own[0], own[1]]).await.exits_with(1).stderr;
+    assert!(refused.contains("error[R020]") && refused.contains("`raftkv leader transfer`"), "{refused}");
+    run(&all, &["member", "add", "40", "127.0.0.1:40", "--learner"]).await.exits_with(0);
+    let refused = run(&all, &["leader", "transfer", "40"]).await.exits_with(1).stderr;
+    assert!(refused.contains("error[R020]") && refused.contains("node 40 does not vote"), "{refused}");
+    run(&all, &["member", "remove", "40"]).await.exits_with(0);
     let transferred = run(&all, &["leader", "transfer", "4", "-o", "json"]).await.exits_with(0).json();
     assert_eq!((&transferred[0]["id"], &transferred[0]["address"]), (&json!(4), &json!(address)));
     // Of one that is not among the endpoints.
     let shown = run(&all, &["leader", "show", "-o", "json"]).await.exits_with(0).json();
     assert_eq!(shown, transferred);
+
+    // At another address than the cluster has for it.
+    cluster.kill(4).await;
+    let moved = free_address();
+    cluster.addresses.insert(4, moved.clone());
+    let command = cluster.serve_joining(4);
+    cluster.spawn(4, command);
+    assert!(cluster.servers[&4].says(&format!("member replace 4 {moved}")).await, "it is told");
+    cluster.addresses.insert(4, address.clone());
 
     // A second start needs nobody to join.
     cluster.kill(4).await;
@@ -84,6 +102,15 @@ async fn a_server_joins_leads_and_is_removed_by_the_command_line() {
     let kinds: Vec<_> = members(&all).await.iter().map(|line| (line["id"].clone(), line["kind"].clone())).collect();
     assert_eq!(kinds[3], (json!(4), json!("removed")));
 
+    // As long as it remembers who leads, it passes on what it is asked.
+    cluster.kill(4).await;
+    let command = cluster.serve_joining(4);
+    cluster.spawn(4, command);
+    assert!(cluster.servers[&4].is_ready().await);
+    assert!(cluster.servers[&4].says("R008").await, "it is told again");
+    let refused = run(&address, &["put", "key", "value", "--timeout", "2s"]).await.exits_with(3);
+    assert!(refused.stderr.contains("error[R008]"), "{}", refused.stderr);
+
     cluster.kill(4).await;
     std::fs::remove_dir_all(cluster.data(4)).expect("it is there");
     let command = cluster.serve_joining(4);
@@ -92,6 +119,21 @@ async fn a_server_joins_leads_and_is_removed_by_the_command_line() {
     server.ends_with(1, &["error[R008]"]).await;
     cluster.addresses.remove(&4);
     cluster.agree().await;
+}
+
+/// Fails when: an order is made as a read is, which says "not done" when nobody answers.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_whose_answer_is_lost_is_in_doubt() {
+    let cluster = Cluster::start(&[]).await;
+    let leader = cluster.leader().await;
+    let valve = Valve::towards(&leader.address).await;
+    valve.close();
+    let removed = (leader.id % 3 + 1).to_string();
+    let lost = run(&valve.address, &["member", "remove", &removed, "--timeout", "1s"]).await.exits_with(7).stderr;
+    assert!(lost.contains("error[R014]") && lost.contains("does no harm"), "{lost}");
+    is(&leader.address, leader.id % 3 + 1, "removed").await;
+    let lost = run(&valve.address, &["put", "key", "value", "--timeout", "300ms"]).await.exits_with(3).stderr;
+    assert!(lost.contains("error[R002]") && !lost.contains("a read that"), "{lost}");
 }
 
 /// M06. Fails when: a wiped disk is taken for the one before, or a replaced one is not taken in; or an order waits at a node that
@@ -113,9 +155,17 @@ async fn a_wiped_server_is_refused_and_then_replaced() {
     assert!(cluster.servers[&wiped].says("R007").await, "it is told");
     let status = client::status(&cluster.addresses[&wiped]).await.expect("it is up");
     assert_eq!((status.trouble.as_str(), status.term, status.commit), ("wiped", 0, 0));
-    let lines = run(&all, &["status", "-o", "json"]).await.exits_with(0).json();
+    // Whoever asks it is told the same, and served elsewhere where there is an elsewhere.
+    let endpoint = cluster.addresses[&wiped].clone();
+    for asked in [&["put", "key", "value"][..], &["get", "key"], &["member", "remove", "9"]] {
+        let refused = run(&endpoint, &[asked, &["--timeout", "2s"]].concat()).await.exits_with(3).stderr;
+        assert!(refused.contains("error[R007]") && refused.contains("discard that directory"), "{refused}");
+    }
+    run(&format!("{endpoint},{}", leader.address), &["get", "key"]).await.exits_with(0);
+    let lines = run(&all, &["status", "-o", "json"]).await.exits_with(6).json();
     assert_eq!(lines[wiped as usize - 1]["trouble"], "wiped");
-    assert!(run(&all, &["status"]).await.exits_with(0).stderr.contains(&format!("member replace {wiped}")));
+    let status = run(&all, &["status"]).await.exits_with(6).stderr;
+    assert!(status.contains(&format!("member replace {wiped}")) && status.contains("2 of 3 voters are up"), "{status}");
     cluster.kill(wiped).await;
     std::fs::remove_dir_all(cluster.data(wiped)).expect("it is there");
 

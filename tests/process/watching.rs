@@ -90,3 +90,19 @@ async fn a_watch_that_finds_nobody_says_so_in_time() {
     let failure: Value = serde_json::from_str(&lines[0]).expect("an object");
     assert_eq!((&failure["error"], &failure["exit"]), (&json!("R002"), &json!(3)));
 }
+
+/// Fails when: the cause that one endpoint gave is said of another one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_without_a_leader_names_each_endpoint_with_its_own_cause() {
+    let mut cluster = Cluster::new(&[]);
+    cluster.spawn(1, cluster.serve(1));
+    cluster.are_ready().await;
+    let (lines, exit) = Watch::start(&cluster.endpoints(), &["a", "--timeout", "300ms"]).end().await;
+    assert_eq!(exit, 3);
+    let failure: Value = serde_json::from_str(&lines[0]).expect("an object");
+    let why = failure["why"].as_str().expect("a text");
+    for (id, address) in &cluster.addresses {
+        let (_, cause) = why.split_once(&format!("{address}: ")).expect("each endpoint is named");
+        assert_eq!(cause.starts_with("Connection refused"), *id != 1, "{failure}");
+    }
+}

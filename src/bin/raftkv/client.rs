@@ -39,14 +39,29 @@ const TOO_LATE: &str = "no answer came in time";
 /// Whether a call may be made twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// It changes nothing.
+    /// It changes nothing, and tells what is stored.
     Read,
+    /// It is no read, and made twice it does no harm: a session that nobody uses, a backup.
+    Harmless,
     /// It may be made again only if it was certainly not applied.
     Write,
     /// As a write, of an operator.
     Order,
+    /// It is an order that counts once, however often it is given.
+    RepeatableOrder,
     /// It is a write of a session: made twice, it counts once.
     InSession,
+}
+
+impl Kind {
+    fn changes_nothing(self) -> bool {
+        matches!(self, Kind::Read | Kind::Harmless)
+    }
+
+    /// Whether it may be made again where it is not known what became of it. The doubt stays until it is answered.
+    fn counts_once(self) -> bool {
+        matches!(self, Kind::InSession | Kind::RepeatableOrder)
+    }
 }
 
 /// Makes calls to whichever endpoint can answer.
@@ -84,7 +99,7 @@ struct Refusals {
     causes: BTreeMap<String, String>,
     /// Whether anybody took the call in and did not answer it.
     reached: bool,
-    /// Where a write of a session may have been applied, if anywhere, and what is known of it.
+    /// Where a write or an order that counts once may have been applied, if anywhere, and what is known of it.
     doubt: Option<Failure>,
     /// What a node said last.
     told: Option<Failure>,
@@ -109,6 +124,11 @@ impl Client {
         F: Future<Output = Result<Response<R>, Status>>,
     {
         self.call_until(Instant::now() + self.timeout, kind, message, send).await
+    }
+
+    /// Who answered last; empty: nobody yet.
+    pub fn endpoint(&self) -> &str {
+        self.connected.as_ref().map_or("", |(endpoint, _)| endpoint)
     }
 
     /// When a call that begins now would be given up.
@@ -143,7 +163,7 @@ impl Client {
             let send = |channel| send(channel, Request::new(message.clone()));
             // A node that does not answer leaves time to ask another, where that is safe.
             let half = begun + (deadline - begun) / 2;
-            let until = if kind == Kind::InSession { half.max(begun + SHORTEST_TRY).min(deadline) } else { deadline };
+            let until = if kind.counts_once() { half.max(begun + SHORTEST_TRY).min(deadline) } else { deadline };
             match self.attempt(&endpoint, kind, until, send).await {
                 Ok(reply) => return Ok(reply),
                 Err(Verdict::Final(failure)) => return Err(refusals.doubt.unwrap_or(failure)),
@@ -157,7 +177,7 @@ impl Client {
                 }
             }
         }
-        Err(refusals.into_failure(self.timeout))
+        Err(refusals.into_failure(kind, self.timeout))
     }
 
     /// Whoever answered last, then all in order.
@@ -249,9 +269,11 @@ fn judge(endpoint: &str, kind: Kind, status: &Status) -> Verdict {
         reason::NOT_LEADER | reason::NO_LEADER | reason::NOT_READY | reason::UNAVAILABLE | reason::BUSY => {
             Verdict::TryAgain(again())
         }
-        reason::READ_TIMED_OUT if kind == Kind::Read => Verdict::TryAgain(again()),
+        // Another endpoint may be in its place.
+        reason::NODE_WIPED | reason::NODE_REMOVED => Verdict::TryAgain(again()),
+        reason::READ_TIMED_OUT if kind.changes_nothing() => Verdict::TryAgain(again()),
         // Of what changes nothing: no majority agreed.
-        reason::UNKNOWN_OUTCOME if kind == Kind::Read => {
+        reason::UNKNOWN_OUTCOME if kind.changes_nothing() => {
             let fix = "see with `raftkv status` which nodes reach each other";
             let told = Failure::new(2, exit::UNAVAILABLE, "no majority agreed in time", status.message(), fix);
             Verdict::TryAgain(Refusal { told: Some(told), ..again() })
@@ -264,7 +286,7 @@ fn judge(endpoint: &str, kind: Kind, status: &Status) -> Verdict {
 /// The call was made, and what became of it is not known.
 fn lost(endpoint: &str, kind: Kind, cause: String) -> Verdict {
     let (what, fix) = match kind {
-        Kind::Read => return Verdict::again(cause),
+        Kind::Read | Kind::Harmless => return Verdict::again(cause),
         Kind::Write | Kind::InSession => (
             "the outcome is unknown: the write may have been applied, or may still be",
             "read the key before you write again; compare-and-swap (raftkv cas) makes a repeated write safe",
@@ -273,9 +295,13 @@ fn lost(endpoint: &str, kind: Kind, cause: String) -> Verdict {
             "the outcome is unknown: the change may have been made, or may still be",
             "see with `raftkv member list` and `raftkv leader show` whether it was made, before you ask for it again",
         ),
+        Kind::RepeatableOrder => (
+            "the outcome is unknown: the change may have been made, or may still be",
+            "see with `raftkv member list` and `raftkv leader show` whether it was made; asking for it again does no harm",
+        ),
     };
     let failure = Failure::new(14, exit::UNKNOWN_OUTCOME, what, format!("{endpoint}: {cause}"), fix);
-    if kind == Kind::InSession {
+    if kind.counts_once() {
         return Verdict::TryAgain(Refusal { cause, in_doubt: true, told: Some(failure), ..Refusal::default() });
     }
     Verdict::Final(failure)
@@ -306,14 +332,14 @@ impl Refusals {
     fn leave_time_for_another(&self, kind: Kind, deadline: Instant) -> bool {
         let left = deadline.saturating_duration_since(Instant::now());
         match kind {
-            Kind::Read => !left.is_zero(),
+            Kind::Read | Kind::Harmless => !left.is_zero(),
             // What is in doubt can only get better.
-            Kind::InSession if self.doubt.is_some() => !left.is_zero(),
-            Kind::Write | Kind::Order | Kind::InSession => left > 2 * self.slowest,
+            Kind::InSession | Kind::RepeatableOrder if self.doubt.is_some() => !left.is_zero(),
+            Kind::Write | Kind::Order | Kind::InSession | Kind::RepeatableOrder => left > 2 * self.slowest,
         }
     }
 
-    fn into_failure(self, timeout: Duration) -> Failure {
+    fn into_failure(self, kind: Kind, timeout: Duration) -> Failure {
         if let Some(doubt) = self.doubt {
             return doubt;
         }
@@ -325,7 +351,11 @@ impl Refusals {
             return Failure { why, exit, ..told };
         }
         if self.reached {
-            let fix = format!("give a longer --timeout than {timeout:?}, or ask for a read that can be served sooner");
+            let or = match kind {
+                Kind::Read => "ask for a read that can be served sooner",
+                _ => "see with `raftkv status` which nodes reach each other",
+            };
+            let fix = format!("give a longer --timeout than {timeout:?}, or {or}");
             return Failure::new(2, exit::UNAVAILABLE, format!("no answer within {timeout:?}"), why, fix);
         }
         let endpoints = self.causes.into_keys().collect::<Vec<_>>().join(",");
@@ -337,6 +367,34 @@ impl Refusals {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    // Fails when: an order is called a read, so that a timeout says that it was not carried out.
+    #[test]
+    fn an_order_that_may_be_repeated_stays_in_doubt_until_it_is_answered() {
+        let second = Duration::from_secs(1);
+        let Verdict::TryAgain(refusal) = lost("here:1", Kind::RepeatableOrder, TOO_LATE.to_owned()) else {
+            panic!("it may be asked for again")
+        };
+        let mut refusals = Refusals::default();
+        refusals.add("here:1".to_owned(), refusal, second);
+        assert!(refusals.leave_time_for_another(Kind::RepeatableOrder, Instant::now() + second));
+        let not_leading = Refusal { cause: "nobody leads".to_owned(), ..Refusal::default() };
+        refusals.add("there:1".to_owned(), not_leading, second);
+        let failure = refusals.into_failure(Kind::RepeatableOrder, second);
+        assert_eq!((failure.code, failure.exit), (Some(ractor_raft::error::Code(14)), exit::UNKNOWN_OUTCOME));
+    }
+
+    // Fails when: who opens a session, or writes, is told to ask for another read.
+    #[test]
+    fn only_a_read_is_told_to_be_a_read_that_can_be_served_sooner() {
+        for kind in [Kind::Read, Kind::Harmless, Kind::Write] {
+            let mut refusals = Refusals::default();
+            let late = Refusal { cause: TOO_LATE.to_owned(), ..Refusal::default() };
+            refusals.add("here:1".to_owned(), late, Duration::ZERO);
+            let fix = refusals.into_failure(kind, Duration::from_secs(1)).fix;
+            assert_eq!(fix.contains("a read that"), kind == Kind::Read, "{kind:?}: {fix}");
+        }
+    }
 
     // Fails when: `OutOfRange` is among the codes that say that the request was not taken in.
     #[test]

@@ -181,6 +181,8 @@ struct PairLine {
     #[serde(skip_serializing_if = "Option::is_none")]
     value_encoding: Option<&'static str>,
     revision: u64,
+    /// Of the state that the line is from: that of its page.
+    applied_index: u64,
 }
 
 /// Page by page, each as fresh as asked; together they are not one moment's state.
@@ -188,24 +190,27 @@ async fn scan(client: &mut Client, output: &Output, prefix: Vec<u8>, freshness: 
     let (consistency, at_least) = consistency_of(freshness)?;
     let mut request =
         ScanRequest { prefix: prefix.into(), consistency: consistency.into(), at_least, ..ScanRequest::default() };
-    let mut first = true;
+    let mut applied = None;
     loop {
         let page = client.call(Kind::Read, &request, |at, request| async move { kv(at).scan(request).await }).await?;
         if output.json {
             for pb::KeyValue { key, value, revision } in &page.pairs {
                 let ((key, key_encoding), (value, value_encoding)) = (text_of(key), text_of(value));
-                output.object(&PairLine { v: 1, key, key_encoding, value, value_encoding, revision: *revision })?;
+                let (revision, applied_index) = (*revision, page.applied_index);
+                output.object(&PairLine { v: 1, key, key_encoding, value, value_encoding, revision, applied_index })?;
             }
         } else if !page.pairs.is_empty() {
             let row =
                 |pair: &pb::KeyValue| vec![printable(&pair.key), pair.revision.to_string(), printable(&pair.value)];
-            let head: &[&str] = if first { &["KEY", "REVISION", "VALUE"] } else { &[] };
+            let head: &[&str] = if applied.is_none() { &["KEY", "REVISION", "VALUE"] } else { &[] };
             output.table(head, page.pairs.iter().map(row).collect())?;
         }
+        // What came after the first page was read may be missing in it.
+        let applied = *applied.get_or_insert(page.applied_index);
         if page.next.is_empty() {
+            talk(&format!("of applied index {applied}; raftkv watch --from {} tells what came since", applied + 1));
             return Ok(exit::DONE);
         }
-        first = false;
         request.from = page.next;
     }
 }
@@ -214,7 +219,7 @@ async fn scan(client: &mut Client, output: &Output, prefix: Vec<u8>, freshness: 
 pub async fn open_session(client: &mut Client) -> Result<(Session, Instant), Failure> {
     let deadline = client.deadline();
     let send = |at, request| async move { ClusterClient::new(at).open_session(request).await };
-    let opened = client.call_until(deadline, Kind::Read, &OpenSessionRequest {}, send).await?;
+    let opened = client.call_until(deadline, Kind::Harmless, &OpenSessionRequest {}, send).await?;
     Ok((Session { id: opened.id, sequence: 1, first_unanswered: 1 }, deadline))
 }
 

@@ -1,7 +1,5 @@
 //! `leader`: who leads, and letting another one lead.
 
-use std::collections::BTreeMap;
-
 use ractor_raft::rpc::pb::{StatusReply, TransferLeadershipRequest};
 use serde::Serialize;
 use tokio::time::{Instant, sleep};
@@ -13,7 +11,7 @@ use crate::{
     error::{Failure, exit},
     member::cluster,
     output::Output,
-    status::{LOOK_AGAIN, PATIENCE, ask_all, members, nobody_answered},
+    status::{LOOK_AGAIN, PATIENCE, Picture, ask_all, nobody_answered},
 };
 
 /// Carries it out; returns the exit code.
@@ -31,7 +29,7 @@ async fn transfer(to: Option<u64>, settings: &ClientSettings, output: &Output) -
     let (_, before) = newest_and_leader(settings).await?;
     let request = TransferLeadershipRequest { to: to.unwrap_or(0), cluster_id: 0 };
     // To the same one again is no other leader; to whoever is best is.
-    let kind = if to.is_some() { Kind::Read } else { Kind::Order };
+    let kind = if to.is_some() { Kind::RepeatableOrder } else { Kind::Order };
     let send = |at, request| async move { cluster(at).transfer_leadership(request).await };
     Client::new(settings).call(kind, &request, send).await?;
     let deadline = Instant::now() + settings.timeout;
@@ -71,17 +69,13 @@ fn print(leader: &StatusReply, output: &Output) -> Result<u8, Failure> {
 pub async fn newest_and_leader(settings: &ClientSettings) -> Result<(StatusReply, Option<StatusReply>), Failure> {
     let deadline = Instant::now() + settings.timeout.min(PATIENCE);
     let mut answers = ask_all(&settings.endpoints, deadline).await;
-    let leads = |answers: &BTreeMap<String, Result<StatusReply, String>>| {
-        answers.values().flatten().filter(|reply| reply.role == "leader").max_by_key(|reply| reply.term).cloned()
-    };
-    if leads(&answers).is_none() {
-        let missing = members(&answers).into_values().filter(|address| !answers.contains_key(address));
-        let missing = missing.collect::<Vec<_>>();
+    if Picture::of(&answers).leader.is_none() {
+        let missing = Picture::of(&answers).addresses_to_ask(&answers);
         answers.extend(ask_all(&missing, Instant::now() + settings.timeout.min(PATIENCE)).await);
     }
-    let newest = answers.values().flatten().max_by_key(|reply| reply.commit).cloned();
+    let Picture { newest, leader, .. } = Picture::of(&answers);
     let newest = newest.ok_or_else(|| nobody_answered(&answers))?;
-    Ok((newest, leads(&answers)))
+    Ok((newest.clone(), leader.cloned()))
 }
 
 fn no_leader(newest: &StatusReply) -> Failure {

@@ -40,19 +40,19 @@ pub async fn run(command: MemberCommand, settings: &ClientSettings, output: Outp
             let address = routable(&address)?;
             let request = AddServerRequest { id, address: address.clone(), learner, cluster_id: 0 };
             let send = |at, request| async move { cluster(at).add_server(request).await };
-            let reply = client.call(Kind::Read, &request, send).await?;
+            let reply = client.call(Kind::RepeatableOrder, &request, send).await?;
             let wait = !learner && !no_wait;
             let done = Done { verb: "add", id, address: Some(address), reply };
             after(done, wait, settings, &output).await
         }
         MemberCommand::Remove { id } => {
             let send = |at, request| async move { cluster(at).remove_server(request).await };
-            let reply = client.call(Kind::Read, &RemoveServerRequest { id, cluster_id: 0 }, send).await?;
+            let reply = client.call(Kind::RepeatableOrder, &RemoveServerRequest { id, cluster_id: 0 }, send).await?;
             after(Done { verb: "remove", id, address: None, reply }, false, settings, &output).await
         }
         MemberCommand::Promote { id } => {
             let send = |at, request| async move { cluster(at).promote_server(request).await };
-            let reply = client.call(Kind::Read, &PromoteServerRequest { id, cluster_id: 0 }, send).await?;
+            let reply = client.call(Kind::RepeatableOrder, &PromoteServerRequest { id, cluster_id: 0 }, send).await?;
             after(Done { verb: "promote", id, address: None, reply }, false, settings, &output).await
         }
         MemberCommand::Replace { id, address, no_wait } => {

@@ -44,6 +44,9 @@ pub async fn run(settings: &Settings) -> Result<u8, Failure> {
     let node = start(&settings, Grpc::new().services(move |node| routes(node, health_service.clone()))).await?;
     node.flow().set_recording(settings.recorder);
     say_ready(&settings, &node);
+    if let Some(warning) = elsewhere(&settings, &node.status()) {
+        talk(&warning);
+    }
     tokio::select! {
         biased;
         stopped = node.stopped() => stopped?,
@@ -94,6 +97,17 @@ fn say_ready(settings: &ServeSettings, node: &Node<Kv>) {
     let ServeSettings { id, data, advertise, .. } = settings;
     let listen = node.bound_address().unwrap_or_else(|| settings.listen.clone());
     talk(&format!("ready node {id} listen={listen} advertise={advertise} data={}", data.display()));
+}
+
+/// The others dial the address in the membership; a node that was started from its directory at another one waits there in
+/// vain.
+fn elsewhere(settings: &ServeSettings, status: &Status) -> Option<String> {
+    let ServeSettings { id, listen, advertise, .. } = settings;
+    let known = status.membership.address(*id).filter(|known| ![listen, advertise].contains(known))?;
+    Some(format!(
+        "warning: the cluster knows node {id} at {known}, and it was started at {advertise}: start it at {known}, give \
+         --advertise {known} if that leads here, or say where it is now: raftkv member replace {id} {advertise}"
+    ))
 }
 
 /// Keeps "ready" true to what the node says.

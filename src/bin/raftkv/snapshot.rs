@@ -67,7 +67,7 @@ async fn take(client: &mut Client, output: &Output) -> Result<u8, Failure> {
         let status = ClusterClient::new(channel.clone()).status(request).await?;
         Ok(status.map(|status| (channel, status)))
     };
-    let (channel, pb::StatusReply { id, address, .. }) = client.call(Kind::Read, &StatusRequest {}, found).await?;
+    let (channel, pb::StatusReply { id, address, .. }) = client.call(Kind::Harmless, &StatusRequest {}, found).await?;
     let reply = ClusterClient::new(channel).take_snapshot(TakeSnapshotRequest {}).await;
     let reply = reply.map_err(|status| refused(&address, &status))?.into_inner();
     let snapshot = reply.snapshot.unwrap_or_default();
@@ -110,7 +110,8 @@ async fn save(client: &mut Client, output: &Output, file: &Path, last: bool) -> 
 pub async fn fetch(client: &mut Client, file: &Path, last: bool) -> Result<Head, Failure> {
     let mut attempt = 1;
     loop {
-        match receive(begin(client, last).await?, file).await {
+        let parts = begin(client, last).await?;
+        match receive(parts, client.endpoint(), file).await {
             Ok(head) => return Ok(head),
             Err(Torn::Overtaken) if attempt < ATTEMPTS => attempt += 1,
             Err(Torn::Overtaken) => {
@@ -131,7 +132,7 @@ async fn begin(client: &mut Client, last: bool) -> Result<Streaming<SaveSnapshot
         }
         save_over(channel).save_snapshot(request).await
     };
-    let begun: Result<_, Failure> = client.call(Kind::Read, &SaveSnapshotRequest { fresh: !last }, send).await;
+    let begun: Result<_, Failure> = client.call(Kind::Harmless, &SaveSnapshotRequest { fresh: !last }, send).await;
     begun.map_err(|failure| match failure.code {
         Some(ractor_raft::error::Code(2)) if !last => {
             let fix = format!("{}; or save what a node has without a leader: --last", failure.fix);
@@ -159,8 +160,8 @@ impl From<BackupError> for Torn {
     }
 }
 
-async fn receive(mut parts: Streaming<SaveSnapshotReply>, file: &Path) -> Result<Head, Torn> {
-    let Some(Part::Head(head)) = next(&mut parts).await? else {
+async fn receive(mut parts: Streaming<SaveSnapshotReply>, endpoint: &str, file: &Path) -> Result<Head, Torn> {
+    let Some(Part::Head(head)) = next(&mut parts, endpoint).await? else {
         return Err(Torn::Failed(Failure::other("the backup has no beginning", "the node sent none")));
     };
     let head = convert::backup_head_from_pb(head).map_err(|malformed| {
@@ -169,7 +170,7 @@ async fn receive(mut parts: Streaming<SaveSnapshotReply>, file: &Path) -> Result
     let size = head.snapshot.size;
     let (mut saving, mut progress) = (Saving::begin(file, head)?, Progress::new(size));
     while saving.written() < size {
-        match next(&mut parts).await? {
+        match next(&mut parts, endpoint).await? {
             Some(Part::Data(data)) => saving.write(&data)?,
             Some(Part::Head(_)) => {
                 return Err(Torn::Failed(Failure::other("the backup begins twice", "the node sent two heads")));
@@ -191,12 +192,12 @@ async fn receive(mut parts: Streaming<SaveSnapshotReply>, file: &Path) -> Result
     Ok(saving.finish()?)
 }
 
-async fn next(parts: &mut Streaming<SaveSnapshotReply>) -> Result<Option<Part>, Torn> {
+async fn next(parts: &mut Streaming<SaveSnapshotReply>, endpoint: &str) -> Result<Option<Part>, Torn> {
     match parts.message().await {
         Ok(message) => Ok(message.and_then(|message| message.part)),
         Err(status) => match Told::of(&status) {
             Some(told) if told.reason == reason::SNAPSHOT_REPLACED => Err(Torn::Overtaken),
-            _ => Err(Torn::Failed(refused("the endpoint", &status))),
+            _ => Err(Torn::Failed(refused(endpoint, &status))),
         },
     }
 }
@@ -243,6 +244,13 @@ fn print_restored(output: &Output, line: &RestoredLine) -> Result<u8, Failure> {
 /// A status of `endpoint` as a failure.
 fn refused(endpoint: &str, status: &Status) -> Failure {
     match Told::of(status) {
+        Some(told) if told.reason == reason::SNAPSHOT_ABSENT => {
+            let node = told.metadata.get("node").map_or("", String::as_str);
+            let what = format!("node {node} at {endpoint} has no snapshot yet");
+            let why = "a node takes its first one after --snapshot-threshold entries";
+            let fix = format!("let it take one: `raftkv snapshot take -e {endpoint}`, or name another node");
+            Failure::new(2, exit::OTHER, what, why, fix)
+        }
         Some(told) => Failure::told(endpoint, status, &told),
         None => {
             let (what, why) =

@@ -1,12 +1,10 @@
 //! `status`: one line for each node of the cluster, reachable or not.
 //!
 //! The endpoints are asked all at once; members that none of them turned out to be are asked at their own addresses. An
-//! endpoint that does not answer and is no member's address is only mentioned, unless nobody answers at all.
+//! endpoint that does not answer and is no member's address is only mentioned, unless nobody answers at all. Whoever
+//! answers and is no member has a line of its own, which says so.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use futures_util::future::join_all;
 use ractor_raft::rpc::pb::{StatusReply, StatusRequest, cluster_client::ClusterClient};
@@ -19,6 +17,10 @@ use crate::{
     error::{Failure, exit},
     output::{Output, talk},
 };
+
+mod picture;
+
+pub use picture::Picture;
 
 /// A node that has not answered by then is called unreachable, so that one dead node does not take the whole timeout.
 pub const PATIENCE: Duration = Duration::from_secs(2);
@@ -46,6 +48,9 @@ struct NodeLine {
     /// What keeps it from its work, where something does: "disk full", "removed", "wiped".
     #[serde(skip_serializing_if = "Option::is_none")]
     trouble: Option<String>,
+    /// It is not the member that has this id, and why: "R004" (of another cluster), "R007" (another disk).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stranger: Option<&'static str>,
 }
 
 type Answer = Result<StatusReply, String>;
@@ -60,28 +65,29 @@ pub async fn run(settings: &ClientSettings, output: Output) -> Result<u8, Failur
         }
         return Err(nobody_answered(&answers));
     }
-    let missing = addresses_of_missing_members(&answers);
+    let missing = Picture::of(&answers).addresses_to_ask(&answers);
     let deadline = deadline.max(Instant::now() + Duration::from_millis(500));
-    for (address, answer) in ask_all(&missing, deadline).await {
-        answers.insert(address, answer);
-    }
-    let lines = lines(&answers);
+    answers.extend(ask_all(&missing, deadline).await);
+    let picture = Picture::of(&answers);
+    let lines = lines(&picture);
     if output.json {
         lines.iter().try_for_each(|line| output.object(line))?;
     } else {
-        print_table(&output, &lines, &answers)?;
+        print_table(&output, &lines, &picture)?;
     }
-    for reply in answers.values().flatten() {
+    for reply in picture.places.values().filter_map(|(_, reply)| *reply) {
         if let Some(text) = in_words(reply) {
             talk(&text);
         }
     }
+    in_the_wrong_place(&picture).iter().for_each(|text| talk(text));
     for (endpoint, answer) in &answers {
         if let Err(cause) = answer {
             talk(&format!("{endpoint} cannot be reached: {cause}"));
         }
     }
-    Ok(if leads(&lines).is_some() { exit::DONE } else { exit::UNHEALTHY })
+    let healthy = picture.leader.is_some() && !voters(&picture).any(|id| is_wiped(&picture, id));
+    Ok(if healthy { exit::DONE } else { exit::UNHEALTHY })
 }
 
 /// Asks all at once.
@@ -100,27 +106,18 @@ async fn ask(address: &str, deadline: Instant) -> Answer {
     }
 }
 
-/// Members as the node with the highest commit index knows them: the others may lag.
-pub fn members(answers: &BTreeMap<String, Answer>) -> BTreeMap<u64, String> {
-    let newest = answers.values().flatten().max_by_key(|reply| reply.commit);
-    let members = newest.into_iter().flat_map(|reply| reply.voters.iter().chain(&reply.learners));
-    members.map(|member| (member.id, member.address.clone())).collect()
-}
-
-fn addresses_of_missing_members(answers: &BTreeMap<String, Answer>) -> Vec<String> {
-    let found = answers.values().flatten().map(|reply| reply.id).collect::<BTreeSet<_>>();
-    let missing = members(answers).into_iter().filter(|(id, _)| !found.contains(id)).map(|(_, address)| address);
-    missing.filter(|address| !answers.contains_key(address)).collect()
-}
-
-/// By rising id: who answered, and which members did not.
-fn lines(answers: &BTreeMap<String, Answer>) -> Vec<NodeLine> {
-    let mut lines = members(answers).into_iter().map(|(id, address)| (id, unreachable(Some(id), &address))).collect();
-    let lines: &mut BTreeMap<u64, NodeLine> = &mut lines;
-    for reply in answers.values().flatten() {
-        lines.insert(reply.id, reachable(reply));
-    }
-    lines.values().cloned().collect()
+/// By rising id: who answered, and which members did not; then those who are no members.
+fn lines(picture: &Picture<'_>) -> Vec<NodeLine> {
+    let line = |(id, (address, reply)): (&u64, &(String, Option<&StatusReply>))| match reply {
+        Some(reply) => reachable(reply),
+        None => unreachable(Some(*id), address),
+    };
+    let stranger = |(code, asked, reply): &(&'static str, &str, &StatusReply)| NodeLine {
+        stranger: Some(code),
+        address: (*asked).to_owned(),
+        ..reachable(reply)
+    };
+    picture.places.iter().map(line).chain(picture.strangers.iter().map(stranger)).collect()
 }
 
 fn reachable(reply: &StatusReply) -> NodeLine {
@@ -141,6 +138,7 @@ fn reachable(reply: &StatusReply) -> NodeLine {
         learners: ids(&reply.learners),
         restarts: Some(reply.restarts),
         trouble: (!reply.trouble.is_empty()).then(|| reply.trouble.clone()),
+        stranger: None,
     }
 }
 
@@ -161,19 +159,17 @@ fn unreachable(id: Option<u64>, address: &str) -> NodeLine {
         learners: None,
         restarts: None,
         trouble: None,
+        stranger: None,
     }
 }
 
-/// Who leads, as it says itself: the one of the highest term, if two do.
-fn leads(lines: &[NodeLine]) -> Option<&NodeLine> {
-    lines.iter().filter(|line| line.role.as_deref() == Some("leader")).max_by_key(|line| line.term)
-}
-
-fn print_table(output: &Output, lines: &[NodeLine], answers: &BTreeMap<String, Answer>) -> Result<(), Failure> {
-    let leader = leads(lines);
+fn print_table(output: &Output, lines: &[NodeLine], picture: &Picture<'_>) -> Result<(), Failure> {
+    let leader = picture.leader.map(reachable);
+    let leader = leader.as_ref();
     let number = |number: Option<u64>| number.map_or("-".to_owned(), |number| number.to_string());
     let row = |line: &NodeLine| {
-        let lag = leader.and_then(|leader| Some(leader.last?.saturating_sub(line.last?)));
+        let lag =
+            leader.filter(|_| line.stranger.is_none()).and_then(|leader| Some(leader.last?.saturating_sub(line.last?)));
         vec![
             number(line.id),
             line.address.clone(),
@@ -189,7 +185,7 @@ fn print_table(output: &Output, lines: &[NodeLine], answers: &BTreeMap<String, A
     };
     let head = ["ID", "ADDRESS", "ROLE", "TERM", "LEADER", "COMMIT", "APPLIED", "LAST", "BEHIND", "RESTARTS"];
     output.table(&head, lines.iter().map(row).collect())?;
-    talk(&summary(lines, leader, answers));
+    talk(&summary(picture));
     Ok(())
 }
 
@@ -202,28 +198,74 @@ fn role(line: &NodeLine, leader: Option<&NodeLine>) -> String {
         Some(role) => role,
         None => "unreachable",
     };
+    if let Some(code) = line.stranger {
+        return format!("stranger ({code})");
+    }
     match &line.trouble {
         Some(trouble) => format!("{role} ({trouble})"),
         None => role.to_owned(),
     }
 }
 
-/// How many more nodes may fail. A voter counts if it answered.
-fn summary(lines: &[NodeLine], leader: Option<&NodeLine>, answers: &BTreeMap<String, Answer>) -> String {
-    let newest = answers.values().flatten().max_by_key(|reply| reply.commit);
-    let voters = newest.map_or(0, |reply| reply.voters.len());
-    let is_voter = |id: u64| newest.is_some_and(|reply| reply.voters.iter().any(|voter| voter.id == id));
-    let up = lines.iter().filter(|line| line.reachable && line.id.is_some_and(is_voter)).count();
-    let needed = voters / 2 + 1;
-    let leads = match leader.and_then(|leader| leader.id) {
-        Some(id) => format!("node {id} leads"),
+/// How many more nodes may fail.
+fn summary(picture: &Picture<'_>) -> String {
+    let count = voters(picture).count();
+    let down: Vec<_> = voters(picture).filter_map(|id| Some(format!("node {id} {}", why_down(picture, id)?))).collect();
+    let (up, needed) = (count - down.len(), count / 2 + 1);
+    let leads = match picture.leader {
+        Some(leader) => format!("node {} leads", leader.id),
         None => "nobody leads".to_owned(),
     };
+    let down = if down.is_empty() { String::new() } else { format!(": {}", down.join(", ")) };
     match up.checked_sub(needed) {
-        Some(0) => format!("{leads}; {up} of {voters} voters are up, and none may fail now"),
-        Some(spare) => format!("{leads}; {up} of {voters} voters are up, {spare} may fail"),
-        None => format!("{leads}; {up} of {voters} voters are up, {needed} are needed"),
+        Some(_) if picture.leader.is_none() => {
+            let fix = "if it lasts, they do not reach each other: see their logs";
+            format!("{leads}; {up} of {count} voters answer{down}; {fix}")
+        }
+        Some(0) => format!("{leads}; {up} of {count} voters are up, and none may fail now{down}"),
+        Some(spare) => format!("{leads}; {up} of {count} voters are up, {spare} may fail{down}"),
+        None => format!("{leads}; {up} of {count} voters are up, {needed} are needed{down}"),
     }
+}
+
+fn voters(picture: &Picture<'_>) -> impl Iterator<Item = u64> {
+    picture.newest.into_iter().flat_map(|reply| &reply.voters).map(|voter| voter.id)
+}
+
+/// What keeps a voter from taking part. `None`: nothing that is known.
+fn why_down(picture: &Picture<'_>, id: u64) -> Option<&'static str> {
+    let Some(reply) = picture.places.get(&id).and_then(|(_, reply)| *reply) else { return Some("cannot be reached") };
+    match reply.trouble.as_str() {
+        "wiped" => return Some("has another disk than the cluster knows"),
+        "removed" => return Some("was removed"),
+        _ => {}
+    }
+    let leader = picture.leader.filter(|leader| leader.id != id)?;
+    let reached = leader.peers.iter().any(|peer| peer.id == id && peer.reachable);
+    (!reached).then_some("is not reached by the leader")
+}
+
+fn is_wiped(picture: &Picture<'_>, id: u64) -> bool {
+    picture.places.get(&id).and_then(|(_, reply)| *reply).is_some_and(|reply| reply.trouble == "wiped")
+}
+
+/// Who answers where a member should, or in its name.
+fn in_the_wrong_place(picture: &Picture<'_>) -> Vec<String> {
+    let stranger = |(code, asked, reply): &(&'static str, &str, &StatusReply)| match *code {
+        "R004" => format!(
+            "R004: node {} at {asked} is of another cluster, {:016x}; correct the address, or stop it",
+            reply.id, reply.cluster_id
+        ),
+        _ => format!(
+            "{code}: what answers at {asked} is not node {} as the cluster knows it: it has another disk; if that one was \
+             replaced, stop it and discard its directory",
+            reply.id
+        ),
+    };
+    let swapped = |(id, asked, reply): &(u64, &str, &StatusReply)| {
+        format!("R005: {asked} is the address of node {id}, and node {} answers there; correct one of them", reply.id)
+    };
+    picture.strangers.iter().map(stranger).chain(picture.swapped.iter().map(swapped)).collect()
 }
 
 /// What an operator has to do about a node, if anything.
@@ -233,7 +275,8 @@ fn in_words(reply: &StatusReply) -> Option<String> {
         "disk full" => Some(format!("R016: the disk of node {id} is full; make room, and it goes on by itself")),
         "removed" => Some(format!("R008: node {id} was removed from the cluster; stop it")),
         "wiped" => Some(format!(
-            "R007: the disk of node {id} was wiped; put its former data directory back, or: raftkv member replace {id} {}",
+            "R007: the cluster knows node {id} by another disk; if it was started from a directory that was replaced, stop \
+             it and discard that directory; if its disk was lost or exchanged: raftkv member replace {id} {}",
             reply.address
         )),
         _ => None,

@@ -79,16 +79,14 @@ fn print(output: &Output, Change { key, value, revision }: &Change) -> Result<()
 }
 
 fn failure(watch: &WatchClient, status: &Status, settings: &ClientSettings) -> Failure {
-    let endpoint = watch.endpoint();
+    let causes: Vec<_> = watch.failures().map(|(endpoint, status)| format!("{endpoint}: {}", cause(status))).collect();
+    let why = causes.join("; ");
     if let Some(told) = Told::of(status) {
-        return Failure::told(endpoint, status, &told);
+        return Failure { why, ..Failure::told("", status, &told) };
     }
-    // The cause of a broken connection is its source, that of an answer its message.
-    let cause = std::error::Error::source(status).map_or(status.message().to_owned(), root_cause);
-    let why = format!("{endpoint}: {cause}");
     match status.code() {
         Code::InvalidArgument | Code::Unimplemented | Code::Unauthenticated | Code::PermissionDenied => {
-            Failure::other(format!("{endpoint} cannot be watched"), why)
+            Failure::other(format!("{} cannot be watched", watch.endpoint()), why)
         }
         _ => {
             let what = format!("no endpoint could be watched within {:?}", settings.timeout);
@@ -96,7 +94,17 @@ fn failure(watch: &WatchClient, status: &Status, settings: &ClientSettings) -> F
                 "start the nodes at {} (raftkv serve), or name others with --endpoints",
                 settings.endpoints.join(",")
             );
-            Failure::new(2, exit::UNAVAILABLE, what, why, fix)
+            // One that answered knows more than those that did not.
+            let told = watch.failures().find_map(|(_, status)| Some(Failure::told("", status, &Told::of(status)?)));
+            match told {
+                Some(told) => Failure { why, exit: exit::UNAVAILABLE, ..told },
+                None => Failure::new(2, exit::UNAVAILABLE, what, why, fix),
+            }
         }
     }
+}
+
+/// The cause of a broken connection is its source, that of an answer its message.
+fn cause(status: &Status) -> String {
+    std::error::Error::source(status).map_or(status.message().to_owned(), root_cause)
 }

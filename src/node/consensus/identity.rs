@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::Consensus;
 use crate::{
+    error::fix_wiped,
     flow::{Context, Origin},
     node::{
         NodeEvent,
@@ -55,8 +56,8 @@ impl Consensus {
                 code = "R007",
                 peer,
                 known = format!("{known:016x}"),
-                fix = format!("put its former data directory back, or `raftkv member replace {me} ADDR`"),
-                "node {me} has lost its disk: the cluster knows it by another one"
+                fix = fix_wiped(me),
+                "the cluster knows node {me} by another disk than it has"
             );
             let _ = self.root.send(context.origin(), NodeMessage::Happened(NodeEvent::Wiped));
         }

@@ -53,6 +53,11 @@ impl Consensus {
             Refusal::NotCaughtUp { id, match_index } => ChangeError::NotCaughtUp { id, match_index },
             Refusal::WouldStop { in_touch, needed } => ChangeError::WouldStop { in_touch, needed },
             Refusal::IdRemoved { id } => ChangeError::Removed { id },
+            // It is one, and the core refuses nothing else about it than to replace the leader, or to let a learner lead.
+            Refusal::NoSuchServer { id } if id == node => ChangeError::Leads { id },
+            Refusal::NoSuchServer { id } if self.raft.membership().learners.contains_key(&id) => {
+                ChangeError::DoesNotVote { id }
+            }
             Refusal::NoSuchServer { id } => ChangeError::NoSuchServer { id },
             Refusal::AlreadyThere { id } => ChangeError::AlreadyThere { id, address: address(id) },
             Refusal::TransferFailed { to } => ChangeError::TransferFailed { to },

@@ -3,7 +3,8 @@
 use tonic::{Code, Status};
 
 use super::{
-    AFTER_AN_ELECTION, Report, Told, busy, ids, in_words, limit, no_leader, reason, retry_after, was_never_sent,
+    AFTER_AN_ELECTION, Report, Told, busy, ids, in_words, limit, no_leader, out_of_place, reason, retry_after,
+    was_never_sent,
 };
 use crate::{error::ChangeError, raft::NodeId};
 
@@ -34,6 +35,8 @@ impl From<ChangeError> for Status {
                 precondition(reason::DISK_REPLACED).with("id", id).with("address", address)
             }
             ChangeError::Removed { id } => precondition(reason::REMOVED).with("id", id),
+            ChangeError::NodeWiped { node } => out_of_place(report, reason::NODE_WIPED, *node),
+            ChangeError::NodeRemoved { node } => out_of_place(report, reason::NODE_REMOVED, *node),
             ChangeError::UnderWay { index } => {
                 precondition(reason::CHANGE_UNDER_WAY).with("index", index).retry_after(AFTER_AN_ELECTION)
             }
@@ -55,6 +58,8 @@ impl From<ChangeError> for Status {
                 busy(report(Code::ResourceExhausted, reason::BUSY), *node, limit, *retry_after)
             }
             ChangeError::NoSuchServer { id } => report(Code::NotFound, reason::NO_SUCH_SERVER).with("id", id),
+            ChangeError::Leads { id } => precondition(reason::LEADS).with("id", id),
+            ChangeError::DoesNotVote { id } => precondition(reason::DOES_NOT_VOTE).with("id", id),
             ChangeError::AlreadyThere { id, address } => {
                 report(Code::AlreadyExists, reason::ALREADY_THERE).with("id", id).with("address", address)
             }
@@ -95,6 +100,8 @@ fn told_change_error(told: &Told, asked: NodeId) -> Option<ChangeError> {
         }
         reason::DISK_REPLACED => ChangeError::DiskReplaced { id: told.value("id")?, address: told.value("address")? },
         reason::REMOVED => ChangeError::Removed { id: told.value("id")? },
+        reason::NODE_WIPED => ChangeError::NodeWiped { node },
+        reason::NODE_REMOVED => ChangeError::NodeRemoved { node },
         reason::CHANGE_UNDER_WAY => ChangeError::UnderWay { index: told.value("index")? },
         reason::NOT_CAUGHT_UP => {
             ChangeError::NotCaughtUp { id: told.value("id")?, match_index: told.value("match_index")? }
@@ -111,6 +118,8 @@ fn told_change_error(told: &Told, asked: NodeId) -> Option<ChangeError> {
         reason::DISK_FULL => ChangeError::DiskFull { node },
         reason::BUSY => ChangeError::Busy { node, limit: limit(told), retry_after: retry_after(told) },
         reason::NO_SUCH_SERVER => ChangeError::NoSuchServer { id: told.value("id")? },
+        reason::LEADS => ChangeError::Leads { id: told.value("id")? },
+        reason::DOES_NOT_VOTE => ChangeError::DoesNotVote { id: told.value("id")? },
         reason::ALREADY_THERE => ChangeError::AlreadyThere { id: told.value("id")?, address: told.value("address")? },
         reason::TRANSFER_FAILED => ChangeError::TransferFailed { to: told.value("to")? },
         _ => return None,
@@ -135,6 +144,8 @@ mod tests {
             ChangeError::WrongCluster { node: 1, cluster: u64::MAX, found: 7 },
             ChangeError::DiskReplaced { id: 3, address: address.clone() },
             ChangeError::Removed { id: 3 },
+            ChangeError::NodeWiped { node: 3 },
+            ChangeError::NodeRemoved { node: 3 },
             ChangeError::UnderWay { index: 17 },
             ChangeError::NotCaughtUp { id: 4, match_index: 9 },
             ChangeError::WouldStop { in_touch: 1, needed: 2 },
@@ -143,6 +154,8 @@ mod tests {
             ChangeError::DiskFull { node: 1 },
             ChangeError::Busy { node: 1, limit: "4096".to_owned(), retry_after: Duration::from_millis(20) },
             ChangeError::NoSuchServer { id: 9 },
+            ChangeError::Leads { id: 3 },
+            ChangeError::DoesNotVote { id: 3 },
             ChangeError::AlreadyThere { id: 3, address },
             ChangeError::TransferFailed { to: 2 },
         ] {

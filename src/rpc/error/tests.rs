@@ -24,6 +24,8 @@ fn propose_errors() -> impl Strategy<Value = ProposeError> {
         text.prop_map(|reason| ProposeError::Unknown { reason }),
         any::<u64>().prop_map(|node| ProposeError::Unavailable { node }),
         any::<u64>().prop_map(|node| ProposeError::DiskFull { node }),
+        any::<u64>().prop_map(|node| ProposeError::NodeWiped { node }),
+        any::<u64>().prop_map(|node| ProposeError::NodeRemoved { node }),
         any::<u64>().prop_map(|session| ProposeError::SessionExpired { session }),
         any::<(u64, u64)>().prop_map(|(session, sequence)| ProposeError::AnsweredLongAgo { session, sequence }),
     ]
@@ -63,6 +65,8 @@ fn a_read_error_survives_the_wire() {
         ReadError::TimedOut { node: 1, waited: millis(5000) },
         ReadError::Busy { node: 1, limit: "max_pending 4096".to_owned(), retry_after: millis(20) },
         ReadError::Unavailable { node: 1 },
+        ReadError::NodeWiped { node: 1 },
+        ReadError::NodeRemoved { node: 1 },
     ] {
         assert_eq!(read_error(&carried(Status::from(error.clone())), 9), error);
     }

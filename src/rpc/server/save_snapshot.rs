@@ -42,6 +42,10 @@ async fn finished(node: NodeRef, fresh: bool) -> Result<SavedSnapshot, SnapshotE
         Ok(_) | Err(SnapshotError::Absent { .. }) => {}
         Err(error) => return Err(error),
     }
-    node.take_snapshot().await?;
+    match node.take_snapshot().await {
+        // It has none, and that is what was asked for.
+        Err(SnapshotError::Failed { node }) if !fresh => return Err(SnapshotError::Absent { node }),
+        taken => taken?,
+    };
     node.save_snapshot()
 }

@@ -134,7 +134,10 @@ impl Pending {
         unanswered.sent = false;
         let heard = match &error {
             ProposeError::NotLeader { address, .. } => Heard::Elsewhere(Some(address.clone())),
-            ProposeError::NoLeader { .. } | ProposeError::Unavailable { .. } => Heard::Elsewhere(None),
+            ProposeError::NoLeader { .. }
+            | ProposeError::Unavailable { .. }
+            | ProposeError::NodeWiped { .. }
+            | ProposeError::NodeRemoved { .. } => Heard::Elsewhere(None),
             // A full disk gets room again, or its node hands over.
             ProposeError::Busy { .. } | ProposeError::DiskFull { .. } | ProposeError::Unknown { .. } => Heard::Again,
             ProposeError::SessionExpired { session } => {
