@@ -14,8 +14,8 @@ use bytes::Bytes;
 use super::scan::KeyRange;
 use crate::raft::LogIndex;
 
-/// The most changes that a store remembers, unless it was told otherwise: at the fastest writing still longer than an election, so that a
-/// watcher can go on at another node after an election.
+/// The most changes that a store remembers, unless it was told otherwise. At the fastest writing that is still longer than an
+/// election, so that a watcher can go on at another node.
 pub const MAX_HISTORY_CHANGES: usize = 1 << 16;
 
 /// The most bytes that a store remembers, unless it was told otherwise: keys and values, and [`CHANGE_BYTES`] for each.

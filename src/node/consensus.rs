@@ -38,7 +38,6 @@ use self::{
     snapshotter::SnapshotterArguments,
 };
 use crate::{
-    error::ReadError,
     flow::{self, Actor, Context, Sender, TraceId},
     node::{
         admission::{Denied, TakenCalls},
@@ -48,7 +47,7 @@ use crate::{
             ApplierMessage, ConsensusMessage, ElectionTimerMessage, LogStoreMessage, NodeMessage, ReplicatorMessage,
             SnapshotterMessage,
         },
-        ports::{ChangePort, ProposePort, ReadPort, SnapshotPort},
+        ports::{Answer, ChangePort, Port, ProposePort, ReadPort, SnapshotPort},
         shared::{PeerGauge, Shared},
         traces::Traces,
     },
@@ -320,19 +319,36 @@ impl Consensus {
         }
     }
 
-    fn read(&mut self, lease: bool, mut port: ReadPort, context: &mut Context<ConsensusMessage>) {
+    /// A call of so many bytes that the core may take; `None`: it has its answer, or nobody waits for one.
+    fn let_in<A: Answer>(
+        &self,
+        mut port: Port<A>,
+        bytes: usize,
+        busy: impl FnOnce(&Shared, String) -> A,
+    ) -> Option<Port<A>> {
         if port.abandoned() {
-            return;
+            // Its caller was told that nobody knows. Now it is not applied, which is one of the two.
+            return None;
         }
         let node = self.shared.id();
         if port.needs_permit() {
-            match self.shared.admission.admit(0) {
+            match self.shared.admission.admit(bytes) {
                 Ok(permit) => port.permit(permit),
-                Err(Denied::Closed) => return port.answer(Err(ReadError::Unavailable { node })),
-                Err(Denied::Busy(limit)) => return port.answer(Err(self.shared.read_busy(limit))),
+                Err(denied) => {
+                    port.answer(match denied {
+                        Denied::Closed => A::lost(node, false),
+                        Denied::Busy(limit) => busy(&self.shared, limit),
+                    });
+                    return None;
+                }
             }
         }
         port.take(node);
+        Some(port)
+    }
+
+    fn read(&mut self, lease: bool, port: ReadPort, context: &mut Context<ConsensusMessage>) {
+        let Some(port) = self.let_in(port, 0, |shared, limit| Err(shared.read_busy(limit))) else { return };
         let call = self.wait(Call::Read(port));
         self.step(Input::Read { call, lease }, context);
     }

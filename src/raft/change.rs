@@ -13,7 +13,7 @@
 //!    needed, so that it campaigns, too (thesis §4.2.2; `election`).
 //! 6. A removed server is replicated to until it has C_new and knows that it is committed (M05).
 //! 7. A disk that takes another's place is expected to have nothing, from the moment on that it may be reached (M06, L08).
-//! 8. No change may leave a configuration without a voter, or without a majority that this leader is in touch with (M09).
+//! 8. No change may leave a configuration without a voter, or without a majority that keeps up with this leader (M09).
 //!
 //! *Architecture invariant: nothing here waits, fails, reads a clock or draws a random number.*
 

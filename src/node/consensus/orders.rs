@@ -4,7 +4,7 @@ use super::{Call, Consensus};
 use crate::{
     error::ChangeError,
     flow::Context,
-    node::{admission::Denied, messages::ConsensusMessage, ports::ChangePort},
+    node::{messages::ConsensusMessage, ports::ChangePort},
     raft::{CallId, Input, LogIndex, Refusal},
 };
 
@@ -12,22 +12,11 @@ impl Consensus {
     /// Gives an order to the core, as `input` words it.
     pub(super) fn order(
         &mut self,
-        mut port: ChangePort,
+        port: ChangePort,
         context: &mut Context<ConsensusMessage>,
         input: impl FnOnce(CallId) -> Input,
     ) {
-        if port.abandoned() {
-            return;
-        }
-        let node = self.shared.id();
-        if port.needs_permit() {
-            match self.shared.admission.admit(0) {
-                Ok(permit) => port.permit(permit),
-                Err(Denied::Closed) => return port.answer(Err(ChangeError::Unavailable { node })),
-                Err(Denied::Busy(limit)) => return port.answer(Err(self.shared.change_busy(limit))),
-            }
-        }
-        port.take(node);
+        let Some(port) = self.let_in(port, 0, |shared, limit| Err(shared.change_busy(limit))) else { return };
         let call = self.wait(Call::Change(port));
         self.step(input(call), context);
     }

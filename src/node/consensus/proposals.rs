@@ -4,7 +4,7 @@ use super::{Call, Consensus};
 use crate::{
     error::ProposeError,
     flow::{Context, TraceId},
-    node::{admission::Denied, messages::ConsensusMessage, ports::ProposePort, sessions},
+    node::{messages::ConsensusMessage, ports::ProposePort, sessions},
     raft::{CallId, Payload, SessionCommand},
 };
 
@@ -75,29 +75,13 @@ impl Consensus {
     }
 
     /// Where the answer to a command of this size waits; `None`: it has its answer, or nobody waits for it.
-    fn accept(&mut self, size: usize, mut port: ProposePort) -> Option<CallId> {
-        if port.abandoned() {
-            // Its caller was told that nobody knows. Now it is not applied, which is one of the two.
-            return None;
-        }
-        let (node, limit) = (self.shared.id(), self.shared.config.max_entry_bytes);
+    fn accept(&mut self, size: usize, port: ProposePort) -> Option<CallId> {
+        let limit = self.shared.config.max_entry_bytes;
         if size > limit {
             port.answer(Err(ProposeError::TooLarge { size, limit }));
             return None;
         }
-        if port.needs_permit() {
-            match self.shared.admission.admit(size) {
-                Ok(permit) => port.permit(permit),
-                Err(denied) => {
-                    port.answer(Err(match denied {
-                        Denied::Closed => ProposeError::Unavailable { node },
-                        Denied::Busy(limit) => self.shared.busy(limit),
-                    }));
-                    return None;
-                }
-            }
-        }
-        port.take(node);
+        let port = self.let_in(port, size, |shared, limit| Err(shared.busy(limit)))?;
         Some(self.wait(Call::Propose(port)))
     }
 }
