@@ -28,6 +28,7 @@ mod meter;
 mod names;
 mod node_flow;
 mod recorder;
+mod sabotage;
 #[cfg(test)]
 mod tests;
 
@@ -41,6 +42,7 @@ pub use self::{
     event::{Event, Filter, Incident, Outcome},
     meter::{ActorReport, CurrentMessage, Status},
     node_flow::{Flow, Settings},
+    sabotage::{Crash, Moment, Saboteur},
 };
 
 /// Follows one client's call through all actors of all nodes. 0: none.

@@ -37,6 +37,7 @@
 
 use bytes::Bytes;
 
+pub use crate::flow::Crash;
 use crate::raft::{Address, Incarnation, LogIndex, Membership, NodeId, Role, Term};
 
 mod admission;
@@ -54,6 +55,7 @@ mod handle;
 mod joining;
 mod log_store;
 mod messages;
+mod observer;
 mod ports;
 mod request;
 mod server;
@@ -68,9 +70,9 @@ mod trust;
 pub use self::{
     applier::Query,
     builder::Builder,
-    crash::Crash,
     events::{NodeEvent, Subscriber},
     handle::{Node, NodeRef},
+    observer::{Observed, Observer},
     ports::{Answer, ChangePort, Port, ProposePort, ReadPort, SnapshotPort},
     request::NodeRequest,
     snapshot_calls::SavedSnapshot,

@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 use tracing::Instrument;
 
 use super::{
-    Actor, Address, Context, Envelope, Flow, Mark, Message, Origin, Outcome, Sender,
+    Actor, Address, Context, Envelope, Flow, Mark, Message, Moment, Origin, Outcome, Sender,
     meter::{Life, Meter, Status},
 };
 
@@ -153,7 +153,13 @@ impl<A: Actor> Seat<A> {
         let origin = Origin { sender: life.sender, ..Origin::default() };
         let mut seat = Seat { actor: None, context: Context::new(flow, meter, life, address) };
         seat.context.begin("Start", Mark::default(), origin, None);
-        let started = AssertUnwindSafe(async { A::start(arguments, &mut seat.context).await }).catch_unwind().await;
+        let starting = async {
+            seat.context.survive("Start", Moment::Before).await;
+            let started = A::start(arguments, &mut seat.context).await;
+            seat.context.survive("Start", Moment::After).await;
+            started
+        };
+        let started = AssertUnwindSafe(starting).catch_unwind().await;
         match started {
             Ok(Ok(actor)) => seat.actor = Some(actor),
             Ok(Err(error)) => return Err(seat.failed(error)),
@@ -183,7 +189,13 @@ impl<A: Actor> Seat<A> {
         );
         let actor = self.actor.as_mut().expect(SEATED);
         let context = &mut self.context;
-        let handling = AssertUnwindSafe(async { actor.handle(message, context).await }).catch_unwind();
+        let handling = async {
+            context.survive(name, Moment::Before).await;
+            let result = actor.handle(message, context).await;
+            context.survive(name, Moment::After).await;
+            result
+        };
+        let handling = AssertUnwindSafe(handling).catch_unwind();
         let result = if span.is_disabled() { handling.await } else { handling.instrument(span).await };
         self.context.meter().count_handled();
         self.conclude(name, result)
@@ -195,8 +207,13 @@ impl<A: Actor> Seat<A> {
         self.context.begin(NAME, Mark::default(), Origin { sender, ..Origin::default() }, None);
         let actor = self.actor.as_mut().expect(SEATED);
         let context = &mut self.context;
-        let handling = AssertUnwindSafe(async { actor.child_stopped(child, cause, context).await }).catch_unwind();
-        let result = handling.await;
+        let handling = async {
+            context.survive(NAME, Moment::Before).await;
+            let result = actor.child_stopped(child, cause, context).await;
+            context.survive(NAME, Moment::After).await;
+            result
+        };
+        let result = AssertUnwindSafe(handling).catch_unwind().await;
         self.conclude(NAME, result)
     }
 
@@ -206,8 +223,10 @@ impl<A: Actor> Seat<A> {
         let mut actor = self.actor.take().expect(SEATED);
         let context = &mut self.context;
         let stopping = AssertUnwindSafe(async {
+            context.survive(NAME, Moment::Before).await;
             actor.stop(context).await;
             drop(actor);
+            context.survive(NAME, Moment::After).await;
             Ok(())
         });
         let result = stopping.catch_unwind().await;

@@ -10,7 +10,7 @@ use ractor::ActorCell;
 use tokio::time::Instant;
 
 use super::{
-    Address, Envelope, EventId, Flow, Mark, Message, Origin, Outcome, Sender, TraceId,
+    Address, Envelope, EventId, Flow, Mark, Message, Moment, Origin, Outcome, Sender, TraceId,
     meter::{Life, Meter},
     recorder::{Record, event_id},
 };
@@ -124,8 +124,13 @@ impl<M: Message> Context<M> {
     pub fn within(&mut self, envelope: Envelope<M>, handle: impl FnOnce(M, &mut Self)) {
         let outer = self.handling;
         let Envelope { message, origin, sent, .. } = envelope;
-        self.begin(message.name(), message.mark(), origin, sent);
-        let result = catch_unwind(AssertUnwindSafe(|| handle(message, self)));
+        let name = message.name();
+        self.begin(name, message.mark(), origin, sent);
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            self.is_struck(name, Moment::Before);
+            handle(message, self);
+            self.is_struck(name, Moment::After);
+        }));
         let outcome = if result.is_ok() { Outcome::Handled } else { Outcome::Panicked };
         self.meter.count_handled();
         let taken = self.finish(outcome);

@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, VecDeque},
     fmt::{self, Debug, Formatter},
     sync::{
-        Arc, Mutex, RwLock, RwLockReadGuard,
+        Arc, Mutex, OnceLock, RwLock, RwLockReadGuard,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -13,7 +13,7 @@ use std::{
 use tokio::time::Instant;
 
 use super::{
-    ActorId, ActorReport, Event, Filter, Incident, Mark, Origin, Outcome, Sender, TraceId,
+    ActorId, ActorReport, Event, Filter, Incident, Mark, Origin, Outcome, Saboteur, Sender, TraceId,
     meter::{Meter, NEVER_POISONED},
     names::Names,
     recorder::{Record, Recorder, event_id, event_parts},
@@ -57,6 +57,7 @@ struct Shared {
     names: Names,
     places: RwLock<Places>,
     incidents: Mutex<VecDeque<Kept>>,
+    saboteur: OnceLock<Arc<dyn Saboteur>>,
 }
 
 /// Every place in the tree that was ever asked for, by path and by number.
@@ -95,10 +96,20 @@ impl Flow {
             names: Names::new(),
             places: RwLock::new(Places { numbers: BTreeMap::new(), meters: Vec::new() }),
             incidents: Mutex::new(VecDeque::new()),
+            saboteur: OnceLock::new(),
             name,
         }));
         assert_eq!(flow.actor(APPLICATION), ActorId::default());
         flow
+    }
+
+    /// Lets actors die by this saboteur's decision, from now on. Does nothing if there is one already.
+    pub fn sabotage(&self, saboteur: Arc<dyn Saboteur>) {
+        let _ = self.0.saboteur.set(saboteur);
+    }
+
+    pub(super) fn saboteur(&self) -> Option<&Arc<dyn Saboteur>> {
+        self.0.saboteur.get()
     }
 
     /// `raft/<cluster>/<id>`, as it was told.

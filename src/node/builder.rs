@@ -12,13 +12,14 @@ use super::{
     changes::unroutable,
     child::await_namesake,
     joining::{be_added, cluster_to_join},
+    observer::{MaybeObserver, Observer},
     shared::{Clock, Place, Progress, Shared, Standing},
     supervision::{Blueprint, Root},
 };
 use crate::{
     config::Config,
     error::{ChangeError, NodeError},
-    flow::{self, Flow, Placement},
+    flow::{self, Flow, Placement, Saboteur},
     raft::{Address, Membership, NodeId},
     state_machine::{Machine, StateMachine},
     storage::{Identity, Storage},
@@ -43,6 +44,8 @@ pub struct Builder<M> {
     config: Config,
     policy: RestartPolicy,
     seed: Option<u64>,
+    observer: MaybeObserver,
+    saboteur: Option<Arc<dyn Saboteur>>,
     machine: PhantomData<fn() -> M>,
 }
 
@@ -62,6 +65,8 @@ impl<M: StateMachine> Builder<M> {
             config: Config::default(),
             policy: RestartPolicy::default(),
             seed: None,
+            observer: None,
+            saboteur: None,
             machine: PhantomData,
         }
     }
@@ -137,6 +142,18 @@ impl<M: StateMachine> Builder<M> {
     /// All the randomness of this node comes from this seed; drawn from the system without it.
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = Some(seed);
+        self
+    }
+
+    /// Shows every step of the rules to `observer`, for tests.
+    pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
+        self.observer = Some(observer);
+        self
+    }
+
+    /// Lets `saboteur` decide which actors die at which messages, for tests.
+    pub fn sabotage(mut self, saboteur: Arc<dyn Saboteur>) -> Self {
+        self.saboteur = Some(saboteur);
         self
     }
 
@@ -216,7 +233,11 @@ impl<M: StateMachine> Builder<M> {
         let seed = self.seed.unwrap_or_else(rand::random);
         let settings = flow::Settings { seed, ..flow::Settings::default() };
         let flow = Flow::with_settings(format!("raft/{cluster_id:016x}/{}", self.id), settings);
+        if let Some(saboteur) = self.saboteur {
+            flow.sabotage(saboteur);
+        }
         let shared = Arc::new(Shared {
+            observer: self.observer,
             identity: Identity { cluster_id, node_id: self.id },
             listen_address: self.listen.unwrap_or(own_address),
             peer_addresses: self.peer_addresses,

@@ -47,6 +47,7 @@ use crate::{
             ApplierMessage, ConsensusMessage, ElectionTimerMessage, LogStoreMessage, NodeMessage, ReplicatorMessage,
             SnapshotterMessage,
         },
+        observer::Observed,
         ports::{Answer, ChangePort, Port, ProposePort, ReadPort, SnapshotPort},
         shared::{PeerGauge, Shared},
         traces::Traces,
@@ -168,6 +169,7 @@ impl Actor for Consensus {
         let _ = context.send(&consensus.log_store, LogStoreMessage::ReportTo(myself.clone()));
         let _ = context.send(&consensus.applier, ApplierMessage::ReportTo(myself.clone()));
         consensus.follow_membership(context).await?;
+        consensus.observe(&effects, None, context);
         consensus.carry_out(effects, context);
         consensus.show();
         Ok(consensus)
@@ -372,6 +374,7 @@ impl Consensus {
 
     fn persisted(&mut self, seq: u64, context: &mut Context<ConsensusMessage>) {
         if let Some((_, effects)) = self.after_write.take_if(|(waits_for, _)| *waits_for == seq) {
+            self.observe(&effects, Some(seq), context);
             self.carry_out(effects, context);
         }
         self.step(Input::Persisted { seq }, context);
@@ -382,8 +385,15 @@ impl Consensus {
         self.raft.step(self.shared.clock.now(), input, &mut effects);
         // A lease that was dropped is known to be before the one who may take over is told.
         self.shared.progress.set_lease(self.raft.lease_until());
+        self.observe(&effects, None, context);
         self.carry_out(effects.drain(..), context);
         self.effects = effects;
+    }
+
+    fn observe(&self, effects: &[Effect], released_by: Option<u64>, context: &Context<ConsensusMessage>) {
+        let Some(observer) = &self.shared.observer else { return };
+        let (node, life, now) = (self.shared.id(), context.incarnation(), self.shared.clock.now());
+        observer.sees(Observed { node, life, now, raft: &self.raft, effects, released_by });
     }
 
     fn wait(&mut self, call: Call) -> CallId {

@@ -9,16 +9,7 @@ use super::{
         ServerMessage, SnapshotterMessage,
     },
 };
-use crate::flow::{Envelope, Message};
-
-/// How an actor is to die.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Crash {
-    /// It panics at the next message, behind those in its mailbox.
-    Panic,
-    /// It is killed from outside, at the next await.
-    Kill,
-}
+use crate::flow::{Crash, Envelope, Message};
 
 impl NodeRef {
     /// Lets the actor at `path` die ("applier", "consensus/replicator 2"; "node" is the root). Returns whether one lives

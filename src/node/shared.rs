@@ -28,6 +28,7 @@ use crate::{
         admission::{Admission, Intake},
         applied::AppliedWaiters,
         messages::{ApplierMessage, ConsensusMessage, LogStoreMessage, NodeMessage},
+        observer::MaybeObserver,
         trust::Troubles,
     },
     raft::{Address, LogIndex, Membership, NodeId, Role, SnapshotMetadata, Term, majority},
@@ -46,6 +47,7 @@ pub(crate) struct Shared {
     /// Where to dial a peer instead of at its address in the membership.
     pub peer_addresses: BTreeMap<NodeId, Address>,
     pub transport: Arc<dyn Transport>,
+    pub observer: MaybeObserver,
     pub flow: Flow,
     pub clock: Clock,
     pub admission: Arc<Admission>,

@@ -16,14 +16,14 @@ use tokio::time::{Instant, sleep, timeout};
 use super::{
     application::{Application, Diary, Heard, Told, kill_tree},
     network::Network,
-    setup::{ClusterBuilder, Disk, address_of, cluster_name},
+    setup::{ClusterBuilder, Disk, OwnSaboteur, address_of, cluster_name},
 };
 #[cfg(feature = "sqlite")]
 use crate::testing::disk::SimulatedDisk;
 use crate::{
     config::Config,
     error::{NodeError, ProposeError, ReadError},
-    node::{Consistency, Node, NodeEvent, NodeRef, RestartPolicy, Status},
+    node::{Consistency, Node, NodeEvent, NodeRef, Observer, RestartPolicy, Status},
     raft::{Address, LogIndex, NodeId, Role, Term},
     state_machine::StateMachine,
     storage::MemoryStorage,
@@ -47,6 +47,8 @@ struct Inner<M> {
     new_disk: Box<dyn Fn(NodeId) -> Disk + Send + Sync>,
     config: Config,
     policy: RestartPolicy,
+    observer: Option<Arc<dyn Observer>>,
+    saboteur: Option<OwnSaboteur>,
     network: Network,
     transport: InProcess,
     running: Mutex<BTreeMap<NodeId, Running<M>>>,
@@ -108,6 +110,8 @@ impl<M: StateMachine> Cluster<M> {
             factory: builder.factory,
             config: builder.config,
             policy: builder.policy,
+            observer: builder.observer,
+            saboteur: builder.saboteur,
         }))
     }
 
@@ -278,6 +282,14 @@ impl<M: StateMachine> Cluster<M> {
             .restart_policy(inner.policy)
             .transport(inner.transport.clone())
             .seed(seed);
+        let builder = match &inner.observer {
+            Some(observer) => builder.observer(observer.clone()),
+            None => builder,
+        };
+        let builder = match &inner.saboteur {
+            Some(make) => builder.sabotage(make(id)),
+            None => builder,
+        };
         let builder = match &disk {
             Disk::Memory(storage) => builder.storage(storage.clone()),
             Disk::Own(storage) => builder.storage(storage.clone()),

@@ -13,7 +13,8 @@ use super::{cluster::Cluster, network::Network};
 use crate::testing::disk::SimulatedDisk;
 use crate::{
     config::Config,
-    node::RestartPolicy,
+    flow::Saboteur,
+    node::{Observer, RestartPolicy},
     raft::{Address, NodeId},
     state_machine::StateMachine,
     storage::{Bootstrap, Identity, MemoryStorage, Opened, Snapshots, Storage, StorageError, Store},
@@ -29,10 +30,15 @@ pub struct ClusterBuilder<M> {
     #[cfg(feature = "sqlite")]
     pub(super) simulated_disks: bool,
     pub(super) own: Option<OwnStorage>,
+    pub(super) observer: Option<Arc<dyn Observer>>,
+    pub(super) saboteur: Option<OwnSaboteur>,
 }
 
 /// Makes the storage of a node.
 type OwnStorage = Arc<dyn Fn(NodeId) -> Arc<dyn Storage> + Send + Sync>;
+
+/// Makes what decides which actors of a node die.
+pub(super) type OwnSaboteur = Arc<dyn Fn(NodeId) -> Arc<dyn Saboteur> + Send + Sync>;
 
 /// What one node keeps over its crashes.
 #[derive(Clone)]
@@ -76,6 +82,8 @@ impl<M: StateMachine> ClusterBuilder<M> {
             #[cfg(feature = "sqlite")]
             simulated_disks: false,
             own: None,
+            observer: None,
+            saboteur: None,
         }
     }
 
@@ -114,6 +122,18 @@ impl<M: StateMachine> ClusterBuilder<M> {
     /// Gives each node a storage of your own, which must survive a crash of the node by itself.
     pub fn storage<S: Storage>(mut self, make: impl Fn(NodeId) -> S + Send + Sync + 'static) -> Self {
         self.own = Some(Arc::new(move |id| Arc::new(make(id))));
+        self
+    }
+
+    /// Shows every step of every node's rules to `observer`.
+    pub fn observed_by(mut self, observer: impl Observer) -> Self {
+        self.observer = Some(Arc::new(observer));
+        self
+    }
+
+    /// Lets actors die at certain messages: `make` gives each life of each node its saboteur.
+    pub fn sabotaged_by<S: Saboteur>(mut self, make: impl Fn(NodeId) -> S + Send + Sync + 'static) -> Self {
+        self.saboteur = Some(Arc::new(move |id| Arc::new(make(id))));
         self
     }
 

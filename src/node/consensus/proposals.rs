@@ -70,6 +70,7 @@ impl Consensus {
                 self.traces.set(last_index + 1 + place, trace);
             }
         }
+        self.observe(&effects, None, context);
         self.carry_out(effects.drain(..), context);
         self.effects = effects;
     }
