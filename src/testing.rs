@@ -29,6 +29,7 @@ mod application;
 mod cluster;
 #[cfg(feature = "sqlite")]
 pub mod disk;
+mod invariants;
 mod ledger;
 mod network;
 mod setup;
@@ -36,6 +37,7 @@ mod setup;
 pub use self::{
     application::Told,
     cluster::{Cluster, Committed},
+    invariants::{Invariants, Violation},
     ledger::{Ledger, Line, Witness, Written},
     network::Network,
     setup::ClusterBuilder,

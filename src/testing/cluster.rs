@@ -241,6 +241,9 @@ impl<M: StateMachine> Cluster<M> {
     /// Cuts a node's power, and gives it an empty disk.
     pub async fn wipe(&self, id: NodeId) {
         self.crash(id).await;
+        if let Some(observer) = &self.0.observer {
+            observer.wiped(id);
+        }
         let disk = (self.0.new_disk)(id);
         if let Some(seat) = self.seats().get_mut(&id) {
             seat.disk = disk;
