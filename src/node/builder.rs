@@ -44,6 +44,7 @@ pub struct Builder<M> {
     config: Config,
     policy: RestartPolicy,
     seed: Option<u64>,
+    recorded: bool,
     observer: MaybeObserver,
     saboteur: Option<Arc<dyn Saboteur>>,
     machine: PhantomData<fn() -> M>,
@@ -65,6 +66,7 @@ impl<M: StateMachine> Builder<M> {
             config: Config::default(),
             policy: RestartPolicy::default(),
             seed: None,
+            recorded: true,
             observer: None,
             saboteur: None,
             machine: PhantomData,
@@ -142,6 +144,12 @@ impl<M: StateMachine> Builder<M> {
     /// All the randomness of this node comes from this seed; drawn from the system without it.
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = Some(seed);
+        self
+    }
+
+    /// Whether the flight recorder is on from the beginning, as it is without this.
+    pub fn recorded(mut self, recorded: bool) -> Self {
+        self.recorded = recorded;
         self
     }
 
@@ -233,6 +241,7 @@ impl<M: StateMachine> Builder<M> {
         let seed = self.seed.unwrap_or_else(rand::random);
         let settings = flow::Settings { seed, ..flow::Settings::default() };
         let flow = Flow::with_settings(format!("raft/{cluster_id:016x}/{}", self.id), settings);
+        flow.set_recording(self.recorded);
         if let Some(saboteur) = self.saboteur {
             flow.sabotage(saboteur);
         }

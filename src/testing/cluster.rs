@@ -47,6 +47,7 @@ struct Inner<M> {
     new_disk: Box<dyn Fn(NodeId) -> Disk + Send + Sync>,
     config: Config,
     policy: RestartPolicy,
+    recorded: bool,
     observer: Option<Arc<dyn Observer>>,
     saboteur: Option<OwnSaboteur>,
     network: Network,
@@ -110,6 +111,7 @@ impl<M: StateMachine> Cluster<M> {
             factory: builder.factory,
             config: builder.config,
             policy: builder.policy,
+            recorded: builder.recorded,
             observer: builder.observer,
             saboteur: builder.saboteur,
         }))
@@ -284,6 +286,7 @@ impl<M: StateMachine> Cluster<M> {
             .config(inner.config.clone())
             .restart_policy(inner.policy)
             .transport(inner.transport.clone())
+            .recorded(inner.recorded)
             .seed(seed);
         let builder = match &inner.observer {
             Some(observer) => builder.observer(observer.clone()),

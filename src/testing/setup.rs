@@ -30,6 +30,7 @@ pub struct ClusterBuilder<M> {
     #[cfg(feature = "sqlite")]
     pub(super) simulated_disks: bool,
     pub(super) own: Option<OwnStorage>,
+    pub(super) recorded: bool,
     pub(super) observer: Option<Arc<dyn Observer>>,
     pub(super) saboteur: Option<OwnSaboteur>,
 }
@@ -82,6 +83,7 @@ impl<M: StateMachine> ClusterBuilder<M> {
             #[cfg(feature = "sqlite")]
             simulated_disks: false,
             own: None,
+            recorded: true,
             observer: None,
             saboteur: None,
         }
@@ -122,6 +124,12 @@ impl<M: StateMachine> ClusterBuilder<M> {
     /// Gives each node a storage of your own, which must survive a crash of the node by itself.
     pub fn storage<S: Storage>(mut self, make: impl Fn(NodeId) -> S + Send + Sync + 'static) -> Self {
         self.own = Some(Arc::new(move |id| Arc::new(make(id))));
+        self
+    }
+
+    /// Whether the nodes' flight recorders are on, as they are without this. Off, many short runs take less time.
+    pub fn recorded(mut self, recorded: bool) -> Self {
+        self.recorded = recorded;
         self
     }
 
