@@ -31,7 +31,9 @@ mod cluster;
 pub mod disk;
 mod ledger;
 mod network;
+mod pace;
 mod setup;
+mod strikes;
 
 pub use self::{
     application::Told,
