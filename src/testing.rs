@@ -30,6 +30,7 @@ mod cluster;
 #[cfg(feature = "sqlite")]
 pub mod disk;
 mod ledger;
+mod nemesis;
 mod network;
 mod pace;
 mod setup;
@@ -39,6 +40,7 @@ pub use self::{
     application::Told,
     cluster::{Cluster, Committed},
     ledger::{Ledger, Line, Witness, Written},
+    nemesis::{Fault, Nemesis, Struck},
     network::Network,
     setup::ClusterBuilder,
 };

@@ -96,7 +96,15 @@ impl<M: StateMachine> Cluster<M> {
     pub(super) fn new(builder: ClusterBuilder<M>) -> Self {
         let (members, network, new_disk) = (builder.members(), builder.network(), builder.disks());
         let seat = |(id, address): (&NodeId, &Address)| {
-            (*id, Seat { address: address.clone(), disk: new_disk(*id), pace: Pace::new(builder.seed ^ *id), joins: false })
+            (
+                *id,
+                Seat {
+                    address: address.clone(),
+                    disk: new_disk(*id),
+                    pace: Pace::new(builder.seed ^ *id),
+                    joins: false,
+                },
+            )
         };
         let seats = members.iter().map(seat).collect();
         Cluster(Arc::new(Inner {

@@ -118,6 +118,11 @@ impl SimulatedDisk {
         self.contents().full = full;
     }
 
+    /// Ends all faults, and what was to come of them. What a failed sync has lost stays lost.
+    pub fn recover(&self) {
+        self.contents().recover();
+    }
+
     /// Flips a bit of what is durably there. Bits are counted from the lowest of byte 0.
     ///
     /// # Panics

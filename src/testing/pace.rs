@@ -51,7 +51,12 @@ impl Pace {
         self.set_hanging(false);
     }
 
-    pub(super) fn hangs(&self) -> bool {
+    pub(super) fn is_bad(&self) -> bool {
+        let state = self.state();
+        state.hangs || state.delay.is_some()
+    }
+
+    fn hangs(&self) -> bool {
         self.state().hangs
     }
 

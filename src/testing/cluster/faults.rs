@@ -2,8 +2,8 @@
 
 use std::{ops::RangeInclusive, time::Duration};
 
-use super::Cluster;
-use crate::{raft::NodeId, state_machine::StateMachine};
+use super::{Cluster, Seat};
+use crate::{raft::NodeId, state_machine::StateMachine, testing::setup::Disk};
 
 /// What can be done to its nodes while they run.
 impl<M: StateMachine> Cluster<M> {
@@ -46,6 +46,57 @@ impl<M: StateMachine> Cluster<M> {
     /// If there is no such node.
     pub fn slow_disk(&self, id: NodeId, delay: impl Into<Option<RangeInclusive<Duration>>>) {
         self.seat(id).pace.set_delay(delay.into());
+    }
+
+    /// Whether the disk of a node has no room. Not for a storage of the test's own.
+    ///
+    /// # Panics
+    /// If there is no such node.
+    pub fn set_disk_full(&self, id: NodeId, full: bool) {
+        match self.seat(id).disk {
+            Disk::Memory(storage) => storage.set_full(full),
+            #[cfg(feature = "sqlite")]
+            Disk::Simulated(disk) => disk.set_full(full),
+            Disk::Own(_) => {}
+        }
+    }
+
+    /// Lets a disk's `operation`th operation from now on fail, which is final: the node stops. 1 is the next one; on a disk in
+    /// memory it is always the next write. Not for a storage of the test's own.
+    ///
+    /// # Panics
+    /// If there is no such node.
+    pub fn fail_disk(&self, id: NodeId, operation: u64) {
+        match self.seat(id).disk {
+            Disk::Memory(storage) => storage.fail_writes(1),
+            #[cfg(feature = "sqlite")]
+            Disk::Simulated(disk) => disk.fail_at(operation),
+            Disk::Own(_) => {}
+        }
+    }
+
+    /// Ends all faults of a node's disk.
+    ///
+    /// # Panics
+    /// If there is no such node.
+    pub fn recover_disk(&self, id: NodeId) {
+        let Seat { pace, disk, .. } = self.seat(id);
+        pace.recover();
+        match disk {
+            Disk::Memory(storage) => {
+                storage.set_full(false);
+                storage.fail_writes(0);
+                storage.fail_snapshot_writes(0);
+            }
+            #[cfg(feature = "sqlite")]
+            Disk::Simulated(disk) => disk.recover(),
+            Disk::Own(_) => {}
+        }
+    }
+
+    /// Whether the disk of a node takes time.
+    pub(in crate::testing) fn has_bad_disk(&self, id: NodeId) -> bool {
+        self.seat(id).pace.is_bad()
     }
 
     /// From now on, of a million moments before and after an actor handles a message, so many are its last: it panics, or is

@@ -261,6 +261,13 @@ impl Contents {
         self.forget_files();
     }
 
+    /// Where the machine has stopped it stays so.
+    pub(super) fn recover(&mut self) {
+        (self.crash_at, self.fail_at, self.failing, self.full) = (None, None, None, false);
+        (self.failing_syncs, self.failing_writes) = (0, 0);
+        self.failing_syncs_of.clear();
+    }
+
     pub(super) fn flip_bit(&mut self, name: &str, bit: usize) {
         let id = self.names.get(name).unwrap_or_else(|| panic!("there is no file {name}"));
         let file = self.files.get_mut(id).expect("a name stands for a file");
@@ -271,7 +278,10 @@ impl Contents {
 
     /// How many bits each file has that a process on this disk would read, where it has any.
     pub(super) fn bits(&self) -> Vec<(String, usize)> {
-        let bits = self.names.iter().map(|(name, id)| (name.clone(), 8 * self.files[id].durable.len()));
+        let bits = self.names.iter().map(|(name, id)| {
+            let File { seen, durable, .. } = &self.files[id];
+            (name.clone(), 8 * seen.len().min(durable.len()))
+        });
         bits.filter(|(_, bits)| *bits > 0).collect()
     }
 
