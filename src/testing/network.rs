@@ -245,3 +245,91 @@ impl State {
         self.random.random_range(longest / 2..=longest)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reaches(network: &Network, from: NodeId, to: NodeId) -> bool {
+        let letter = Letter { from, to, name: "AppendEntries", reply: false };
+        !matches!(network.state().decide(&letter), Fate::Drop)
+    }
+
+    /// Who reaches whom, of nodes 1 to `size`.
+    fn links(network: &Network, size: NodeId) -> Vec<Way> {
+        let pairs = (1..=size).flat_map(|from| (1..=size).map(move |to| (from, to)));
+        pairs.filter(|(from, to)| from != to && reaches(network, *from, *to)).collect()
+    }
+
+    // Fails when: a cut takes the other direction as well, or `partition` leaves one.
+    #[tokio::test(start_paused = true)]
+    async fn cuts_are_one_way_and_partitions_are_not() {
+        let network = Network::new(1);
+        network.cut(1, 2);
+        assert_eq!(links(&network, 2), [(2, 1)]);
+        network.heal();
+        network.partition(&[1], &[2, 3]);
+        assert_eq!(links(&network, 3), [(2, 3), (3, 2)]);
+    }
+
+    // Fails when: `ring` counts distances in one direction only, or `bridge` cuts the bridge off.
+    #[tokio::test(start_paused = true)]
+    async fn rings_and_bridges_leave_what_they_say() {
+        let network = Network::new(1);
+        network.ring(&[1, 2, 3, 4, 5]);
+        let neighbours = |one| links(&network, 5).into_iter().filter(|(from, _)| *from == one).map(|(_, to)| to);
+        assert_eq!(neighbours(1).collect::<Vec<_>>(), [2, 5]);
+        assert_eq!(neighbours(4).collect::<Vec<_>>(), [3, 5]);
+        assert_eq!(links(&network, 5).len(), 10);
+        network.heal();
+        network.bridge(3, &[1, 2, 3, 4, 5]);
+        assert!(!reaches(&network, 1, 4) && !reaches(&network, 5, 2));
+        assert!(
+            reaches(&network, 1, 2) && reaches(&network, 3, 4) && reaches(&network, 1, 3) && reaches(&network, 4, 5)
+        );
+    }
+
+    // Fails when: a flapping link does not come back, or does not go again.
+    #[tokio::test(start_paused = true)]
+    async fn a_flapping_link_is_cut_by_turns() {
+        let network = Network::new(1);
+        network.flap(1, 2, Duration::from_millis(100));
+        let mut seen = Vec::new();
+        for _ in 0..6 {
+            seen.push((reaches(&network, 1, 2), reaches(&network, 2, 1), reaches(&network, 1, 3)));
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        let (cut, there) = ((false, false, true), (true, true, true));
+        assert_eq!(seen, [cut, there, cut, there, cut, there]);
+    }
+
+    // Fails when: `fate` adds no tail, draws none of the short ones, repeats answers, or forgets the slow links.
+    #[tokio::test(start_paused = true)]
+    async fn times_and_repeats_are_as_set() {
+        let network = Network::new(1);
+        let (short, second) = (Duration::from_millis(2), Duration::from_secs(1));
+        let draw = |reply| network.state().decide(&Letter { from: 1, to: 2, name: "AppendEntries", reply });
+        let time = |fate| match fate {
+            Fate::Deliver { after } | Fate::Repeat { after, .. } => after,
+            lost => panic!("{lost:?}"),
+        };
+        assert!((0..1000).all(|_| time(draw(false)) <= short));
+        network.set_long_tail(500, second);
+        let times: Vec<_> = (0..1000).map(|_| time(draw(false))).collect();
+        assert!((300..700).contains(&times.iter().filter(|time| **time > short).count()));
+        assert!(times.iter().any(|time| *time > second / 2) && times.iter().all(|time| *time <= second + short));
+        network.set_repeats(500, second);
+        let repeated =
+            (0..1000).filter(|_| matches!(draw(false), Fate::Repeat { again, .. } if again <= second)).count();
+        assert!((300..700).contains(&repeated), "{repeated} repeated");
+        assert!((0..1000).all(|_| matches!(draw(true), Fate::Deliver { .. })), "an answer is repeated");
+        network.heal();
+        network.slow_down(1, 2, second);
+        assert!((0..1000).all(|_| time(draw(true)) > second));
+        network.set_faults(300, 300);
+        let fates: Vec<_> = (0..1000).map(|_| draw(false)).collect();
+        for wanted in [Fate::Drop, Fate::Break] {
+            assert!((200..400).contains(&fates.iter().filter(|fate| **fate == wanted).count()), "{wanted:?}");
+        }
+    }
+}
