@@ -31,14 +31,18 @@ mod cluster;
 pub mod disk;
 mod invariants;
 mod ledger;
+mod nemesis;
 mod network;
+mod pace;
 mod setup;
+mod strikes;
 
 pub use self::{
     application::Told,
     cluster::{Cluster, Committed},
     invariants::{Invariants, Violation},
     ledger::{Ledger, Line, Witness, Written},
+    nemesis::{Fault, Nemesis, Struck},
     network::Network,
     setup::ClusterBuilder,
 };
