@@ -15,6 +15,7 @@ use std::{
 
 use futures_util::FutureExt;
 use ractor_raft::{
+    error::NodeError,
     flow::{Crash, Filter},
     kv::{Command, Kv},
     node::{NodeEvent, RestartPolicy},
@@ -121,7 +122,10 @@ impl Storm {
             .recorded(recorded)
             .observed_by(invariants.clone())
             .sabotaged_by(move |node| over.over(node));
+        let drift = plan.drift;
+        let builder = builder.clock_rates(move |node| 1.0 + f64::from(drift) / 1000.0 * [1.0, -1.0, 0.4][node as usize % 3]);
         let cluster = builder.start().await;
+        sky.gathers();
         let history = Arc::new(History::default());
         let weather = Weather::new(plan, &cluster, &history);
         Storm { cluster, invariants, sky, history, weather }
@@ -156,7 +160,7 @@ impl Storm {
         }
 
         self.sky.clears();
-        self.weather.mend().await;
+        let mending = self.weather.mend();
         let election_timeout = plan.config.election_timeout_max;
         let served = timeout(10 * election_timeout, self.serves()).await;
         served.unwrap_or_else(|_| {
@@ -168,6 +172,12 @@ impl Storm {
             joined(client.await);
         }
         let members = self.members().await;
+        mending.end().await;
+        for id in self.cluster.ids() {
+            if !members.contains(&id) {
+                self.cluster.crash(id).await;
+            }
+        }
         let last = self.serves().await;
         self.applied_by(&members, last).await;
         goal.store(last, Relaxed);
@@ -193,22 +203,16 @@ impl Storm {
         }
     }
 
-    /// Who belongs to the cluster at the end; the others go.
+    /// Who belongs to the cluster at the end.
     async fn members(&self) -> Vec<NodeId> {
         let what = "a leader of a settled configuration whose servers all run";
-        let members = self.cluster.until(what, |cluster| {
+        let settled = self.cluster.until(what, |cluster| {
             let leader = cluster.status(cluster.known_leader()?)?;
             let members: Vec<_> = leader.membership.addresses().map(|(id, _)| id).collect();
             let run = members.iter().all(|id| cluster.node(*id).is_some());
             (!leader.membership.is_joint() && leader.membership.staged.is_empty() && run).then_some(members)
         });
-        let members = members.await;
-        for id in self.cluster.ids() {
-            if !members.contains(&id) {
-                self.cluster.crash(id).await;
-            }
-        }
-        members
+        settled.await
     }
 
     async fn applied_by(&self, members: &[NodeId], index: LogIndex) {
@@ -232,8 +236,13 @@ impl Storm {
             }
         }
         for (id, told) in self.cluster.ends() {
+            let by_its_disk = || self.weather.spoils_disks();
             let meant = match &told {
                 Told::Stopped => true,
+                Told::Failed(NodeError::Storage(_)) if by_its_disk() => {
+                    self.history.count("stopped by its disk");
+                    true
+                }
                 Told::Failed(error) => meant(&error.to_string()),
                 Told::Panicked(cause) => meant(cause),
             };

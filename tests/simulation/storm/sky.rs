@@ -46,7 +46,7 @@ impl Sky {
     pub fn new(seed: u64, strikes: u64, until: u64) -> Self {
         let random = SmallRng::seed_from_u64(seed ^ 0x1EAF);
         let state = Mutex::new(State { random, fingerprint: 0, struck: BTreeMap::new() });
-        let (events, reached, clear) = (AtomicU64::new(0), Notify::new(), AtomicBool::new(false));
+        let (events, reached, clear) = (AtomicU64::new(0), Notify::new(), AtomicBool::new(true));
         Sky(Arc::new(Inner { events, until, reached, clear, strikes, state }))
     }
 
@@ -64,6 +64,11 @@ impl Sky {
         while self.events() < self.0.until {
             self.0.reached.notified().await;
         }
+    }
+
+    /// From now on actors are struck.
+    pub fn gathers(&self) {
+        self.0.clear.store(false, Relaxed);
     }
 
     /// Nobody is struck any more.

@@ -2,7 +2,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -11,8 +14,8 @@ use ractor_raft::{
     raft::{Change, NodeId},
     testing::Cluster,
 };
-use rand::{RngExt, SeedableRng, rngs::SmallRng};
-use tokio::task::JoinHandle;
+use rand::{RngExt, SeedableRng, rngs::SmallRng, seq::IndexedRandom};
+use tokio::{task::JoinHandle, time::timeout};
 
 use super::{
     clients::History,
@@ -69,31 +72,19 @@ impl Weather {
         loop {
             let calm = self.random.random_range(self.calm.clone());
             tokio::time::sleep(Duration::from_millis(calm)).await;
-            self.bury().await;
-            let total: u32 = self.weights.iter().map(|(_, weight)| weight).sum();
-            let mut drawn = self.random.random_range(0..total);
-            let kind = self.weights.iter().find(|(_, weight)| {
-                let found = drawn < *weight;
-                drawn = drawn.saturating_sub(*weight);
-                found
-            });
-            let kind = kind.expect("it is less than the sum").0;
+            bury(&self.cluster).await;
+            let kinds = self.weights.choose_weighted(&mut self.random, |(_, weight)| *weight);
+            let kind = kinds.expect("what mends has a weight").0;
             if self.strike(kind).await {
-                let name = Kind::ALL.iter().find(|(known, _)| *known == kind).expect("all are there").1;
-                *self.tally.entry(name).or_default() += 1;
+                *self.tally.entry(kind.name()).or_default() += 1;
             }
         }
     }
 
-    /// A node whose root was struck has ended: what is left of it goes, too.
-    async fn bury(&self) {
-        for id in self.cluster.ids() {
-            if let Some(node) = self.cluster.node(id)
-                && tokio::time::timeout(Duration::ZERO, node.stopped()).await.is_ok()
-            {
-                self.cluster.crash(id).await;
-            }
-        }
+    /// Whether a node may have stopped because of its disk.
+    pub fn spoils_disks(&self) -> bool {
+        let kinds = [Kind::DiskFails, Kind::BitFlips, Kind::DiskFull];
+        kinds.iter().any(|kind| self.tally.contains_key(kind.name()))
     }
 
     fn free(&self) -> Vec<NodeId> {
@@ -132,7 +123,17 @@ impl Weather {
                 self.start(one);
             }
             Kind::StartAll => down.into_iter().for_each(|id| self.start(id)),
-            Kind::Wipe => return self.wipe().await,
+            Kind::Pause => {
+                let Some(one) = self.one_of(&up) else { return false };
+                self.cluster.pause(one);
+            }
+            Kind::Resume => up.into_iter().for_each(|id| self.cluster.resume(id)),
+            Kind::DiskHangs | Kind::DiskSlow | Kind::DiskFull | Kind::DiskFails => {
+                let Some(one) = self.one_of(&up) else { return false };
+                self.spoil_disk(kind, one);
+            }
+            Kind::DiskMends => self.cluster.ids().into_iter().for_each(|id| self.cluster.recover_disk(id)),
+            Kind::Wipe | Kind::BitFlips => return self.lose_disk(kind == Kind::BitFlips).await,
             Kind::Join => return self.join(),
             Kind::Remove => return self.remove(),
             Kind::Transfer => {
@@ -168,8 +169,20 @@ impl Weather {
                 let other = self.one_of(&ids).expect("there is a node");
                 network.cut(one, other);
             }
-            Kind::BadLinks => network.set_faults(self.random.random_range(0..60), self.random.random_range(0..40)),
-            Kind::SlowLinks => {
+            Kind::Bridge => network.bridge(one, &ids),
+            Kind::Ring => network.ring(&ids),
+            Kind::Flap | Kind::SlowLink => {
+                let other = self.one_of(&ids).expect("there is a node");
+                let time = Duration::from_millis(self.random.random_range(5..300));
+                if kind == Kind::Flap { network.flap(one, other, time) } else { network.slow_down(one, other, time) }
+            }
+            Kind::BadLetters => {
+                let random = &mut self.random;
+                network.set_faults(random.random_range(0..60), random.random_range(0..40));
+                network.set_repeats(random.random_range(0..100), Duration::from_millis(random.random_range(1..1000)));
+                network.set_long_tail(random.random_range(0..50), Duration::from_millis(random.random_range(1..2000)));
+            }
+            Kind::Delays => {
                 let most = [1, 5, 40, 150][self.random.random_range(0..4)];
                 network.set_delay(Duration::from_micros(100)..=Duration::from_millis(most));
             }
@@ -177,6 +190,18 @@ impl Weather {
                 network.heal();
                 network.set_faults(self.lost, self.broken);
                 network.set_delay(Duration::from_micros(200)..=Duration::from_millis(2));
+            }
+        }
+    }
+
+    fn spoil_disk(&mut self, kind: Kind, id: NodeId) {
+        match kind {
+            Kind::DiskHangs => self.cluster.hang_disk(id, true),
+            Kind::DiskFull => self.cluster.set_disk_full(id, true),
+            Kind::DiskFails => self.cluster.fail_disk(id, self.random.random_range(1..60)),
+            _ => {
+                let longest = Duration::from_millis(self.random.random_range(1..80));
+                self.cluster.slow_disk(id, Duration::ZERO..=longest);
             }
         }
     }
@@ -238,9 +263,9 @@ impl Weather {
         true
     }
 
-    /// Takes a voter's disk away and replaces it. Raft bears that once at a time, and only where the cluster knows its disks
-    /// and no change is open that could make the rest too small.
-    async fn wipe(&mut self) -> bool {
+    /// Takes a voter's disk away, or damages it, and replaces it. Raft bears that once at a time, and only where the cluster
+    /// knows its disks and no change is open that could make the rest too small.
+    async fn lose_disk(&mut self, flips: bool) -> bool {
         let Some(leader) = self.cluster.known_leader().and_then(|leader| self.cluster.status(leader)) else { return false };
         let (membership, settled) = (leader.membership, leader.commit_index == leader.last_index);
         let voters: Vec<_> = membership.voters.keys().copied().collect();
@@ -252,15 +277,28 @@ impl Weather {
             return false;
         }
         self.shared.lock().expect(SOUND).wiped = Some(one);
-        self.cluster.wipe(one).await;
-        let as_before = self.random.random_range(0..2) == 0;
+        if flips {
+            self.cluster.crash(one).await;
+            for _ in 0..self.random.random_range(1..4) {
+                let _ = self.cluster.disk(one).flip_any_bit(&mut self.random);
+            }
+        } else {
+            self.cluster.wipe(one).await;
+        }
+        let as_before = flips || self.random.random_range(0..2) == 0;
         let pause = Duration::from_millis(self.random.random_range(0..300));
-        let (cluster, shared, seed) = (self.cluster.clone(), self.shared.clone(), self.random.random());
+        let (cluster, shared, history) = (self.cluster.clone(), self.shared.clone(), self.history.clone());
+        let seed = self.random.random();
         self.at_work_on(one, "server replaced", async move {
-            if as_before {
-                let _ = cluster.try_restart(one).await;
+            let started = as_before && cluster.try_restart(one).await.is_ok();
+            if flips && !started {
+                history.count("damaged disk refused");
             }
             tokio::time::sleep(pause).await;
+            if flips {
+                // Also one that started may hold damage that shows later.
+                cluster.wipe(one).await;
+            }
             replace(&cluster, one, SmallRng::seed_from_u64(seed)).await;
             shared.lock().expect(SOUND).wiped = None;
             true
@@ -268,17 +306,38 @@ impl Weather {
         true
     }
 
-    /// Ends all faults, and starts whoever may belong to the cluster.
-    pub async fn mend(&mut self) {
-        self.cluster.network().heal();
-        self.cluster.network().set_delay(Duration::from_micros(200)..=Duration::from_millis(2));
-        self.bury().await;
-        let gone = self.shared.lock().expect(SOUND).gone.clone();
-        for id in self.free() {
-            if self.cluster.node(id).is_none() && !gone.contains(&id) {
-                self.start(id);
-            }
+    /// Ends all faults, and starts whoever may belong to the cluster, again and again until told otherwise.
+    pub fn mend(&self) -> Mending {
+        let network = self.cluster.network();
+        network.heal();
+        network.set_delay(Duration::from_micros(200)..=Duration::from_millis(2));
+        for id in self.cluster.ids() {
+            self.cluster.recover_disk(id);
+            self.cluster.resume(id);
         }
+        let over = Arc::new(AtomicBool::new(false));
+        let (cluster, shared, done) = (self.cluster.clone(), self.shared.clone(), over.clone());
+        let working = tokio::spawn(async move {
+            let mut starting = Vec::new();
+            while !done.load(Relaxed) {
+                bury(&cluster).await;
+                for id in cluster.ids() {
+                    let mut known = shared.lock().expect(SOUND);
+                    if cluster.node(id).is_none() && !known.gone.contains(&id) && known.busy.insert(id) {
+                        let (cluster, shared) = (cluster.clone(), shared.clone());
+                        starting.push(tokio::spawn(async move {
+                            let _ = cluster.try_restart(id).await;
+                            shared.lock().expect(SOUND).busy.remove(&id);
+                        }));
+                    }
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            for started in starting {
+                let _ = started.await;
+            }
+        });
+        Mending { over, working }
     }
 
     /// Waits until all operators are done.
@@ -287,6 +346,30 @@ impl Weather {
             let ended = tokio::time::timeout(Duration::from_secs(60), operator).await;
             let ended = ended.unwrap_or_else(|_| panic!("an operator waits for ever\n{}", self.cluster.describe()));
             ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+        }
+    }
+}
+
+/// Someone who starts what does not run.
+pub struct Mending {
+    over: Arc<AtomicBool>,
+    working: JoinHandle<()>,
+}
+
+impl Mending {
+    pub async fn end(self) {
+        self.over.store(true, Relaxed);
+        self.working.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+    }
+}
+
+/// A node whose root was struck, or whose disk failed, has ended: what is left of it goes, too.
+async fn bury(cluster: &Cluster<Kv>) {
+    for id in cluster.ids() {
+        if let Some(node) = cluster.node(id)
+            && timeout(Duration::ZERO, node.stopped()).await.is_ok()
+        {
+            cluster.crash(id).await;
         }
     }
 }
@@ -307,7 +390,7 @@ async fn replace(cluster: &Cluster<Kv>, id: NodeId, mut random: SmallRng) {
     }
     for _ in 0..1000 {
         let running = match cluster.node(id) {
-            Some(node) => tokio::time::timeout(Duration::ZERO, node.stopped()).await.is_err(),
+            Some(node) => timeout(Duration::ZERO, node.stopped()).await.is_err(),
             None => false,
         };
         if !running {
