@@ -35,6 +35,7 @@ mod network;
 mod pace;
 mod setup;
 mod strikes;
+mod trial;
 
 pub use self::{
     application::Told,
@@ -43,4 +44,5 @@ pub use self::{
     nemesis::{Fault, Nemesis, Struck},
     network::Network,
     setup::ClusterBuilder,
+    trial::{Dice, Failure, Passed, Trial},
 };
