@@ -1,7 +1,8 @@
 //! Whole clusters of real supervision trees, in simulated time, with faults.
 //!
 //! Each test is a row of what other Raft systems got wrong once (`E10`, `D02`, …), and was seen red with the bug put in
-//! that its `Fails when` names. The random test runs seeds: `SEEDS=1000` for more of them, `SEED=42` for that one alone.
+//! that its `Fails when` names. The random test and the storms run seeds: `SEEDS=1000` for
+//! more of them, `SEED=42` for that one alone, `FIRST=5000` to begin elsewhere.
 #![cfg(feature = "testing")]
 
 #[path = "simulation/actors.rs"]

@@ -380,6 +380,13 @@ pub(crate) enum NodeMessage {
         /// Why it died.
         cause: String,
     },
+    /// To itself, when the keepers have stopped: start them anew.
+    StartKeepers {
+        /// Which of them fell first.
+        path: &'static str,
+        /// Why.
+        cause: String,
+    },
     /// Something else happened that subscribers are told.
     Happened(NodeEvent),
     /// The disk failed; whoever says it has given it up.

@@ -158,6 +158,11 @@ impl Actor for Root {
                 }
                 self.restarted(path, cause);
             }
+            NodeMessage::StartKeepers { path, cause } => {
+                if let Err(error) = self.start_again(path, cause, context).await {
+                    return Err(self.give_up(error, context).await);
+                }
+            }
             NodeMessage::RestoreFailed(error) => return Err(self.give_up(error, context).await),
             NodeMessage::Happened(event) => self.subscribers.publish(event),
             NodeMessage::DiskFailed(error) => return Err(self.give_up(error.into(), context).await),
@@ -204,25 +209,42 @@ impl Root {
         context: &mut Context<NodeMessage>,
     ) -> Result<(), NodeError> {
         tracing::warn!(path, %cause, "a keeper died; the keepers start anew");
-        let (mut path, mut cause) = (path, cause);
         self.check_disk()?;
         self.check_poison(path, &cause)?;
-        loop {
-            self.count_death(path, &cause)?;
-            self.stop_keepers(context).await?;
-            // What was being written may have failed just now.
-            self.check_disk()?;
-            let failed = match self.start_keepers(context).await {
-                Ok(()) => break,
-                Err(failed) => failed,
-            };
-            match failed {
-                StartFailure(_, error @ NodeError::Storage(_)) => return Err(error),
-                StartFailure(next, error) => (path, cause) = (next, error.to_string()),
-            }
-        }
-        self.restarted(path.to_owned(), cause);
+        self.fall(path, cause, context).await
+    }
+
+    /// The keepers stop. They start anew with the next message, and not at once: who was killed together with the one that is
+    /// heard of now hands over what it held (the store, the queue of calls) with the news of its own death, and news comes
+    /// before messages.
+    async fn fall(
+        &mut self,
+        path: &'static str,
+        cause: String,
+        context: &mut Context<NodeMessage>,
+    ) -> Result<(), NodeError> {
+        self.count_death(path, &cause)?;
+        self.stop_keepers(context).await?;
+        // What was being written may have failed just now.
+        self.check_disk()?;
+        let _ = context.send(context.myself(), NodeMessage::StartKeepers { path, cause });
         Ok(())
+    }
+
+    async fn start_again(
+        &mut self,
+        path: &'static str,
+        cause: String,
+        context: &mut Context<NodeMessage>,
+    ) -> Result<(), NodeError> {
+        match self.start_keepers(context).await {
+            Ok(()) => {
+                self.restarted(path.to_owned(), cause);
+                Ok(())
+            }
+            Err(StartFailure(_, error @ NodeError::Storage(_))) => Err(error),
+            Err(StartFailure(next, error)) => self.fall(next, error.to_string(), context).await,
+        }
     }
 
     async fn server_died(&mut self, cause: String, context: &mut Context<NodeMessage>) -> Result<(), NodeError> {

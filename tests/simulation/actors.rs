@@ -230,6 +230,28 @@ async fn a_panic_that_does_not_repeat_is_healed_and_no_replica_diverges() {
     assert_eq!(restarts, 1);
 }
 
+/// Keepers that are killed at once: each hands what it held to the root with the news of its death.
+///
+/// Fails when: the root starts keepers anew before it has heard of all deaths: the store is still locked, or the queue of calls
+/// still taken, and the budget is spent in no time.
+#[tokio::test(start_paused = true)]
+async fn keepers_that_are_killed_at_once_start_anew() {
+    let keepers = ["log store", "applier", "consensus"];
+    for (seed, pair) in [[0, 1], [0, 2], [1, 2], [1, 0], [2, 0], [2, 1]].into_iter().enumerate() {
+        let cluster = cluster(3, 340 + seed as u64).await;
+        let before = cluster.write("before").await;
+        let leader = cluster.leader().await;
+        let node = cluster.node(leader).expect("it runs");
+        for keeper in pair {
+            assert!(node.crash(keepers[keeper], Crash::Kill));
+        }
+        let after = cluster.write("after").await;
+        cluster.until_applied(after).await;
+        assert_eq!(node.status().restarts, 1, "{pair:?}: they fall together\n{}", cluster.describe());
+        cluster.agree_on(&[(before, "before".to_owned()), (after, "after".to_owned())]).await;
+    }
+}
+
 const POISON: &str = "poison";
 
 /// A ledger that cannot stand a certain line.

@@ -201,6 +201,7 @@ impl Message for NodeMessage {
             NodeMessage::RoleChanged { .. } => "RoleChanged",
             NodeMessage::MembershipChanged(_) => "MembershipChanged",
             NodeMessage::CourierRestarted { .. } => "CourierRestarted",
+            NodeMessage::StartKeepers { .. } => "StartKeepers",
             NodeMessage::Happened(_) => "Happened",
             NodeMessage::DiskFailed(_) => "DiskFailed",
             NodeMessage::RestoreFailed(_) => "RestoreFailed",

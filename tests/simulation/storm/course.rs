@@ -37,6 +37,9 @@ use super::{
 /// So many of each node's last messages are shown.
 const LAST_MESSAGES: usize = 60;
 
+/// A storm in which too little happens is over after so long.
+const LONGEST: Duration = Duration::from_secs(25);
+
 /// A storm that left nothing broken.
 pub struct Passed {
     pub events: u64,
@@ -156,6 +159,7 @@ impl Storm {
         tokio::select! {
             biased;
             () = self.sky.passed() => {}
+            () = tokio::time::sleep(LONGEST) => {}
             () = self.weather.rage() => {}
         }
 
