@@ -40,6 +40,9 @@ const LAST_MESSAGES: usize = 60;
 /// A storm in which too little happens is over after so long.
 const LONGEST: Duration = Duration::from_secs(25);
 
+/// By then all that is waited for has come, or never will.
+const PATIENCE: Duration = Duration::from_secs(600);
+
 /// A storm that left nothing broken.
 pub struct Passed {
     pub events: u64,
@@ -140,6 +143,7 @@ impl Storm {
         tokio::select! {
             biased;
             violation = invariants.violated() => panic!("{violation}"),
+            () = tokio::time::sleep(PATIENCE) => panic!("somebody waits for ever\n{}", self.cluster.describe()),
             passed = self.rage_and_mend(plan) => passed,
         }
     }
