@@ -10,6 +10,7 @@
 
 pub mod channel;
 pub mod client;
+pub mod cluster;
 pub mod convert;
 pub mod error;
 mod forward;

@@ -9,7 +9,7 @@ use tokio::{
     sync::mpsc,
     time::{Instant, sleep_until, timeout_at},
 };
-use tonic::{Code, Status, Streaming, transport::Channel};
+use tonic::{Code, Request, Status, Streaming, transport::Channel};
 
 use super::{
     Command, WINDOW,
@@ -18,7 +18,13 @@ use super::{
 use crate::{
     error::ProposeError,
     node::Applied,
-    rpc::{channel, client::ClusterClient, error, pb},
+    rpc::{
+        channel,
+        client::ClusterClient,
+        cluster,
+        error::{self, Told},
+        pb, reason,
+    },
 };
 
 /// How long to wait before the second try; doubled before each further one that nothing was heard before.
@@ -44,6 +50,8 @@ pub(super) struct Driver {
     received: Vec<Command>,
     /// 0: none is open.
     session: u64,
+    /// Where that session was opened. 0: it is not known.
+    cluster_id: u64,
     pending: Pending,
     pause: Duration,
     /// Hints followed since anything was applied: nodes may point at each other for a while.
@@ -74,6 +82,7 @@ impl Driver {
             open: true,
             received: Vec::new(),
             session: 0,
+            cluster_id: 0,
             pending: Pending::default(),
             pause: FIRST_PAUSE,
             hints: 0,
@@ -117,9 +126,9 @@ impl Driver {
     async fn serve(&mut self, address: &str) -> End {
         let Ok(channel) = channel::lazy(address) else { return End::Broken };
         if self.session == 0 {
-            match ClusterClient::over(channel.clone(), OPENING).open_session().await {
-                Ok(session) => {
-                    self.session = session;
+            match ClusterClient::over(channel.clone(), OPENING).open_session_of_cluster().await {
+                Ok((session, cluster_id)) => {
+                    (self.session, self.cluster_id) = (session, cluster_id);
                     self.pending.begin();
                 }
                 Err(refused) => {
@@ -130,7 +139,7 @@ impl Driver {
         }
         let (messages, outgoing) = mpsc::unbounded_channel();
         self.send(&messages, 1);
-        match timeout_at(Instant::now() + OPENING, open(channel, outgoing)).await {
+        match timeout_at(Instant::now() + OPENING, open(channel, self.cluster_id, outgoing)).await {
             Ok(Ok(answers)) => self.converse(answers, &messages).await,
             Ok(Err(status)) => self.failed(&status),
             Err(_) => End::Broken,
@@ -222,6 +231,12 @@ impl Driver {
     }
 
     fn failed(&mut self, status: &Status) -> End {
+        if Told::of(status).is_some_and(|told| told.reason == reason::WRONG_CLUSTER) {
+            // Another cluster is there now, restored from a backup of the former perhaps. It does not know the session, and
+            // has not looked at what was sent.
+            self.pending.all_expired(self.session);
+            return End::Expired;
+        }
         match error::propose_error(status, 0) {
             ProposeError::TooLarge { size, limit } => {
                 self.pending.too_large(ProposeError::TooLarge { size, limit }, limit);
@@ -235,11 +250,14 @@ impl Driver {
 
 async fn open(
     channel: Channel,
+    cluster_id: u64,
     mut outgoing: mpsc::UnboundedReceiver<pb::ClientStreamRequest>,
 ) -> Result<Streaming<pb::ClientStreamReply>, Status> {
     let requests = stream::poll_fn(move |context| outgoing.poll_recv(context));
     let mut client = pb::cluster_client::ClusterClient::new(channel).max_decoding_message_size(usize::MAX);
-    Ok(client.client_stream(requests).await?.into_inner())
+    let mut request = Request::new(requests);
+    cluster::write(cluster_id, request.metadata_mut());
+    Ok(client.client_stream(request).await?.into_inner())
 }
 
 fn read(answer: pb::StreamAnswer) -> (u64, Result<Applied, ProposeError>) {

@@ -167,6 +167,12 @@ impl Pending {
         }
     }
 
+    /// All of them, unheard: the session is gone.
+    pub(super) fn all_expired(&mut self, session: u64) {
+        let sequences: Vec<_> = self.commands.keys().copied().collect();
+        sequences.into_iter().for_each(|sequence| self.expired(sequence, session));
+    }
+
     /// A message was too large for the node to read, which takes commands up to `limit`. Where none is larger, there were too
     /// many in it.
     pub(super) fn too_large(&mut self, error: ProposeError, limit: usize) {
