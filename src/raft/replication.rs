@@ -218,6 +218,10 @@ impl Raft {
     }
 
     /// A message of the leader of `term`. Returns whether it leads.
+    ///
+    /// A leader that hears another one of its own term has seen the proof that a majority voted twice: a disk forgot its
+    /// vote, and no other check noticed. To refuse that message would leave both at work, each with clients of its own. So it
+    /// is an assertion: consensus falls, its cause can be read, and what comes up again from disk follows whoever still leads.
     pub(super) fn hear_leader(
         &mut self,
         now: Duration,
@@ -262,9 +266,13 @@ impl Raft {
     /// Stores what is new of `entries`, which follow on from an entry that matched.
     fn store_entries(&mut self, entries: Vec<Entry>, effects: &mut Vec<Effect>) {
         let mut appended = false;
+        let base = self.log.base();
         for entry in entries {
             if !appended {
-                if entry.index <= self.log.base().index || self.log.term_at(entry.index) == Some(entry.term) {
+                if entry.index == base.index && entry.term != base.term {
+                    self.denies_committed(entry.index);
+                }
+                if entry.index <= base.index || self.log.term_at(entry.index) == Some(entry.term) {
                     continue;
                 }
                 // "If an existing entry conflicts with a new one (same index but different terms), delete the existing
@@ -278,13 +286,19 @@ impl Raft {
         }
     }
 
-    fn truncate_from(&mut self, index: LogIndex, effects: &mut Vec<Effect>) {
-        assert!(
-            index > self.commit_index,
+    /// The leader's log has another entry at `index` than the one that is committed here.
+    pub(super) fn denies_committed(&self, index: LogIndex) -> ! {
+        panic!(
             "Leader Completeness: entry {index} is committed (up to {}) and the leader of term {} has another",
             self.commit_index,
             self.current_term()
-        );
+        )
+    }
+
+    fn truncate_from(&mut self, index: LogIndex, effects: &mut Vec<Effect>) {
+        if index <= self.commit_index {
+            self.denies_committed(index);
+        }
         let membership = self.memberships.current().clone();
         self.log.truncate_from(index);
         self.memberships.truncated_from(index);
@@ -318,12 +332,17 @@ impl Raft {
         reply: AppendEntriesReply,
         effects: &mut Vec<Effect>,
     ) {
+        let last_index = self.log.last().index;
         let RoleState::Leader(leadership) = &mut self.role else { return };
         // A round that was not begun cannot be confirmed.
         let read_round = reply.read_round.min(leadership.reads.round());
         let Some(peer) = leadership.progress.get_mut(&from) else { return };
         // An answer to an earlier leadership, or over an earlier connection (L06).
         if peer.session != session || reply.term != self.hard_state.current_term {
+            return;
+        }
+        // Nobody has more of this log than there is: what else such a peer says is not believed either.
+        if matches!(reply.outcome, AppendOutcome::Matched { match_index } if match_index > last_index) {
             return;
         }
         peer.last_heard = now;

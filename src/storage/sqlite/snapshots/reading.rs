@@ -22,7 +22,7 @@ use crate::{
 
 const CALL: &str = "reading of a snapshot";
 
-/// No head is longer: it may hold a membership, but not a damaged length's worth of memory.
+/// No head or tail is longer: it may hold a membership, but not a damaged length's worth of memory.
 const LARGEST_HEAD: usize = 16 << 20;
 
 /// What the tail of a finished file says the snapshot is, and where its data begins.
@@ -36,7 +36,8 @@ pub(super) fn read_tail(file: &mut dyn File, path: &Path) -> Result<(SnapshotMet
     if file.read_at(footer_at, &mut footer).map_err(error)? < FOOTER {
         return Err(damaged("it is not there"));
     }
-    let length = format::tail_length(footer).ok_or_else(|| damaged("what stands behind it does not fit"))?;
+    let length = format::tail_length(footer).filter(|length| *length <= LARGEST_HEAD);
+    let length = length.ok_or_else(|| damaged("what stands behind it does not fit"))?;
     let at = footer_at.checked_sub(length as u64).filter(|at| *at >= start);
     let at = at.ok_or_else(|| damaged("it would begin before the data"))?;
     let mut tail = vec![0; length];
