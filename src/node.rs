@@ -77,6 +77,8 @@ pub use self::{
     request::NodeRequest,
     snapshot_calls::SavedSnapshot,
 };
+#[cfg(feature = "testing")]
+pub use messages::vocabulary;
 #[cfg(all(feature = "grpc", feature = "sqlite"))]
 pub(crate) use builder::{cluster_id, fnv};
 
