@@ -77,10 +77,10 @@ pub use self::{
     request::NodeRequest,
     snapshot_calls::SavedSnapshot,
 };
-#[cfg(feature = "testing")]
-pub use messages::vocabulary;
 #[cfg(all(feature = "grpc", feature = "sqlite"))]
 pub(crate) use builder::{cluster_id, fnv};
+#[cfg(feature = "testing")]
+pub use messages::vocabulary;
 
 /// A command's result, and where in the log it was applied.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,14 +8,23 @@
 
 #[path = "supervision/acts.rs"]
 mod acts;
+#[path = "supervision/budget.rs"]
+mod budget;
 #[path = "supervision/checks.rs"]
 mod checks;
 #[path = "supervision/matrix.rs"]
 mod matrix;
+#[cfg(feature = "sqlite")]
+#[path = "supervision/own_threads.rs"]
+mod own_threads;
+#[path = "supervision/permits.rs"]
+mod permits;
 #[path = "supervision/stage.rs"]
 mod stage;
 #[path = "supervision/strike.rs"]
 mod strike;
+#[path = "supervision/trial.rs"]
+mod trial;
 
 use std::{
     collections::BTreeMap,

@@ -56,9 +56,7 @@ use crate::{
         shared::{PeerGauge, Shared},
         traces::Traces,
     },
-    raft::{
-        Address, CallId, Effect, Input, LogIndex, NodeId, Payload, Raft, Recovered, Reply, Request, Settings,
-    },
+    raft::{Address, CallId, Effect, Input, LogIndex, NodeId, Payload, Raft, Recovered, Reply, Request, Settings},
     storage::Storage,
 };
 

@@ -129,7 +129,7 @@ pub fn is_told(stage: &Stage, act: Act, cell: Cell, struck: &Struck) {
         return;
     }
     // One that dies on its way out is not started again for that. Who begins to listen later hears of nothing before.
-    if cell.word == "Stop" || matches!(act, Act::Begin | Act::ShutDown) {
+    if cell.word == "Stop" || act == Act::ShutDown || !struck.listened_to {
         return;
     }
     let told = |(of, event): &(NodeId, NodeEvent)| {
@@ -150,7 +150,7 @@ pub fn is_told(stage: &Stage, act: Act, cell: Cell, struck: &Struck) {
 
 /// The right actors have started again, and no others.
 pub fn restarts(stage: &Stage, act: Act, cell: Cell, struck: &Struck, starts: &[Start]) {
-    let Struck { node: id, life, path, starts: before } = struck;
+    let Struck { node: id, life, path, starts: before, .. } = struck;
     let Ok(node) = stage.life(*id, *life) else { return };
     if path == "node" || (cell.actor == "server" && cell.word == "Start" && act == Act::Begin) {
         return;
@@ -192,7 +192,11 @@ pub fn restarts(stage: &Stage, act: Act, cell: Cell, struck: &Struck, starts: &[
         }
     }
     let ended = act.ends_nodes() || act == Act::Begin || stage.plan.lives(*id) > *life;
-    for path in must {
+    // One whose peer has left need not come back.
+    let members: Vec<_> =
+        node.status().membership.peers_of(*id).map(|peer| format!("consensus/replicator {peer}")).collect();
+    let left = |path: &String| peers.contains(path) && !members.contains(path);
+    for path in must.into_iter().filter(|path| !left(path)) {
         if !ended && !begun.contains_key(path.as_str()) {
             stage.complain(format!("{path} was not started again, only {begun:?}"));
         }
@@ -214,7 +218,8 @@ pub async fn leaves_nothing(stage: &Stage, tasks: usize) {
         }
     }
     let ours = || {
-        let lives = stage.cluster.ids().into_iter().flat_map(|id| (1..=stage.plan.lives(id)).map(move |life| (id, life)));
+        let lives =
+            stage.cluster.ids().into_iter().flat_map(|id| (1..=stage.plan.lives(id)).map(move |life| (id, life)));
         let trees = lives.filter_map(|(id, life)| stage.life(id, life).ok());
         let names: BTreeSet<_> = trees.map(|node| format!("{}/", node.flow().name())).collect();
         let left = |name: &String| names.iter().any(|prefix| name.starts_with(prefix));

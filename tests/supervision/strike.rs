@@ -1,7 +1,7 @@
 //! Who dies, where and how: the cells of the matrix, and the saboteurs that carry a blow out.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -73,6 +73,8 @@ pub struct Struck {
     pub path: String,
     /// How many actors had been started, of all that are in [`Plan::starts`].
     pub starts: usize,
+    /// Whether anybody had subscribed to this life of the node.
+    pub listened_to: bool,
 }
 
 /// A start of an actor, its node, and the life of that node.
@@ -90,6 +92,7 @@ struct State {
     spared: Option<NodeId>,
     lives: BTreeMap<NodeId, usize>,
     starts: Vec<Start>,
+    subscribed: BTreeSet<(NodeId, usize)>,
     heard: BTreeMap<(&'static str, &'static str), usize>,
     strangers: Vec<String>,
     names: BTreeMap<String, Option<&'static str>>,
@@ -164,6 +167,9 @@ impl Saboteur for OfOneLife {
         if moment == Moment::Before && message == "Start" {
             state.starts.push((self.node, self.life, path.to_owned()));
         }
+        if moment == Moment::Before && message == "Subscribe" {
+            state.subscribed.insert((self.node, self.life));
+        }
         if !state.armed {
             return None;
         }
@@ -172,11 +178,11 @@ impl Saboteur for OfOneLife {
             state.strangers.push(path.to_owned());
             return None;
         };
-        if moment == Moment::Before {
-            *state.heard.entry((actor, message)).or_default() += 1;
-        }
         if state.spared == Some(self.node) {
             return None;
+        }
+        if moment == Moment::Before {
+            *state.heard.entry((actor, message)).or_default() += 1;
         }
         for at in 0..state.blows.len() {
             let first = state.blows[at].0.after.map(|first| state.blows[first].2.as_ref().map(|struck| struck.node));
@@ -188,7 +194,8 @@ impl Saboteur for OfOneLife {
             *seen += 1;
             if *seen == *nth {
                 let starts = state.starts.len();
-                *struck = Some(Struck { node: self.node, life: self.life, path: path.to_owned(), starts });
+                let listened_to = state.subscribed.contains(&(self.node, self.life));
+                *struck = Some(Struck { node: self.node, life: self.life, path: path.to_owned(), starts, listened_to });
                 return Some(cell.how);
             }
         }

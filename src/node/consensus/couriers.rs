@@ -146,7 +146,8 @@ pub(super) async fn start_timer(
 ) -> Result<Child<ElectionTimerMessage>, ActorProcessingErr> {
     let arguments = ElectionTimerArguments { shared: shared.clone(), seed, consensus: context.myself().clone() };
     let path = "consensus/election timer";
-    let spawned = Child::spawn::<ElectionTimer>(&shared.flow, path, Placement::Runtime, arguments, context.cell()).await;
+    let spawned =
+        Child::spawn::<ElectionTimer>(&shared.flow, path, Placement::Runtime, arguments, context.cell()).await;
     spawned.map_err(|error| did_not_start(path, &error))
 }
 
