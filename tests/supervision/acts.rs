@@ -198,10 +198,13 @@ async fn fall(stage: &Stage, actor: &str) {
     let leader = stage.cluster.leader().await;
     let path = actor.replace('*', &(leader % 3 + 1).to_string());
     let node = stage.cluster.node(leader).expect("it runs");
+    let starts = |stage: &Stage| stage.plan.starts().iter().filter(|(of, _, at)| *of == leader && *at == path).count();
+    let before = starts(stage);
     stage.plan.arm(None);
     if !node.crash(&path, Crash::Kill) {
         stage.complain(format!("nobody lives at {path}"));
     }
+    stage.until("another one to be started", |_| starts(stage) > before).await;
     stage.cluster.run_for(2 * ELECTION_TIMEOUT).await;
 }
 

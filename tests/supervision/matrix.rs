@@ -37,7 +37,11 @@ fn wanted(cell: &Cell) -> bool {
     std::env::var("CELL").map_or(true, |wanted| cell.to_string().contains(&wanted))
 }
 
-/// Fails when: PLANTED
+/// Fails when: `Port` drops its caller without an answer, or its permit is not given back; `start_again` forgets the
+/// snapshotter, or tells neither the core (`Lost`) nor the root; `count_death` counts six for one; `restarted` publishes
+/// nothing; `set_last_failure` keeps nothing, or `Seat::drop` does not say that its actor was killed at its start;
+/// `TakenCalls` does not give the queue back; `start_keepers` does not announce the calls that wait; `server_died` tries once;
+/// the leader says once only that a peer lost entries (the disk of one that falls before it is marked is used on).
 #[test]
 fn every_actor_dies_at_every_message() {
     hush();
