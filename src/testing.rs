@@ -33,6 +33,8 @@ mod ledger;
 mod network;
 mod setup;
 
+pub use crate::node::vocabulary;
+
 pub use self::{
     application::Told,
     cluster::{Cluster, Committed},

@@ -30,6 +30,9 @@
 
 mod words;
 
+#[cfg(feature = "testing")]
+pub use words::vocabulary;
+
 use std::sync::Arc;
 
 use bytes::Bytes;

@@ -205,34 +205,40 @@ impl Root {
     ) -> Result<(), NodeError> {
         tracing::warn!(path, %cause, "a keeper died; the keepers start anew");
         let (mut path, mut cause) = (path, cause);
+        let mut deaths = Vec::new();
         self.check_disk()?;
         self.check_poison(path, &cause)?;
         loop {
             self.count_death(path, &cause)?;
+            deaths.push((path, cause));
             self.stop_keepers(context).await?;
             // What was being written may have failed just now.
             self.check_disk()?;
-            let failed = match self.start_keepers(context).await {
+            match self.start_keepers(context).await {
                 Ok(()) => break,
-                Err(failed) => failed,
-            };
-            match failed {
-                StartFailure(_, error @ NodeError::Storage(_)) => return Err(error),
-                StartFailure(next, error) => (path, cause) = (next, error.to_string()),
+                Err(StartFailure(_, error @ NodeError::Storage(_))) => return Err(error),
+                Err(StartFailure(next, error)) => (path, cause) = (next, error.to_string()),
             }
         }
-        self.restarted(path.to_owned(), cause);
+        deaths.into_iter().for_each(|(path, cause)| self.restarted(path.to_owned(), cause));
         Ok(())
     }
 
+    /// Where it does not start it has died once more.
     async fn server_died(&mut self, cause: String, context: &mut Context<NodeMessage>) -> Result<(), NodeError> {
         tracing::warn!(%cause, "the server died and is started again");
-        self.count_death(SERVER, &cause)?;
-        if let Some(server) = self.server.take() {
+        if let Some(mut server) = self.server.take() {
             server.gone().await;
         }
-        self.start_server(context).await?;
-        self.restarted(SERVER.to_owned(), cause);
+        let mut causes = vec![cause];
+        loop {
+            self.count_death(SERVER, causes.last().expect("there is one from the beginning"))?;
+            match self.start_server(context).await {
+                Ok(()) => break,
+                Err(error) => causes.push(error.to_string()),
+            }
+        }
+        causes.into_iter().for_each(|cause| self.restarted(SERVER.to_owned(), cause));
         Ok(())
     }
 

@@ -145,7 +145,10 @@ impl Raft {
             effects,
         };
         for (id, peer) in &mut leadership.progress {
-            if peer.lost_data {
+            if peer.lost_data.is_some() {
+                if peer.take_heartbeat() {
+                    sender.send(*id, peer, Vec::new());
+                }
                 continue;
             }
             if peer.mode == Mode::Replicate && peer.next_index <= self.log.base().index {
@@ -387,9 +390,11 @@ impl Raft {
             }
             AppendOutcome::Stale => {}
             AppendOutcome::Lost { .. } => {
-                peer.lost_data = true;
-                peer.match_index = 0;
-                effects.push(Effect::PeerLostData { peer: from });
+                // One that says it again has fallen before its disk was marked.
+                if peer.lost_data.is_none() {
+                    peer.lost_data = Some(std::mem::take(&mut peer.match_index));
+                    effects.push(Effect::PeerLostData { peer: from });
+                }
             }
         }
         self.note_catching_up(now, from);
@@ -452,7 +457,7 @@ impl Sender<'_> {
             entries,
             leader_commit: self.commit_index,
             read_round: self.read_round,
-            acknowledged: peer.match_index,
+            acknowledged: peer.lost_data.unwrap_or(peer.match_index),
         };
         self.effects.push(Effect::Send { to, session: peer.session, request: Request::AppendEntries(request) });
     }
