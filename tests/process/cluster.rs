@@ -154,6 +154,16 @@ impl Cluster {
         server.kill().await;
     }
 
+    /// SIGKILL to all of these at once; returns when they are gone.
+    pub async fn kill_all(&mut self, ids: &[u64]) {
+        for id in ids {
+            self.servers.get_mut(id).expect("it is running").start_kill();
+        }
+        for id in ids {
+            self.servers.remove(id).expect("it was just killed").ended().await;
+        }
+    }
+
     /// Waits until the ports of all that run are open.
     pub async fn are_ready(&self) {
         for (id, server) in &self.servers {
