@@ -54,10 +54,7 @@ impl Cluster {
     async fn start_fresh(flags: &[&str], with_shim: bool) -> Cluster {
         // A port that was free a moment ago may be taken now.
         for _ in 0..5 {
-            let mut cluster = Cluster::new(flags);
-            if with_shim {
-                cluster.shim = Some(Shim::compile(cluster.directory()));
-            }
+            let mut cluster = if with_shim { Cluster::new_with_shim(flags) } else { Cluster::new(flags) };
             (1..=3).for_each(|id| cluster.spawn(id, cluster.serve(id)));
             let mut all_ready = true;
             for server in cluster.servers.values() {
@@ -80,6 +77,21 @@ impl Cluster {
             flags: flags.iter().map(|flag| flag.to_string()).collect(),
             directory: TempDir::new().expect("there is room for temporary files"),
         }
+    }
+
+    /// One server, not running yet, with a disk that can be made to fail.
+    pub fn alone(flags: &[&str]) -> Cluster {
+        let mut cluster = Cluster::new(flags);
+        cluster.addresses.retain(|id, _| *id == 1);
+        cluster.shim = Some(Shim::compile(cluster.directory()));
+        cluster
+    }
+
+    /// Three servers, not running yet, with disks that can be made to fail.
+    pub fn new_with_shim(flags: &[&str]) -> Cluster {
+        let mut cluster = Cluster::new(flags);
+        cluster.shim = Some(Shim::compile(cluster.directory()));
+        cluster
     }
 
     /// The disks that can be made to fail.

@@ -112,7 +112,7 @@ impl Clients {
     pub async fn go_on(&self, more: usize) {
         let mut answered = self.shared.answered.subscribe();
         let enough = *answered.borrow_and_update() + more;
-        let reached = timeout(PATIENCE, answered.wait_for(|now| *now >= enough)).await;
+        let reached = timeout(2 * PATIENCE, answered.wait_for(|now| *now >= enough)).await;
         reached.unwrap_or_else(|_| panic!("only {} calls are answered", *self.shared.answered.borrow())).expect("ours");
     }
 

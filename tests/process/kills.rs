@@ -55,7 +55,7 @@ async fn histories_stay_linearizable_whoever_is_killed_however_often() {
 /// One cluster; how many operations of its clients were checked.
 async fn live_through(cycles: usize, seed: u64) -> usize {
     let mut random = SmallRng::seed_from_u64(seed);
-    let mut cluster = Cluster::start(&["--election-timeout-ms", "150-300"]).await;
+    let mut cluster = Cluster::start(&[]).await;
     let witness = Witness::of(&cluster.addresses);
     let (clients, sessions) = (Clients::start(&cluster.addresses, 6, seed), SessionLoad::start(&cluster.addresses, 2));
     let watch = KeptWatch::start(&cluster.addresses, PREFIX);
