@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// So many points are tried of each life in CI.
-const SAMPLE: usize = 36;
+const SAMPLE: usize = 26;
 
 /// A single voter elects itself at once.
 const FLAGS: [&str; 4] = ["--election-timeout-ms", "60-120", "--snapshot-trailing", "2"];
@@ -36,6 +36,17 @@ const FLAGS: [&str; 4] = ["--election-timeout-ms", "60-120", "--snapshot-trailin
 pub struct Point {
     pub call: Call,
     pub strike: Strike,
+}
+
+impl Point {
+    /// A node goes on after it. The count of writes in LOCK is a guard, not a promise; whoever wrote half of it writes the rest;
+    /// a disk without room may have some later; SQLite's own sync of the directory is followed by one of the store's.
+    fn may_heal(&self) -> bool {
+        let Point { call, strike } = self;
+        (call.what == "write" && call.file == "LOCK")
+            || matches!(strike, Strike::Short | Strike::NoSpace)
+            || (call.what == "sync" && call.file.is_empty())
+    }
 }
 
 /// A call and the ways in which it can fail.
@@ -184,10 +195,12 @@ impl Alone {
         let life = self.live(call.number, *strike).await;
         let Some(struck) = life.calls.iter().find(|call| call.struck) else { return "was not reached" };
         let place = format!("{strike:?} at call {}: {} {}", struck.number, struck.what, struck.file);
+        let directory = self.cluster.data(1).display().to_string();
         let outcome = match life.exit {
+            0 if !point.may_heal() => panic!("{place}: nothing is said of it"),
             0 if life.told => "was told, and healed",
             0 => "was healed",
-            11 if life.stderr.contains("error[R016]") => "ended with R016",
+            11 if life.stderr.contains("error[R016]") && life.stderr.contains(&directory) => "ended with R016",
             exit => panic!("{place}: exit code {exit} with {}", life.stderr),
         };
         let mut server = Server::spawn(format!("the node after {place}"), self.cluster.serve(1));
