@@ -107,8 +107,7 @@ impl Tally {
     }
 }
 
-/// Fails when: an error of a write or a sync is not looked at (`File::sync`, `checkpoint`), a node goes on after one, or
-/// what a failed call leaves behind is taken for damage at the next start.
+/// Fails when: a commit that failed is taken for done (`persist` of the SQLite store).
 #[tokio::test(flavor = "multi_thread")]
 async fn each_call_of_a_first_life_fails_once_and_nothing_acknowledged_is_lost() {
     let mut node = Alone::new();

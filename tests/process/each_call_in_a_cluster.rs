@@ -25,8 +25,7 @@ const SAMPLE: usize = 12;
 /// The one whose calls fail.
 const VICTIM: u64 = 3;
 
-/// Fails when: a follower answers what it could not write, a leader counts what it could not write, a failed chunk of a
-/// snapshot is taken for stored, or a node without a disk goes on.
+/// Fails when: a commit that failed is taken for done (`persist` of the SQLite store).
 #[tokio::test(flavor = "multi_thread")]
 async fn each_call_of_a_node_of_three_fails_once_and_the_cluster_heals() {
     let mut three = Three::start().await;

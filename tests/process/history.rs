@@ -31,8 +31,9 @@ use crate::{client, server::PATIENCE};
 /// How long one answer is waited for.
 const ANSWER: Duration = Duration::from_secs(2);
 
-/// How long a client that was refused leaves the servers alone.
+/// How long a client that was refused leaves the servers alone, and one that asks only one of them.
 const PAUSE: Duration = Duration::from_millis(5);
+const FAITHFUL_PAUSE: Duration = Duration::from_millis(50);
 
 /// No more than the check of one key can keep in mind.
 pub const OPERATIONS_OF_A_KEY: u64 = 50;
@@ -88,8 +89,9 @@ struct Shared {
 }
 
 impl Clients {
-    /// Each of them asks any of the addresses, whether anybody listens there or not.
-    pub fn start(addresses: &BTreeMap<u64, String>, clients: u64, seed: u64) -> Clients {
+    /// Each of them asks any of the addresses, whether anybody listens there or not. Besides, each address has so many
+    /// faithful readers, who ask nobody else: who is cut off, or stands still, has questions waiting.
+    pub fn start(addresses: &BTreeMap<u64, String>, clients: u64, readers: u64, seed: u64) -> Clients {
         let shared = Arc::new(Shared {
             operations: Mutex::default(),
             answered: watch::channel(0).0,
@@ -99,10 +101,11 @@ impl Clients {
         });
         let stop = watch::channel(false).0;
         let mut tasks = JoinSet::new();
-        for number in 0..clients {
+        for number in 0..clients + readers * addresses.len() as u64 {
             let connections = addresses.values().map(|address| client::kv(address)).collect();
             let random = SmallRng::seed_from_u64(seed * 1000 + number);
-            let client = Client { number, attempts: 0, connections, target: number as usize, random };
+            let (target, faithful) = (number as usize, number >= clients);
+            let client = Client { number, attempts: 0, connections, target, faithful, random };
             tasks.spawn(client.run(shared.clone(), stop.subscribe()));
         }
         Clients { shared, stop, tasks }
@@ -131,6 +134,7 @@ struct Client {
     attempts: u64,
     connections: Vec<KvClient<Channel>>,
     target: usize,
+    faithful: bool,
     random: SmallRng,
 }
 
@@ -161,6 +165,7 @@ impl Client {
         // Nobody else ever writes it.
         let value = format!("{}/{}", self.number, self.attempts);
         match self.random.random_range(0..100) {
+            _ if self.faithful => Call::Get,
             0..30 => Call::Put(value),
             30..35 => Call::Delete,
             35..65 => {
@@ -204,8 +209,12 @@ impl Client {
 
     /// Turns to the next node.
     async fn refused(&mut self, call: &Call, status: &Status) -> Answer {
-        self.target += 1;
-        sleep(PAUSE).await;
+        if self.faithful {
+            sleep(FAITHFUL_PAUSE).await;
+        } else {
+            self.target += 1;
+            sleep(PAUSE).await;
+        }
         let error: ProposeError = propose_error(status, 0);
         match call {
             Call::Get => Answer::Refused,
