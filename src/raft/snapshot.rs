@@ -295,9 +295,7 @@ impl Raft {
         let membership = self.memberships.current().clone();
         if self.log.term_at(position.index) != Some(position.term) {
             // "Discard the entire log" (Figure 13, 7): nothing in it is known to follow the snapshot.
-            if self.log.last().index > self.log.base().index {
-                self.outbox.truncate_from(self.log.base().index + 1);
-            }
+            self.outbox.truncate_from(self.log.base().index + 1);
             self.memberships.truncated_from(0);
             for (_, call) in std::mem::take(&mut self.proposals) {
                 effects.push(Effect::Refuse { call, refusal: Refusal::Unknown });
