@@ -187,3 +187,17 @@ fn a_snapshot_holds_the_compaction_for_ten_election_timeouts() {
     let patience = 10 * ELECTION_TIMEOUT_MAX;
     assert_eq!((base_after(patience), base_after(patience + HEARTBEAT / 50)), (4, 5));
 }
+
+/// Of two snapshots that end with the same entry the first stays: it is what the disk has, and what peers are sent.
+///
+/// Fails when: `keep_newer` takes one that reaches no farther.
+#[test]
+fn of_two_snapshots_of_one_entry_the_first_stays() {
+    let mut n1 = Fixture::start(recovered(1, (4, 1), &[]));
+    n1.step(Input::Restored { index: 4 });
+    n1.step(Input::SnapshotWritten { snapshot: snapshot((4, 1), 99) });
+    n1.campaign();
+    n1.win();
+    n1.persisted().conflict(2, 2, 0);
+    assert_eq!(n1.ordered(), [format!("SendSnapshot to=n2 session={} term=2 snapshot=4@1 of 20 bytes", n1.session(2))]);
+}
