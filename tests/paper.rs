@@ -4,6 +4,8 @@
 //! Each test drives one server by hand (`paper/fixture.rs`) and says in its comment the sentence, and with which bug it
 //! fails: each was seen red with that bug in the core.
 
+#[path = "paper/boundaries.rs"]
+mod boundaries;
 #[path = "paper/compaction.rs"]
 mod compaction;
 #[path = "paper/elections.rs"]
@@ -18,9 +20,13 @@ mod leaders;
 mod leases;
 #[path = "paper/membership.rs"]
 mod membership;
+#[path = "paper/operators.rs"]
+mod operators;
 #[path = "paper/reads.rs"]
 mod reads;
 #[path = "paper/snapshots.rs"]
 mod snapshots;
+#[path = "paper/thresholds.rs"]
+mod thresholds;
 #[path = "paper/transfers.rs"]
 mod transfers;

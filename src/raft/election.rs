@@ -269,7 +269,6 @@ impl Raft {
                 if self.told_removed {
                     self.abandon_proposals(effects);
                 }
-                self.timeout_since = now;
                 self.set_timer(now, Alarm::Election, effects);
             }
             RoleState::Follower | RoleState::PreCandidate(_) | RoleState::Candidate(_) => {}

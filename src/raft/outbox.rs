@@ -292,7 +292,7 @@ mod tests {
             self.release(&effects);
             if let Some(Effect::Persist { seq, write, then }) = next {
                 assert!(self.in_flight.is_none(), "two writes in flight");
-                assert!(!write.is_empty());
+                assert_ne!(write, Write::default());
                 self.in_flight = Some((seq, write, then));
             }
         }

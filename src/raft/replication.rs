@@ -268,24 +268,20 @@ impl Raft {
 
     /// Stores what is new of `entries`, which follow on from an entry that matched.
     fn store_entries(&mut self, entries: Vec<Entry>, effects: &mut Vec<Effect>) {
-        let mut appended = false;
         let base = self.log.base();
         for entry in entries {
-            if !appended {
-                if entry.index == base.index && entry.term != base.term {
-                    self.denies_committed(entry.index);
-                }
-                if entry.index <= base.index || self.log.term_at(entry.index) == Some(entry.term) {
-                    continue;
-                }
-                // "If an existing entry conflicts with a new one (same index but different terms), delete the existing
-                // entry and all that follow it" (§5.3).
-                if entry.index <= self.log.last().index {
-                    self.truncate_from(entry.index, effects);
-                }
+            if entry.index == base.index && entry.term != base.term {
+                self.denies_committed(entry.index);
+            }
+            if entry.index <= base.index || self.log.term_at(entry.index) == Some(entry.term) {
+                continue;
+            }
+            // "If an existing entry conflicts with a new one (same index but different terms), delete the existing entry
+            // and all that follow it" (§5.3).
+            if entry.index <= self.log.last().index {
+                self.truncate_from(entry.index, effects);
             }
             self.append(entry, effects);
-            appended = true;
         }
     }
 
@@ -371,7 +367,7 @@ impl Raft {
                 let shared_term = conflict_term > 0 && self.log.term_at(last_of_term) == Some(conflict_term);
                 let agree = if shared_term { last_of_term } else { conflict_index.saturating_sub(1) };
                 let base = self.log.base().index;
-                if base > 0 && peer.next_index <= base + 1 && peer.match_index < base {
+                if peer.next_index <= base + 1 && peer.match_index < base {
                     // Not even what the log stands on agrees: the snapshot has to be sent (§7).
                     let snapshot = self.snapshots.finished().clone();
                     self.last_session += 1;

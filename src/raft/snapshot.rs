@@ -299,9 +299,7 @@ impl Raft {
                 self.denies_committed(position.index);
             }
             // "Discard the entire log" (Figure 13, 7): nothing in it is known to follow the snapshot.
-            if self.log.last().index > self.log.base().index {
-                self.outbox.truncate_from(self.log.base().index + 1);
-            }
+            self.outbox.truncate_from(self.log.base().index + 1);
             self.memberships.truncated_from(0);
             for (_, call) in std::mem::take(&mut self.proposals) {
                 effects.push(Effect::Refuse { call, refusal: Refusal::Unknown });

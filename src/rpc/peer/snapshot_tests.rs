@@ -66,7 +66,7 @@ impl Receiver {
     async fn store(&self, request: InstallSnapshotRequest) -> Result<InstallSnapshotReply, Status> {
         let reply = |outcome| Ok(InstallSnapshotReply { term: request.term, outcome });
         let stored = || self.stored.lock().expect("no panic").len() as u64;
-        if request.data.is_empty() && request.offset == 0 && !request.is_last() {
+        if request.data.is_empty() && request.offset == 0 && request.snapshot.size > 0 {
             return reply(InstallOutcome::Stored { offset: stored() });
         }
         self.offsets.lock().expect("no panic").push(request.offset);
