@@ -27,6 +27,7 @@ mod event;
 mod meter;
 mod names;
 mod node_flow;
+mod pause;
 mod recorder;
 mod sabotage;
 #[cfg(test)]

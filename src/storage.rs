@@ -19,6 +19,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 
 use crate::raft::{Entry, Incarnation, LogIndex, LogPosition, Membership, NodeId, Recovered, SnapshotMetadata, Write};
 
@@ -110,6 +111,12 @@ pub trait Storage: Send + Sync + 'static {
     /// Whether its calls block for a disk, so that the log store needs a thread of its own. Simulated disks do not.
     fn blocks(&self) -> bool {
         true
+    }
+
+    /// What the log store awaits before and after each of its calls. `None`, as on every real disk: nothing. A simulated
+    /// disk that is slow, or hangs, says so here instead of holding up a thread.
+    fn pace(&self) -> Option<BoxFuture<'static, ()>> {
+        None
     }
 }
 

@@ -29,16 +29,22 @@ mod application;
 mod cluster;
 #[cfg(feature = "sqlite")]
 pub mod disk;
+mod invariants;
 mod ledger;
+mod nemesis;
 mod network;
+mod pace;
 mod setup;
+mod strikes;
 
 pub use crate::node::vocabulary;
 
 pub use self::{
     application::Told,
     cluster::{Cluster, Committed},
+    invariants::{Invariants, Violation},
     ledger::{Ledger, Line, Witness, Written},
+    nemesis::{Fault, Nemesis, Struck},
     network::Network,
     setup::ClusterBuilder,
 };

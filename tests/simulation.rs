@@ -11,6 +11,9 @@ mod actors;
 mod disks;
 #[path = "simulation/elections.rs"]
 mod elections;
+#[cfg(feature = "sqlite")]
+#[path = "support/linear/mod.rs"]
+mod linear;
 #[path = "simulation/load.rs"]
 mod load;
 #[path = "simulation/log.rs"]
@@ -27,6 +30,9 @@ mod sessions;
 mod snapshot_faults;
 #[path = "simulation/snapshots.rs"]
 mod snapshots;
+#[cfg(feature = "sqlite")]
+#[path = "simulation/storm/mod.rs"]
+mod storm;
 #[path = "simulation/support.rs"]
 mod support;
 #[path = "simulation/transfer.rs"]

@@ -155,6 +155,7 @@ const SEATED: &str = "ractor hands nothing to an actor that failed or stopped";
 impl<A: Actor> Seat<A> {
     async fn take(myself: ActorRef<Envelope<A::Message>>, start: Start<A>) -> Result<Self, ActorProcessingErr> {
         let Start { flow, meter, life, arguments } = start;
+        flow.awake().await;
         meter.begin(&life);
         let address = Address::new(myself, flow.clone(), life.clone());
         let origin = Origin { sender: life.sender, ..Origin::default() };
@@ -178,6 +179,7 @@ impl<A: Actor> Seat<A> {
     }
 
     async fn handle(&mut self, envelope: Envelope<A::Message>) -> Result<(), ActorProcessingErr> {
+        self.context.flow().awake().await;
         let Envelope { message, origin, sent, counted } = envelope;
         if counted {
             self.context.life().count_taken();
@@ -209,6 +211,7 @@ impl<A: Actor> Seat<A> {
     }
 
     async fn child_stopped(&mut self, child: ActorCell, cause: String) -> Result<(), ActorProcessingErr> {
+        self.context.flow().awake().await;
         let sender = Sender { actor: self.context.flow().actor_named(child.get_name().as_deref()), incarnation: 0 };
         self.context.begin(CHILD_STOPPED, Mark::default(), Origin { sender, ..Origin::default() }, None);
         let actor = self.actor.as_mut().expect(SEATED);
@@ -224,6 +227,7 @@ impl<A: Actor> Seat<A> {
     }
 
     async fn stop(&mut self) -> Result<(), ActorProcessingErr> {
+        self.context.flow().awake().await;
         self.context.begin(STOP, Mark::default(), Origin::default(), None);
         let mut actor = self.actor.take().expect(SEATED);
         let context = &mut self.context;

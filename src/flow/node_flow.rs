@@ -16,6 +16,7 @@ use super::{
     ActorId, ActorReport, Event, Filter, Incident, Mark, Origin, Outcome, Saboteur, Sender, TraceId,
     meter::{Meter, NEVER_POISONED},
     names::Names,
+    pause::Pause,
     recorder::{Record, Recorder, event_id, event_parts},
 };
 
@@ -58,6 +59,7 @@ struct Shared {
     places: RwLock<Places>,
     incidents: Mutex<VecDeque<Kept>>,
     saboteur: OnceLock<Arc<dyn Saboteur>>,
+    pause: Pause,
 }
 
 /// Every place in the tree that was ever asked for, by path and by number.
@@ -97,6 +99,7 @@ impl Flow {
             places: RwLock::new(Places { numbers: BTreeMap::new(), meters: Vec::new() }),
             incidents: Mutex::new(VecDeque::new()),
             saboteur: OnceLock::new(),
+            pause: Pause::default(),
             name,
         }));
         assert_eq!(flow.actor(APPLICATION), ActorId::default());
@@ -110,6 +113,10 @@ impl Flow {
 
     pub(super) fn saboteur(&self) -> Option<&Arc<dyn Saboteur>> {
         self.0.saboteur.get()
+    }
+
+    pub(super) fn pause_state(&self) -> &Pause {
+        &self.0.pause
     }
 
     /// `raft/<cluster>/<id>`, as it was told.

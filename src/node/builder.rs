@@ -13,7 +13,7 @@ use super::{
     child::await_namesake,
     joining::{be_added, cluster_to_join},
     observer::{MaybeObserver, Observer},
-    shared::{Clock, Place, Progress, Shared, Standing},
+    shared::{Clock, Place, Progress, RIGHT, Shared, Standing},
     supervision::{Blueprint, Root},
 };
 use crate::{
@@ -44,8 +44,10 @@ pub struct Builder<M> {
     config: Config,
     policy: RestartPolicy,
     seed: Option<u64>,
+    recorded: bool,
     observer: MaybeObserver,
     saboteur: Option<Arc<dyn Saboteur>>,
+    clock_rate: u32,
     machine: PhantomData<fn() -> M>,
 }
 
@@ -65,8 +67,10 @@ impl<M: StateMachine> Builder<M> {
             config: Config::default(),
             policy: RestartPolicy::default(),
             seed: None,
+            recorded: true,
             observer: None,
             saboteur: None,
+            clock_rate: RIGHT,
             machine: PhantomData,
         }
     }
@@ -145,6 +149,12 @@ impl<M: StateMachine> Builder<M> {
         self
     }
 
+    /// Whether the flight recorder is on from the beginning, as it is without this.
+    pub fn recorded(mut self, recorded: bool) -> Self {
+        self.recorded = recorded;
+        self
+    }
+
     /// Shows every step of the rules to `observer`, for tests.
     pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
         self.observer = Some(observer);
@@ -154,6 +164,17 @@ impl<M: StateMachine> Builder<M> {
     /// Lets `saboteur` decide which actors die at which messages, for tests.
     pub fn sabotage(mut self, saboteur: Arc<dyn Saboteur>) -> Self {
         self.saboteur = Some(saboteur);
+        self
+    }
+
+    /// Lets the clock of this node's elections and leases run at another rate than time does, for tests: 1.1 is a tenth too
+    /// fast.
+    ///
+    /// # Panics
+    /// If it is not between 0.1 and 10.
+    pub fn clock_rate(mut self, rate: f64) -> Self {
+        assert!((0.1..=10.0).contains(&rate), "no clock is as wrong as {rate}");
+        self.clock_rate = (rate * f64::from(RIGHT)).round() as u32;
         self
     }
 
@@ -233,6 +254,7 @@ impl<M: StateMachine> Builder<M> {
         let seed = self.seed.unwrap_or_else(rand::random);
         let settings = flow::Settings { seed, ..flow::Settings::default() };
         let flow = Flow::with_settings(format!("raft/{cluster_id:016x}/{}", self.id), settings);
+        flow.set_recording(self.recorded);
         if let Some(saboteur) = self.saboteur {
             flow.sabotage(saboteur);
         }
@@ -242,7 +264,7 @@ impl<M: StateMachine> Builder<M> {
             listen_address: self.listen.unwrap_or(own_address),
             peer_addresses: self.peer_addresses,
             transport,
-            clock: Clock::start(),
+            clock: Clock::start(self.clock_rate),
             admission: Admission::new(self.config.max_pending, self.config.max_pending_bytes),
             intake: Arc::new(Intake::new()),
             root: Default::default(),

@@ -189,7 +189,7 @@ impl Actor for Consensus {
         let _ = context.send(&consensus.log_store, LogStoreMessage::ReportTo(myself.clone()));
         let _ = context.send(&consensus.applier, ApplierMessage::ReportTo(myself.clone()));
         consensus.follow_membership(context).await?;
-        consensus.observe(&effects, None, context);
+        consensus.observe_step(&effects, true, context);
         consensus.carry_out(effects, context);
         consensus.show();
         Ok(consensus)
@@ -375,7 +375,7 @@ impl Consensus {
 
     fn persisted(&mut self, seq: u64, context: &mut Context<ConsensusMessage>) {
         if let Some((_, effects)) = self.after_write.take_if(|(waits_for, _)| *waits_for == seq) {
-            self.observe(&effects, Some(seq), context);
+            self.show_observer(&effects, Some(seq), false, context);
             self.carry_out(effects, context);
         }
         self.step(Input::Persisted { seq }, context);
@@ -386,15 +386,25 @@ impl Consensus {
         self.raft.step(self.shared.clock.now(), input, &mut effects);
         // A lease that was dropped is known to be before the one who may take over is told.
         self.shared.progress.set_lease(self.raft.lease_until());
-        self.observe(&effects, None, context);
+        self.observe_step(&effects, false, context);
         self.carry_out(effects.drain(..), context);
         self.effects = effects;
     }
 
-    fn observe(&self, effects: &[Effect], released_by: Option<u64>, context: &Context<ConsensusMessage>) {
+    fn observe_step(&self, effects: &[Effect], begins: bool, context: &Context<ConsensusMessage>) {
+        self.show_observer(effects, None, begins, context);
+    }
+
+    fn show_observer(
+        &self,
+        effects: &[Effect],
+        released_by: Option<u64>,
+        begins: bool,
+        context: &Context<ConsensusMessage>,
+    ) {
         let Some(observer) = &self.shared.observer else { return };
         let (node, life, now) = (self.shared.id(), context.incarnation(), self.shared.clock.now());
-        observer.sees(Observed { node, life, now, raft: &self.raft, effects, released_by });
+        observer.sees(Observed { node, life, now, raft: &self.raft, effects, released_by, begins });
     }
 
     /// Whoever gave up waiting takes no permit any more, though the fate of what was proposed may be open for as long as this

@@ -66,6 +66,7 @@ impl Actor for LogStore {
 
     async fn start(arguments: LogStoreArguments, _: &mut Context<LogStoreMessage>) -> Result<Self, ActorProcessingErr> {
         let LogStoreArguments { shared, storage, bootstrap, root, opened } = arguments;
+        pace(&storage).await;
         match storage.open(&bootstrap) {
             Ok((store, found)) => {
                 shared.incarnation.store(found.incarnation, Relaxed);
@@ -97,18 +98,23 @@ impl Actor for LogStore {
         message: LogStoreMessage,
         context: &mut Context<LogStoreMessage>,
     ) -> Result<(), ActorProcessingErr> {
+        pace(&self.storage).await;
         match message {
             LogStoreMessage::ReportTo(consensus) => self.consensus = Some(consensus),
             LogStoreMessage::StoreChunk { call, snapshot, offset, data } => {
-                self.store_chunk(call, snapshot, offset, &data, context);
+                if self.store.is_some() {
+                    let stored = self.snapshots.store(&snapshot, offset, &data);
+                    pace(&self.storage).await;
+                    self.stored(call, snapshot, offset, stored, context);
+                }
             }
             LogStoreMessage::ReadChunk { snapshot, reader, offset, length, port } => {
                 self.read_chunk(&snapshot, reader, offset..offset + length as u64, port, context);
             }
-            LogStoreMessage::Persist { seq, write } => self.persist(seq, write, context),
+            LogStoreMessage::Persist { seq, write } => self.persist(seq, write, context).await,
             LogStoreMessage::TryAgain => {
                 if let Some((seq, write)) = self.unwritten.take() {
-                    self.persist(seq, write, context);
+                    self.persist(seq, write, context).await;
                 }
             }
             LogStoreMessage::Condemn { acknowledged, last } => self.condemn(acknowledged, last, context),
@@ -120,9 +126,11 @@ impl Actor for LogStore {
 }
 
 impl LogStore {
-    fn persist(&mut self, seq: u64, write: Write, context: &Context<LogStoreMessage>) {
+    async fn persist(&mut self, seq: u64, write: Write, context: &mut Context<LogStoreMessage>) {
         let Some(store) = &mut self.store else { return };
-        match store.persist(&write) {
+        let persisted = store.persist(&write);
+        pace(&self.storage).await;
+        match persisted {
             Ok(()) => self.persisted(seq, &write, context),
             Err(StorageError::Full { path, call }) => {
                 self.set_full(true, context);
@@ -149,18 +157,15 @@ impl LogStore {
         }
     }
 
-    fn store_chunk(
+    fn stored(
         &mut self,
         call: CallId,
         snapshot: SnapshotMetadata,
         offset: u64,
-        data: &[u8],
+        stored: Result<Received, StorageError>,
         context: &Context<LogStoreMessage>,
     ) {
-        if self.store.is_none() {
-            return;
-        }
-        let Received { stored, complete } = match self.snapshots.store(&snapshot, offset, data) {
+        let Received { stored, complete } = match stored {
             Ok(received) => received,
             Err(error @ StorageError::Full { .. }) => {
                 // The sender sees that it does not get on, and tries again later; what is there shows then.
@@ -273,5 +278,15 @@ impl LogStore {
         self.try_again.stop();
         let _ = self.shared.disk_failure.set(error.clone());
         let _ = self.root.send(context.origin(), NodeMessage::DiskFailed(error));
+    }
+}
+
+/// What a simulated disk takes. A real one has taken it already.
+fn pace(storage: &Arc<dyn Storage>) -> impl Future<Output = ()> + Send + use<> {
+    let pace = storage.pace();
+    async {
+        if let Some(pace) = pace {
+            pace.await;
+        }
     }
 }

@@ -19,12 +19,19 @@ pub struct Observed<'a> {
     pub effects: &'a [Effect],
     /// The write that these effects had waited for and that is on disk now. `None`: they come straight out of a step.
     pub released_by: Option<u64>,
+    /// The rules were just made from what the disk remembers: this life's first step.
+    pub begins: bool,
 }
 
 /// Looks on. It is called by consensus before anything of `effects` leaves it.
 pub trait Observer: Send + Sync + 'static {
     /// A panic in here is one of consensus: note down what is wrong, and let the test panic.
     fn sees(&self, observed: Observed<'_>);
+
+    /// A node's disk was taken away. It does not run, and begins with an empty one if it comes again.
+    fn wiped(&self, node: NodeId) {
+        let _ = node;
+    }
 }
 
 impl<F: Fn(Observed<'_>) + Send + Sync + 'static> Observer for F {

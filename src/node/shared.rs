@@ -87,9 +87,16 @@ pub(crate) struct Shared {
     pub machine: TypeId,
 }
 
-/// The time of one node: what has passed since it was built.
+/// The time of one node: what has passed since it was built, by its own clock. Elections and leases go by it.
 #[derive(Clone, Copy)]
-pub(crate) struct Clock(Instant);
+pub(crate) struct Clock {
+    began: Instant,
+    /// Seconds of this clock in a million seconds.
+    rate: u32,
+}
+
+/// The rate of a clock that is right.
+pub(crate) const RIGHT: u32 = 1_000_000;
 
 /// What a node is; changes rarely, and can be waited for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -129,17 +136,28 @@ pub(crate) struct PeerGauge {
 pub(crate) struct Place<M: Message>(RwLock<Option<flow::Address<M>>>);
 
 impl Clock {
-    pub(crate) fn start() -> Self {
-        Clock(Instant::now())
+    /// Another rate than [`RIGHT`] is for tests.
+    pub(crate) fn start(rate: u32) -> Self {
+        Clock { began: Instant::now(), rate }
     }
 
     pub(crate) fn now(&self) -> Duration {
-        self.0.elapsed()
+        scale(self.began.elapsed(), self.rate, RIGHT)
     }
 
+    /// When this clock shows `at`, or a moment later.
     pub(crate) fn instant(&self, at: Duration) -> Instant {
-        self.0 + at
+        let elapsed = scale(at, RIGHT, self.rate);
+        self.began + if self.rate == RIGHT { elapsed } else { elapsed + Duration::from_nanos(1) }
     }
+}
+
+fn scale(time: Duration, numerator: u32, denominator: u32) -> Duration {
+    if numerator == denominator {
+        return time;
+    }
+    let nanoseconds = time.as_nanos() * u128::from(numerator) / u128::from(denominator);
+    Duration::from_nanos(nanoseconds as u64)
 }
 
 impl<M: Message> Place<M> {

@@ -17,13 +17,13 @@ use std::{
     },
 };
 
-use rand::Rng;
+use rand::{Rng, RngExt, SeedableRng, rngs::SmallRng};
 
 use crate::storage::{
     SqliteStorage, StorageError,
     sqlite::files::{File, Files, Lock},
 };
-use contents::{Contents, Fault, FileId};
+use contents::{Contents, Failing, Fault, FileId};
 use vfs::Registration;
 
 mod contents;
@@ -100,9 +100,27 @@ impl SimulatedDisk {
         self.contents().failing_writes = count;
     }
 
+    /// The `operation`th operation that changes something from now on fails, and is not carried out: a sync loses what it
+    /// was to sync. 1 is the next one.
+    pub fn fail_at(&self, operation: u64) {
+        let mut contents = self.contents();
+        contents.fail_at = Some(contents.operations + operation);
+    }
+
+    /// Of a thousand operations that change something, so many fail, as drawn from `seed`. 0 ends that.
+    pub fn set_failures(&self, of_a_thousand: u32, seed: u64) {
+        let failing = Failing { random: SmallRng::seed_from_u64(seed), rate: of_a_thousand };
+        self.contents().failing = Some(failing).filter(|failing| failing.rate > 0);
+    }
+
     /// Whether there is no room for any write, in place or not.
     pub fn set_full(&self, full: bool) {
         self.contents().full = full;
+    }
+
+    /// Ends all faults, and what was to come of them. What a failed sync has lost stays lost.
+    pub fn recover(&self) {
+        self.contents().recover();
     }
 
     /// Flips a bit of what is durably there. Bits are counted from the lowest of byte 0.
@@ -111,6 +129,22 @@ impl SimulatedDisk {
     /// If the file is shorter.
     pub fn flip_bit(&self, file: &str, bit: usize) {
         self.contents().flip_bit(file, bit);
+    }
+
+    /// Flips one of all bits that are durably there, and says which: of which file, counted as by
+    /// [`flip_bit`](Self::flip_bit). `None`: there is none. A node that runs may not read it before its next start.
+    pub fn flip_any_bit(&self, rng: &mut impl Rng) -> Option<(String, usize)> {
+        let mut contents = self.contents();
+        let files = contents.bits();
+        let all: usize = files.iter().map(|(_, bits)| bits).sum();
+        let mut bit = rng.random_range(0..all.max(1));
+        let (file, _) = files.into_iter().find(|(_, bits)| {
+            let here = bit < *bits;
+            bit -= if here { 0 } else { *bits };
+            here
+        })?;
+        contents.flip_bit(&file, bit);
+        Some((file, bit))
     }
 
     /// What a process on this disk would read.

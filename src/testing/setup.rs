@@ -17,7 +17,7 @@ use crate::{
     node::{Observer, RestartPolicy},
     raft::{Address, NodeId},
     state_machine::StateMachine,
-    storage::{Bootstrap, Identity, MemoryStorage, Opened, Snapshots, Storage, StorageError, Store},
+    storage::{MemoryStorage, Storage},
 };
 
 /// Settings of a cluster to be.
@@ -30,8 +30,10 @@ pub struct ClusterBuilder<M> {
     #[cfg(feature = "sqlite")]
     pub(super) simulated_disks: bool,
     pub(super) own: Option<OwnStorage>,
+    pub(super) recorded: bool,
     pub(super) observer: Option<Arc<dyn Observer>>,
     pub(super) saboteur: Option<OwnSaboteur>,
+    pub(super) clock_rate: Arc<dyn Fn(NodeId) -> f64 + Send + Sync>,
 }
 
 /// Makes the storage of a node.
@@ -46,28 +48,17 @@ pub(super) enum Disk {
     Memory(MemoryStorage),
     #[cfg(feature = "sqlite")]
     Simulated(SimulatedDisk),
-    Own(OwnDisk),
+    Own(Arc<dyn Storage>),
 }
 
-/// A storage of the test's own.
-#[derive(Clone)]
-pub(super) struct OwnDisk(Arc<dyn Storage>);
-
-impl Storage for OwnDisk {
-    fn owner(&self) -> Result<Option<Identity>, StorageError> {
-        self.0.owner()
-    }
-
-    fn open(&self, bootstrap: &Bootstrap) -> Result<(Box<dyn Store>, Opened), StorageError> {
-        self.0.open(bootstrap)
-    }
-
-    fn snapshots(&self) -> Arc<dyn Snapshots> {
-        self.0.snapshots()
-    }
-
-    fn blocks(&self) -> bool {
-        self.0.blocks()
+impl Disk {
+    pub(super) fn storage(&self) -> Arc<dyn Storage> {
+        match self {
+            Disk::Memory(storage) => Arc::new(storage.clone()),
+            #[cfg(feature = "sqlite")]
+            Disk::Simulated(disk) => Arc::new(disk.storage()),
+            Disk::Own(storage) => storage.clone(),
+        }
     }
 }
 
@@ -82,8 +73,10 @@ impl<M: StateMachine> ClusterBuilder<M> {
             #[cfg(feature = "sqlite")]
             simulated_disks: false,
             own: None,
+            recorded: true,
             observer: None,
             saboteur: None,
+            clock_rate: Arc::new(|_| 1.0),
         }
     }
 
@@ -125,6 +118,12 @@ impl<M: StateMachine> ClusterBuilder<M> {
         self
     }
 
+    /// Whether the nodes' flight recorders are on, as they are without this. Off, many short runs take less time.
+    pub fn recorded(mut self, recorded: bool) -> Self {
+        self.recorded = recorded;
+        self
+    }
+
     /// Shows every step of every node's rules to `observer`.
     pub fn observed_by(mut self, observer: impl Observer) -> Self {
         self.observer = Some(Arc::new(observer));
@@ -134,6 +133,13 @@ impl<M: StateMachine> ClusterBuilder<M> {
     /// Lets actors die at certain messages: `make` gives each life of each node its saboteur.
     pub fn sabotaged_by<S: Saboteur>(mut self, make: impl Fn(NodeId) -> S + Send + Sync + 'static) -> Self {
         self.saboteur = Some(Arc::new(move |id| Arc::new(make(id))));
+        self
+    }
+
+    /// Lets the clock of each node run at a rate of its own, asked for at each start: 1.1 is a tenth too fast. Leases hold
+    /// while no clock runs faster than another by more than a tenth.
+    pub fn clock_rates(mut self, rate: impl Fn(NodeId) -> f64 + Send + Sync + 'static) -> Self {
+        self.clock_rate = Arc::new(rate);
         self
     }
 
@@ -152,7 +158,7 @@ impl<M: StateMachine> ClusterBuilder<M> {
     /// Makes an empty disk for a node.
     pub(super) fn disks(&self) -> Box<dyn Fn(NodeId) -> Disk + Send + Sync> {
         if let Some(make) = self.own.clone() {
-            return Box::new(move |id| Disk::Own(OwnDisk(make(id))));
+            return Box::new(move |id| Disk::Own(make(id)));
         }
         #[cfg(feature = "sqlite")]
         if self.simulated_disks {

@@ -3,28 +3,26 @@
 //! A [`Wire`] can be laid between them: it says of every letter whether and when it arrives. So a test can delay, lose and
 //! cut without knowing anything else of the nodes.
 
+mod line;
 mod snapshot;
 
 use std::{
     collections::BTreeMap,
-    future::{Future, pending, ready},
+    future::{pending, ready},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use futures_util::future::BoxFuture;
-use tokio::{
-    sync::mpsc,
-    task::{AbortHandle, JoinSet},
-    time::{Instant, sleep, sleep_until},
-};
+use tokio::time::sleep;
 
-use super::{Breach, Chunks, Connection, Heard, Link, Listening, Order, Transport, WrongPeer};
+use self::line::Line;
+use super::{Breach, Connection, Link, Listening, Order, Transport};
 use crate::{
     error::{ChangeError, NodeError, ProposeError},
     flow::TraceId,
     node::{Applied, NodeRef, Status},
-    raft::{Incarnation, InstallSnapshotRequest, LogIndex, NodeId, Payload, Reply, Request},
+    raft::{LogIndex, NodeId, Payload},
     storage::Identity,
 };
 
@@ -44,10 +42,18 @@ pub struct Letter {
 /// What becomes of a letter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
-    /// It arrives after this time. Letters of one connection do not overtake each other.
+    /// It arrives after this time. Letters of one connection and of one name do not overtake each other.
     Deliver {
         /// Zero: at once.
         after: Duration,
+    },
+    /// As `Deliver`, and it arrives once more, whatever has overtaken it by then and whether or not its connection still
+    /// stands. Only what one server asks another is repeated; for all else, and for answers, this is `Deliver`.
+    Repeat {
+        /// Zero: at once.
+        after: Duration,
+        /// So long after the first time.
+        again: Duration,
     },
     /// It is lost, and nobody is told.
     Drop,
@@ -109,18 +115,32 @@ impl InProcess {
     ) -> Result<T, E> {
         let Some(node) = self.at(address) else { return Err(unreached(0)) };
         let to = node.identity().node_id;
-        match self.fate(from, to, name, false) {
-            Fate::Deliver { after } => pause(after).await,
-            Fate::Drop => return pending().await,
-            Fate::Break => return Err(unreached(to)),
-        }
+        self.travel(from, to, name, false).await.map_err(|Broke| unreached(to))?;
+        node.flow().awake().await;
         let answer = ask(node).await;
-        match self.fate(to, from, name, true) {
-            Fate::Deliver { after } => pause(after).await,
-            Fate::Drop => return pending().await,
-            Fate::Break => return Err(lost(to)),
-        }
+        self.travel(to, from, name, true).await.map_err(|Broke| lost(to))?;
         answer
+    }
+
+    /// A letter's way that is not a connection's. It ends when the letter arrives: never, if it is lost.
+    async fn travel(&self, from: NodeId, to: NodeId, name: &'static str, reply: bool) -> Result<(), Broke> {
+        if !reply {
+            self.sender_awake(from).await;
+        }
+        match self.fate(from, to, name, reply) {
+            Fate::Deliver { after } | Fate::Repeat { after, .. } => pause(after).await,
+            Fate::Drop => pending().await,
+            Fate::Break => return Err(Broke),
+        }
+        Ok(())
+    }
+
+    /// What stands for a node outside its actors (a call that is passed on, a snapshot on its way) is held where they are.
+    async fn sender_awake(&self, from: NodeId) {
+        let sender = self.nodes().values().find(|node| node.identity().node_id == from).cloned();
+        if let Some(sender) = sender {
+            sender.flow().awake().await;
+        }
     }
 
     fn fate(&self, from: NodeId, to: NodeId, name: &'static str, reply: bool) -> Fate {
@@ -153,16 +173,7 @@ impl Transport for InProcess {
     }
 
     fn connect(&self, link: Link) -> Box<dyn Connection> {
-        let (letters, arriving) = mpsc::unbounded_channel();
-        let task = tokio::spawn(carry(self.clone(), link.clone(), arriving));
-        Box::new(Line {
-            network: self.clone(),
-            link,
-            letters,
-            last: Instant::now(),
-            task: task.abort_handle(),
-            snapshot: None,
-        })
+        Box::new(Line::new(self.clone(), link))
     }
 
     fn propose(
@@ -174,21 +185,15 @@ impl Transport for InProcess {
         let (network, link) = (self.clone(), to.clone());
         Box::pin(async move {
             let (from, to) = (link.from.node_id, link.to);
-            match network.fate(from, to, "Propose", false) {
-                Fate::Deliver { after } => pause(after).await,
-                Fate::Drop => return pending().await,
-                Fate::Break => return Err(ProposeError::Unavailable { node: to }),
-            }
-            let Ok(node) = network.find(&link) else { return Err(ProposeError::Unavailable { node: to }) };
+            let unreached = || ProposeError::Unavailable { node: to };
+            network.travel(from, to, "Propose", false).await.map_err(|Broke| unreached())?;
+            let Ok(node) = network.find(&link) else { return Err(unreached()) };
+            node.flow().awake().await;
             let answer = node.propose_payload(payload, false, trace).await;
-            match network.fate(to, from, "Propose", true) {
-                Fate::Deliver { after } => pause(after).await,
-                Fate::Drop => return pending().await,
-                Fate::Break => {
-                    let reason = format!("the connection to node {to} broke before it answered");
-                    return Err(ProposeError::Unknown { reason });
-                }
-            }
+            network.travel(to, from, "Propose", true).await.map_err(|Broke| {
+                let reason = format!("the connection to node {to} broke before it answered");
+                ProposeError::Unknown { reason }
+            })?;
             answer
         })
     }
@@ -221,6 +226,9 @@ impl Transport for InProcess {
     }
 }
 
+/// The connection broke.
+struct Broke;
+
 /// Takes the address out of the registry when it is dropped.
 struct Door {
     network: InProcess,
@@ -231,131 +239,6 @@ impl Drop for Door {
     fn drop(&mut self) {
         self.network.nodes().remove(&self.address);
     }
-}
-
-/// A request on its way.
-struct Sent {
-    session: u64,
-    request: Request,
-    traces: Vec<(LogIndex, TraceId)>,
-    /// `None`: the connection breaks here.
-    arrives: Option<Instant>,
-}
-
-/// One connection. Its task ends with it.
-struct Line {
-    network: InProcess,
-    link: Link,
-    letters: mpsc::UnboundedSender<Sent>,
-    /// When the last letter arrives: none overtakes it.
-    last: Instant,
-    task: AbortHandle,
-    /// The snapshot on its way.
-    snapshot: Option<AbortHandle>,
-}
-
-impl Connection for Line {
-    fn send(&mut self, session: u64, request: Request, traces: Vec<(LogIndex, TraceId)>) {
-        let arrives = match self.network.fate(self.link.from.node_id, self.link.to, request.name(), false) {
-            Fate::Deliver { after } => {
-                self.last = self.last.max(Instant::now() + after);
-                Some(self.last)
-            }
-            Fate::Drop => return,
-            Fate::Break => None,
-        };
-        let _ = self.letters.send(Sent { session, request, traces, arrives });
-    }
-
-    fn send_snapshot(&mut self, session: u64, request: InstallSnapshotRequest, chunks: Chunks) {
-        self.end_snapshot();
-        let task = tokio::spawn(snapshot::stream(self.network.clone(), self.link.clone(), session, request, chunks));
-        self.snapshot = Some(task.abort_handle());
-    }
-}
-
-impl Line {
-    fn end_snapshot(&mut self) {
-        if let Some(task) = self.snapshot.take() {
-            task.abort();
-        }
-    }
-}
-
-impl Drop for Line {
-    fn drop(&mut self) {
-        self.task.abort();
-        self.end_snapshot();
-    }
-}
-
-/// Brings the letters of one connection to their addressee in order, and the answers back.
-async fn carry(network: InProcess, link: Link, mut arriving: mpsc::UnboundedReceiver<Sent>) {
-    let mut answers = JoinSet::new();
-    let broken = |cause: String, why: Breach| (link.heard)(Heard::Broken { cause, why });
-    loop {
-        let sent = tokio::select! {
-            biased;
-            Some(_) = answers.join_next() => continue,
-            sent = arriving.recv() => sent,
-        };
-        let Some(Sent { session, request, traces, arrives }) = sent else { return };
-        let Some(arrives) = arrives else { return broken("the connection broke".to_owned(), Breach::Lost) };
-        if arrives > Instant::now() {
-            sleep_until(arrives).await;
-        }
-        let node = match network.find(&link) {
-            Ok(node) => node,
-            Err((cause, why)) => return broken(cause, why),
-        };
-        let name = request.name();
-        match node.deliver(link.caller(), request, traces) {
-            Ok(reply) => {
-                let reply = async { reply.await.ok() };
-                let incarnation = node.incarnation();
-                answers.spawn(bring_back(network.clone(), link.clone(), session, name, incarnation, reply));
-            }
-            Err(wrong) => {
-                answers.spawn(refuse(network.clone(), link.clone(), name, wrong));
-            }
-        }
-    }
-}
-
-async fn bring_back(
-    network: InProcess,
-    link: Link,
-    session: u64,
-    name: &'static str,
-    incarnation: Incarnation,
-    reply: impl Future<Output = Option<Reply>>,
-) {
-    let broken = |cause: String| (link.heard)(Heard::Broken { cause, why: Breach::Lost });
-    let Some(reply) = reply.await else { return broken(format!("node {} fell before it answered", link.to)) };
-    match network.fate(link.to, link.from.node_id, name, true) {
-        Fate::Deliver { after } => pause(after).await,
-        Fate::Drop => return,
-        Fate::Break => return broken("the connection broke before the answer came".to_owned()),
-    }
-    (link.heard)(match link.check_answer(incarnation) {
-        Ok(()) => Heard::Answer { session, incarnation, reply },
-        Err(wrong) => Heard::Broken { cause: wrong.in_words(), why: wrong.to_the_noticing() },
-    });
-}
-
-/// Brings back the news that a request was not heard.
-async fn refuse(network: InProcess, link: Link, name: &'static str, wrong: WrongPeer) {
-    let heard = match network.fate(link.to, link.from.node_id, name, true) {
-        Fate::Deliver { after } => {
-            pause(after).await;
-            Heard::Broken { cause: wrong.in_words(), why: wrong.to_the_refused() }
-        }
-        Fate::Drop => return,
-        Fate::Break => {
-            Heard::Broken { cause: "the connection broke before the answer came".to_owned(), why: Breach::Lost }
-        }
-    };
-    (link.heard)(heard);
 }
 
 /// Not a yield where there is nothing to wait for.

@@ -42,8 +42,10 @@ fn each_row_of_the_table_names_tests_that_are_there() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let read = |path: &str| fs::read_to_string(root.join(path)).unwrap_or_else(|error| panic!("{path}: {error}"));
     let rows = rows(&read("tests/README.md"));
-    let ids: Vec<_> =
-        ROWS.iter().flat_map(|(letter, count)| (1..=*count).map(move |number| format!("{letter}{number:02}"))).collect();
+    let ids: Vec<_> = ROWS
+        .iter()
+        .flat_map(|(letter, count)| (1..=*count).map(move |number| format!("{letter}{number:02}")))
+        .collect();
     assert_eq!(rows.len(), ids.len(), "rows that are none, or are missing");
     for id in ids {
         let row = rows.get(&id).unwrap_or_else(|| panic!("{id} has no row"));

@@ -19,7 +19,10 @@ async fn a_follower_answers_a_linearizable_read_once_it_has_applied_the_read_ind
         behind += u32::from(cluster.status(follower).expect("it runs").applied_index < written);
         let (seen, index) =
             cluster.read_on(follower, Consistency::Linearizable, Ledger::len).await.expect("its leader answers");
-        assert!(seen == lines && index >= written, "it saw {seen} lines as of {index}, after line {lines} at {written}");
+        assert!(
+            seen == lines && index >= written,
+            "it saw {seen} lines as of {index}, after line {lines} at {written}"
+        );
     }
     assert!(behind > 0, "the follower always knew already: nothing was shown");
 

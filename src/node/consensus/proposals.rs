@@ -70,7 +70,7 @@ impl Consensus {
                 self.traces.set(last_index + 1 + place, trace);
             }
         }
-        self.observe(&effects, None, context);
+        self.observe_step(&effects, false, context);
         self.carry_out(effects.drain(..), context);
         self.effects = effects;
     }

@@ -10,7 +10,7 @@ use std::{
     sync::Arc,
 };
 
-use rand::{Rng, RngExt};
+use rand::{Rng, RngExt, rngs::SmallRng};
 
 use super::Image;
 
@@ -45,12 +45,23 @@ pub(super) struct Contents {
     pub(super) failing_syncs: u32,
     pub(super) failing_syncs_of: BTreeMap<String, u32>,
     pub(super) failing_writes: u32,
+    /// The operation that fails, by its number.
+    pub(super) fail_at: Option<u64>,
+    /// By which operations fail by chance.
+    pub(super) failing: Option<Failing>,
     pub(super) full: bool,
     /// Who has the store open.
     pub(super) holder: Option<u64>,
     /// Counts the crashes: what was opened before one is closed after it.
     pub(super) crashes: u64,
     last_id: FileId,
+}
+
+/// Chance, and how much of it.
+pub(super) struct Failing {
+    pub random: SmallRng,
+    /// Of a thousand operations.
+    pub rate: u32,
 }
 
 #[derive(Clone, Default)]
@@ -157,24 +168,28 @@ impl Contents {
     }
 
     pub(super) fn sync(&mut self, name: &str) -> Result<(), Fault> {
-        self.begin()?;
+        self.count()?;
         let id = self.find_or_create(name);
         self.sync_file(id, name)
     }
 
     /// `name` is what it was opened as.
     pub(super) fn sync_opened(&mut self, id: FileId, name: &str) -> Result<(), Fault> {
-        self.begin()?;
+        self.count()?;
         self.sync_file(id, name)
     }
 
     fn sync_file(&mut self, id: FileId, name: &str) -> Result<(), Fault> {
+        let fails = self.fails_now();
         let file = self.files.get_mut(&id).expect("an open file is there");
         // If it fails, the changes are marked as clean all the same: no later sync will write them.
         let unsynced = std::mem::take(&mut file.unsynced);
         let failing_here = self.failing_syncs_of.get_mut(name).filter(|count| **count > 0);
         if let Some(count) = failing_here.or(Some(&mut self.failing_syncs).filter(|count| **count > 0)) {
             *count -= 1;
+            return Err(Fault::Failed);
+        }
+        if fails {
             return Err(Fault::Failed);
         }
         for change in &unsynced {
@@ -246,6 +261,13 @@ impl Contents {
         self.forget_files();
     }
 
+    /// Where the machine has stopped it stays so.
+    pub(super) fn recover(&mut self) {
+        (self.crash_at, self.fail_at, self.failing, self.full) = (None, None, None, false);
+        (self.failing_syncs, self.failing_writes) = (0, 0);
+        self.failing_syncs_of.clear();
+    }
+
     pub(super) fn flip_bit(&mut self, name: &str, bit: usize) {
         let id = self.names.get(name).unwrap_or_else(|| panic!("there is no file {name}"));
         let file = self.files.get_mut(id).expect("a name stands for a file");
@@ -254,11 +276,32 @@ impl Contents {
         }
     }
 
+    /// How many bits each file has that a process on this disk would read, where it has any.
+    pub(super) fn bits(&self) -> Vec<(String, usize)> {
+        let bits = self.names.iter().map(|(name, id)| {
+            let File { seen, durable, .. } = &self.files[id];
+            (name.clone(), 8 * seen.len().min(durable.len()))
+        });
+        bits.filter(|(_, bits)| *bits > 0).collect()
+    }
+
     /// Counts an operation, and says whether it takes place.
     fn begin(&mut self) -> Result<(), Fault> {
+        self.count()?;
+        if self.fails_now() { Err(Fault::Failed) } else { Ok(()) }
+    }
+
+    /// Counts an operation, and says whether the machine still runs.
+    fn count(&mut self) -> Result<(), Fault> {
         self.operations += 1;
         self.crashed |= self.crash_at == Some(self.operations);
         if self.crashed { Err(Fault::Failed) } else { Ok(()) }
+    }
+
+    /// Whether the operation that was just counted is to fail.
+    fn fails_now(&mut self) -> bool {
+        let by_chance = |failing: &mut Failing| failing.random.random_range(0..1000) < failing.rate;
+        self.fail_at == Some(self.operations) || self.failing.as_mut().is_some_and(by_chance)
     }
 
     /// Begins a write.

@@ -1,22 +1,20 @@
-//! A snapshot on its way inside one process: one letter for each chunk, and an answer to each before the next.
+//! A snapshot on its way inside one process, with the words and the end that it has over gRPC.
 //!
-//! So a wire can lose, delay and break every one of them. A letter that is lost is a stall; after the link's
-//! `snapshot_timeout` without progress the connection counts as broken.
+//! First a stream of one message asks how much is there already, then another goes on from that offset, one letter for
+//! each chunk, which is stored before the next is sent. A stream has one answer: to its last message, or to the first
+//! that did not store just what it brought. Then the core decides how to go on.
+//!
+//! A letter that is lost is a stall; after the link's `snapshot_timeout` without progress the connection counts as broken.
 
-use std::time::Duration;
+use tokio::time::timeout;
 
-use tokio::time::{Instant, sleep, timeout_at};
-
-use super::{Fate, InProcess, pause};
+use super::{Broke, Fate, InProcess};
 use crate::{
     raft::{Incarnation, InstallOutcome, InstallSnapshotReply, InstallSnapshotRequest, Reply, Request},
     transport::{Breach, Chunks, Heard, Link},
 };
 
 const NAME: &str = "InstallSnapshot";
-
-/// An addressee that does not get on (its disk may be full) is asked again after so long.
-const SHORT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Sends `request`, then chunk by chunk what the addressee has not got, and reports how it ended.
 pub(super) async fn stream(
@@ -26,11 +24,12 @@ pub(super) async fn stream(
     request: InstallSnapshotRequest,
     mut chunks: Chunks,
 ) {
-    let transfer = Transfer { network, link: link.clone() };
-    (link.heard)(match transfer.run(request, &mut chunks).await {
+    let transfer = Transfer { network, link };
+    let heard = match transfer.run(request, &mut chunks).await {
         Ok((incarnation, reply)) => Heard::Answer { session, incarnation, reply },
         Err((cause, why)) => Heard::Broken { cause, why },
-    });
+    };
+    (transfer.link.heard)(heard);
 }
 
 struct Transfer {
@@ -45,65 +44,106 @@ type Break = (String, Breach);
 type Answer = (Incarnation, Reply);
 
 impl Transfer {
-    async fn run(&self, mut request: InstallSnapshotRequest, chunks: &mut Chunks) -> Result<Answer, Break> {
-        let (term, size) = (request.term, request.snapshot.size);
-        // What is stored may fall back to 0, where it did not fit its checksum; it rises again from there.
-        let (mut stored, mut progressed) = (None, Instant::now());
+    /// Asks, and sends what the peer has not.
+    async fn run(&self, request: InstallSnapshotRequest, chunks: &mut Chunks) -> Result<Answer, Break> {
+        let size = request.snapshot.size;
+        let there = self.within_time(self.store(request.clone())).await?;
+        let there = self.within_time(self.answer(there)).await?;
+        let Some(mut offset) = stored(&there.1) else { return Ok(there) };
+        if offset > size {
+            return Err(lost(format!("the peer says that it has {offset} of the snapshot's {size} bytes")));
+        }
         loop {
-            let deadline = progressed + self.link.snapshot_timeout;
-            let exchange = timeout_at(deadline, self.exchange(request.clone()));
-            let answer = exchange.await.map_err(|_| self.stalled())??;
-            let offset = match &answer.1 {
-                Reply::InstallSnapshot(InstallSnapshotReply {
-                    term: answered,
-                    outcome: InstallOutcome::Stored { offset },
-                }) if *answered <= term && *offset < size => *offset,
-                _ => return Ok(answer),
+            // However long this side's disk and throttle take: the peer waits for them.
+            let Some(data) = chunks(offset).await else {
+                return Err(lost("the snapshot is not there any more: a newer one took its place".to_owned()));
             };
-            if stored.is_none_or(|stored| offset > stored) {
-                progressed = Instant::now();
-            } else {
-                sleep(SHORT_PAUSE).await;
+            let missing = size - offset;
+            if data.len() as u64 > missing || (data.is_empty() && missing > 0) {
+                return Err(lost(format!("the snapshot has {} bytes where {missing} are missing", data.len())));
             }
-            stored = Some(offset);
-            let Some(data) = chunks(offset).await else { return Err(gone()) };
-            request = InstallSnapshotRequest { offset, data, ..request };
+            let end = offset + data.len() as u64;
+            let chunk = InstallSnapshotRequest { offset, data, ..request.clone() };
+            let reply = self.within_time(self.store(chunk)).await?;
+            if end == size || stored(&reply.1) != Some(end) {
+                return self.within_time(self.answer(reply)).await;
+            }
+            offset = end;
         }
     }
 
-    /// One letter, and the answer to it.
-    async fn exchange(&self, request: InstallSnapshotRequest) -> Result<Answer, Break> {
+    /// One message of a stream, to what the addressee makes of it.
+    async fn store(&self, request: InstallSnapshotRequest) -> Result<Answer, Break> {
         let (from, to) = (self.link.from.node_id, self.link.to);
-        self.travel(self.network.fate(from, to, NAME, false)).await?;
-        let node = self.network.find(&self.link)?;
-        let delivered = node.deliver(self.link.caller(), Request::InstallSnapshot(request), Vec::new());
-        let answer = match delivered {
-            Ok(reply) => reply.await.map_err(|_| (format!("node {to} fell before it answered"), Breach::Lost)),
-            Err(wrong) => Err((wrong.in_words(), wrong.to_the_refused())),
+        // As the header of a message says it when it is sent.
+        let caller = self.link.caller();
+        self.network.sender_awake(from).await;
+        let again = match self.network.fate(from, to, NAME, false) {
+            Fate::Deliver { after } => {
+                super::pause(after).await;
+                None
+            }
+            Fate::Repeat { after, again } => {
+                super::pause(after).await;
+                Some(again)
+            }
+            Fate::Drop => std::future::pending().await,
+            Fate::Break => return Err(broke(Broke)),
         };
-        self.travel(self.network.fate(to, from, NAME, true)).await?;
-        let (incarnation, reply) = (node.incarnation(), answer?);
+        let node = self.network.find(&self.link)?;
+        node.flow().awake().await;
+        if let Some(again) = again {
+            let (late, request) = (node.clone(), request.clone());
+            // Of a stream that the addressee has not seen the end of. Nobody waits for what it says.
+            tokio::spawn(async move {
+                super::pause(again).await;
+                late.flow().awake().await;
+                drop(late.deliver(caller, Request::InstallSnapshot(request), Vec::new()));
+            });
+        }
+        let delivered = node.deliver(caller, Request::InstallSnapshot(request), Vec::new());
+        let reply = match delivered {
+            Ok(reply) => reply.await.map_err(|_| lost(format!("node {to} fell before it answered")))?,
+            Err(wrong) => {
+                self.come_back().await?;
+                return Err((wrong.in_words(), wrong.to_the_refused()));
+            }
+        };
+        Ok((node.incarnation(), reply))
+    }
+
+    /// The one answer to a stream, on its way back.
+    async fn answer(&self, (incarnation, reply): Answer) -> Result<Answer, Break> {
+        self.come_back().await?;
         self.link.check_answer(incarnation).map_err(|wrong| (wrong.in_words(), wrong.to_the_noticing()))?;
         Ok((incarnation, reply))
     }
 
-    async fn travel(&self, fate: Fate) -> Result<(), Break> {
-        match fate {
-            Fate::Deliver { after } => {
-                pause(after).await;
-                Ok(())
-            }
-            Fate::Drop => std::future::pending().await,
-            Fate::Break => Err(("the connection broke".to_owned(), Breach::Lost)),
-        }
+    async fn come_back(&self) -> Result<(), Break> {
+        self.network.travel(self.link.to, self.link.from.node_id, NAME, true).await.map_err(broke)
     }
 
-    fn stalled(&self) -> Break {
-        let Link { to, snapshot_timeout, .. } = &self.link;
-        (format!("a snapshot to node {to} made no progress for {snapshot_timeout:?}"), Breach::Lost)
+    async fn within_time<T>(&self, step: impl Future<Output = Result<T, Break>>) -> Result<T, Break> {
+        let patience = self.link.snapshot_timeout;
+        let stalled = |_| lost(format!("the snapshot made no progress for {patience:?}"));
+        timeout(patience, step).await.map_err(stalled)?
     }
 }
 
-fn gone() -> Break {
-    ("the snapshot on its way is not there any more".to_owned(), Breach::Lost)
+/// How much is there, if the stream may go on.
+fn stored(reply: &Reply) -> Option<u64> {
+    match reply {
+        Reply::InstallSnapshot(InstallSnapshotReply { outcome: InstallOutcome::Stored { offset }, .. }) => {
+            Some(*offset)
+        }
+        _ => None,
+    }
+}
+
+fn lost(cause: String) -> Break {
+    (cause, Breach::Lost)
+}
+
+fn broke(Broke: Broke) -> Break {
+    lost("the connection broke".to_owned())
 }
