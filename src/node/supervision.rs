@@ -323,6 +323,9 @@ impl Root {
         self.log_store = Some(log_store);
 
         shared.set_snapshot(recovered.snapshot.clone());
+        // The server may be asked for a status before consensus has said anything: it never shows a term of long ago.
+        let term = recovered.hard_state.current_term;
+        shared.standing.send_modify(|standing| standing.term = standing.term.max(term));
         let (factory, applying) = (self.blueprint.factory.clone(), self.applying.clone());
         let from_snapshot = recovered.snapshot.is_some();
         let arguments = ApplierArguments { shared: shared.clone(), factory, from_snapshot, applying };
