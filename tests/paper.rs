@@ -14,6 +14,8 @@ mod elections;
 mod fixture;
 #[path = "paper/followers.rs"]
 mod followers;
+#[path = "paper/installs.rs"]
+mod installs;
 #[path = "paper/leaders.rs"]
 mod leaders;
 #[path = "paper/leases.rs"]

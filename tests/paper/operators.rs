@@ -202,3 +202,27 @@ fn a_voter_of_an_uncommitted_configuration_campaigns() {
     n1.alarm();
     assert_eq!(n1.raft.role(), Role::PreCandidate);
 }
+
+/// M06. A learner's disk that is replaced is known no more: the next one under its id is another.
+///
+/// Fails when: `plan_replacement` keeps the number of a learner's disk.
+#[test]
+fn the_replaced_disk_of_a_learner_is_forgotten() {
+    let mut n1 = with_learner(false);
+    n1.step(Input::Met { peer: 4, incarnation: 44 });
+    n1.persisted().matched(2, 3).matched(3, 3);
+    assert_eq!(n1.raft.membership().incarnations, [(4, 44)].into());
+    n1.change(6, Change::Replace { id: 4, address: "a4".to_owned() });
+    assert_eq!(n1.raft.membership().incarnations, [].into());
+}
+
+/// L06. Every connection has a session of its own, also one to a server that was just added.
+///
+/// Fails when: `follow_membership` does not count the sessions that it gives.
+#[test]
+fn a_new_servers_session_is_given_once() {
+    let mut n1 = with_learner(false);
+    let session = n1.session(4);
+    n1.step(Input::Lost(Courier::Replicator(2)));
+    assert!(n1.session(2) > session, "{} after {session}", n1.session(2));
+}

@@ -201,3 +201,23 @@ fn of_two_snapshots_of_one_entry_the_first_stays() {
     n1.persisted().conflict(2, 2, 0);
     assert_eq!(n1.ordered(), [format!("SendSnapshot to=n2 session={} term=2 snapshot=4@1 of 20 bytes", n1.session(2))]);
 }
+
+/// Bytes are counted from the last snapshot on.
+///
+/// Fails when: `order_snapshot_now` goes on counting.
+#[test]
+fn the_next_snapshot_is_due_after_as_many_bytes_again() {
+    let server = Recovered { membership: Membership::of_voters([(1, "")]), ..Recovered::default() };
+    let mut n1 = Fixture::start_with(server, |settings| settings.snapshot_threshold_bytes = 80);
+    n1.persisted().persisted();
+    let due: Vec<CallId> = (1..=16)
+        .filter(|call| {
+            let orders = orders(&mut n1, *call, 10);
+            if orders {
+                n1.step(Input::SnapshotWritten { snapshot: snapshot((call + 1, 1), 8) }).persisted();
+            }
+            orders
+        })
+        .collect();
+    assert_eq!(due, [8, 16]);
+}
