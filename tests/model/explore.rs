@@ -18,7 +18,7 @@ use ractor_raft::raft::*;
 use super::{
     history::History,
     scope::Scope,
-    server::{Contents, Event, Move, Packet, Server, Turn},
+    server::{Contents, Event, Move, Packet, Server},
 };
 
 /// History, servers by rising id, then messages by rising number.
@@ -84,6 +84,12 @@ fn fingerprint(state: &[u32]) -> [u64; 2] {
         state.iter().fold(seed, |sum, word| mix(sum.wrapping_mul(factor).wrapping_add(u64::from(*word) + 1)))
     };
     [fold(17, 0x9e37_79b9_7f4a_7c15), fold(0x1234_5678_9abc_def1, 0xd6e8_feb8_6659_fd93)]
+}
+
+/// How many seconds this thread has run, where that can be known: the machine may be busy with other things.
+fn on_cpu() -> f64 {
+    let nanoseconds = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    nanoseconds.split(' ').next().and_then(|text| text.parse::<f64>().ok()).unwrap_or(f64::NAN) / 1e9
 }
 
 /// What a move makes of a server, wherever it happens.
@@ -172,11 +178,12 @@ impl Search {
     /// Written past the test harness, which keeps what a passing test prints to itself.
     fn tell(&self, depth: usize, end: &str, began: Instant) {
         let line = format!(
-            "model {}: {} states, {} transitions, depth {depth}, {end} in {:.1} s ({} servers, {} messages, {} turns)\n",
+            "model {}: {} states, {} transitions, depth {depth}, {end} in {:.1} s, {:.1} s of CPU ({} servers, {} messages, {} turns)\n",
             self.scope.name,
             self.reached.len(),
             self.transitions,
             began.elapsed().as_secs_f64(),
+            on_cpu(),
             self.servers.values.len(),
             self.packets.values.len(),
             self.outcomes.len(),

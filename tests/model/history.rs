@@ -151,12 +151,7 @@ impl History {
         self.check_refused()
     }
 
-    fn note_applied(
-        &mut self,
-        id: NodeId,
-        entries: &[Entry],
-        calls: &[(LogIndex, CallId)],
-    ) -> Result<(), String> {
+    fn note_applied(&mut self, id: NodeId, entries: &[Entry], calls: &[(LogIndex, CallId)]) -> Result<(), String> {
         for entry in entries {
             let committed = self.committed.get(entry.index as usize - 1).map(|(committed, _)| committed);
             holds(committed == Some(entry), || {
@@ -211,9 +206,11 @@ pub fn check_log_matching(one: &Server, other: &Server) -> Result<(), String> {
     let (a, b) = (&one.raft, &other.raft);
     let first = a.base().index.max(b.base().index) + 1;
     let both = first..=a.last_index().min(b.last_index());
-    let Some(shared) = both.clone().rev().find(|index| {
-        a.entry(*index).map(|entry| entry.term) == b.entry(*index).map(|entry| entry.term)
-    }) else {
+    let Some(shared) = both
+        .clone()
+        .rev()
+        .find(|index| a.entry(*index).map(|entry| entry.term) == b.entry(*index).map(|entry| entry.term))
+    else {
         return Ok(());
     };
     let differs = (first..=shared).find(|index| a.entry(*index) != b.entry(*index));

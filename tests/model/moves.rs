@@ -52,7 +52,8 @@ impl Search {
         let leads = server.leads().is_some();
         // Where nothing has happened yet, all servers are alike.
         let first = server.id == 1 || !history.is_blank();
-        if leads && scope.heartbeats || !leads && server.raft.current_term() < scope.max_term && first {
+        let may_campaign = scope.campaigners.contains(&server.id) && server.raft.current_term() < scope.max_term;
+        if leads && scope.heartbeats || !leads && may_campaign && first {
             may(Move::Ring);
         }
         if server.pending.is_some() {
@@ -95,6 +96,7 @@ impl Search {
             if let Some(lines) = &mut turn.lines {
                 lines.insert(0, format!("n{} falls, what it was writing is on disk: {survives}", turn.server.id));
             }
+            self.write_promptly(&mut turn);
             return turn;
         }
         let mut turn = Turn::new(server, contents, lines);
@@ -121,7 +123,15 @@ impl Search {
             Move::Restore => turn.restore(),
             Move::Crash { .. } | Move::Tick => unreachable!("not a turn of one server that is up"),
         }
+        self.write_promptly(&mut turn);
         turn
+    }
+
+    fn write_promptly(&self, turn: &mut Turn<'_>) {
+        while self.scope.prompt_disks && turn.server.pending.is_some() {
+            // Sequences are counted anew only at the end of a turn.
+            turn.sync();
+        }
     }
 
     /// The state after a move; `None` where nothing changes.
@@ -157,7 +167,8 @@ impl Search {
         // Only what this server hears, and what goes by another number now, can have become of no use.
         let renumbered = outcome.numbers.is_some() || matches!(what, Move::Crash { .. });
         packets.retain(|packet| {
-            let touched = renumbered || NodeId::from(self.addressees[*packet as usize]) == id || outcome.sent.contains(packet);
+            let touched =
+                renumbered || NodeId::from(self.addressees[*packet as usize]) == id || outcome.sent.contains(packet);
             !touched || !self.is_spent(*packet, &servers)
         });
         packets.sort_unstable();
@@ -229,9 +240,7 @@ impl Search {
             Body::Reply(Reply::ReadIndex(_)) => false,
             Body::Reply(reply) => packet.session == OVER && reply.term() <= server.raft.current_term(),
             Body::Request(Request::PreVote(_)) => packet.session == ORPHAN || packet.session == OVER,
-            Body::Request(request) => {
-                packet.session == ORPHAN && request.term() < server.disk.hard_state.current_term
-            }
+            Body::Request(request) => packet.session == ORPHAN && request.term() < server.disk.hard_state.current_term,
         }
     }
 

@@ -31,6 +31,10 @@ pub struct Scope {
     pub pre_votes: PreVotes,
     /// The clocks go on so often; else they stand still, and every timeout is over at once.
     pub ticks: u8,
+    /// Whose alarms ring while they do not lead.
+    pub campaigners: Vec<NodeId>,
+    /// Every write is on disk at once.
+    pub prompt_disks: bool,
     /// No more requests than these may wait at one server for its disk or for others.
     pub waiting: usize,
     /// All AppendEntries get lost.
@@ -71,6 +75,8 @@ impl Scope {
             late_reports: false,
             pre_votes: PreVotes::Granted,
             ticks: 0,
+            campaigners: (1..=size).collect(),
+            prompt_disks: false,
             waiting: 2,
             only_elections: false,
             heartbeats: false,
@@ -104,7 +110,8 @@ impl Scope {
 
 /// A disk that holds entries of these terms, the last of which may be a configuration.
 pub fn disk(membership: &Membership, current_term: Term, log: &[Term], then: Option<Membership>) -> Disk {
-    let payloads = log.iter().map(|_| Payload::Noop).chain(then.map(|membership| Payload::Membership(membership.into())));
+    let payloads =
+        log.iter().map(|_| Payload::Noop).chain(then.map(|membership| Payload::Membership(membership.into())));
     let terms = log.iter().chain(log.last());
     let entries = (1..).zip(payloads).zip(terms).map(|((index, payload), term)| Entry { index, term: *term, payload });
     let hard_state = HardState { current_term, voted_for: None };

@@ -57,7 +57,7 @@ pub struct Server {
     pub raft: Raft,
     pub disk: Disk,
     /// The write that is not on disk yet, and what waits for it.
-    pub pending: Option<(Write, Vec<Effect>)>,
+    pub pending: Option<(u64, Write, Vec<Effect>)>,
     /// Who waits for an answer of this server: the server, the session of its request, and that.
     pub asked: BTreeMap<CallId, (NodeId, u64, Request)>,
     pub applied: Vec<Entry>,
@@ -98,7 +98,9 @@ pub enum Move {
     /// A write that was over long ago is reported again (L05).
     LateReport,
     /// It falls and starts again. What was on its way to the disk is there, or not.
-    Crash { survives: bool },
+    Crash {
+        survives: bool,
+    },
     /// Its connection to this peer broke.
     Undelivered(NodeId),
     /// A client proposes its command of this number.
@@ -206,9 +208,9 @@ impl<'a> Turn<'a> {
     }
 
     pub fn sync(&mut self) {
-        let Some((write, then)) = self.server.pending.take() else { return };
+        let Some((seq, write, then)) = self.server.pending.take() else { return };
         self.server.disk.write(&write);
-        self.step(Input::Persisted { seq: 1 });
+        self.step(Input::Persisted { seq });
         self.carry_out_all(then);
     }
 
@@ -241,7 +243,7 @@ impl<'a> Turn<'a> {
     /// What is left of a server that crashes.
     pub fn remains(mut server: Server, survives: bool) -> (Settings, Disk) {
         if survives {
-            server.pending.iter().for_each(|(write, _)| server.disk.write(write));
+            server.pending.iter().for_each(|(_, write, _)| server.disk.write(write));
             if let Some((_, snapshot, offset, data)) = &server.chunk {
                 server.disk.store(snapshot, *offset, data);
             }
@@ -270,9 +272,9 @@ impl<'a> Turn<'a> {
         let id = self.server.id;
         let server = &mut self.server;
         match effect {
-            Effect::Persist { write, then, .. } => {
+            Effect::Persist { seq, write, then } => {
                 assert!(server.pending.is_none(), "n{id} has two writes in flight");
-                server.pending = Some((write, then));
+                server.pending = Some((seq, write, then));
             }
             Effect::Send { to, session, request } => self.send(to, session, Body::Request(request)),
             Effect::Reply { call, reply } => {
@@ -314,8 +316,7 @@ impl<'a> Turn<'a> {
             }
             Effect::AnswerChange { index, .. } => self.events.push(Event::AnswersChange { index }),
             Effect::Refuse { call, refusal } => {
-                let not_applied =
-                    matches!(refusal, Refusal::NotLeader { .. } | Refusal::DiskFull | Refusal::NotReady);
+                let not_applied = matches!(refusal, Refusal::NotLeader { .. } | Refusal::DiskFull | Refusal::NotReady);
                 self.events.push(Event::Refuses { call, not_applied });
             }
             Effect::Condemn { .. } | Effect::PeerLostData { .. } => {
@@ -333,7 +334,8 @@ impl<'a> Turn<'a> {
         self.send(to, session, Body::Request(Request::InstallSnapshot(request.clone())));
         let prefix = &self.contents[snapshot];
         let maker = |id: u64| 4 * id + (5 - last_included.index % 4) % 4;
-        let maker = (1..9).map(maker).find(|maker| snapshot_of(prefix, snapshot.membership.clone(), *maker) == *snapshot);
+        let maker =
+            (1..9).map(maker).find(|maker| snapshot_of(prefix, snapshot.membership.clone(), *maker) == *snapshot);
         let bytes = bytes_of(prefix, snapshot.size, maker.expect("one of the servers made it"));
         let mut offset = 0;
         while offset < snapshot.size {
@@ -359,7 +361,8 @@ impl<'a> Turn<'a> {
         let voted = |term, candidate| current_term > term || current_term == term && voted_for == Some(candidate);
         let has = |index: LogIndex| match self.server.raft.entry(index) {
             Some(entry) => disk.holds(entry.position()),
-            None => index <= disk.last_index(),
+            // What a finished snapshot stands in for is on disk with it.
+            None => disk.holds(LogPosition { index, term: 0 }) || index <= disk.last_index(),
         };
         let durable = match body {
             Body::Request(Request::RequestVote(request)) => {
@@ -430,9 +433,12 @@ impl<'a> Turn<'a> {
         let id = self.server.id;
         let new = |session: &mut u64| *session = renumbered(&numbers, *session);
         self.sent.iter_mut().filter(|packet| packet.asker() == id).for_each(|packet| new(&mut packet.session));
-        for effect in self.server.pending.iter_mut().flat_map(|(_, then)| then) {
-            if let Effect::Send { session, .. } = effect {
-                new(session);
+        if let Some((seq, _, then)) = &mut self.server.pending {
+            *seq = 1;
+            for effect in then {
+                if let Effect::Send { session, .. } = effect {
+                    new(session);
+                }
             }
         }
         numbers
