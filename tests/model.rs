@@ -40,8 +40,9 @@ mod scope;
 mod server;
 mod support;
 
-/// Where `MODEL=full` stops at the latest: about 4 GiB.
-const MOST_STATES: usize = 25_000_000;
+/// Where a search stops at the latest: some seconds; with `MODEL=full`, about 4 GiB.
+const MOST_STATES: usize = 600_000;
+const MOST_STATES_FULL: usize = 25_000_000;
 
 /// The second bound with `MODEL=full`, else the first.
 fn bound<T>(first: T, full: T) -> T {
@@ -49,8 +50,8 @@ fn bound<T>(first: T, full: T) -> T {
 }
 
 fn explore(scope: Scope) {
-    let most = env::var("STATES").ok().map_or(MOST_STATES, |most| most.parse().expect("STATES is a number"));
-    let max_states = bound(0, most);
+    let most = env::var("STATES").ok().map(|most| most.parse().expect("STATES is a number"));
+    let max_states = most.unwrap_or(bound(MOST_STATES, MOST_STATES_FULL));
     Search::new(Scope { max_states, ..scope }).run();
 }
 

@@ -68,7 +68,7 @@ impl History {
                     format!("One Vote Per Term: n{id} votes for n{vote} and n{candidate} in term {term}")
                 })
             }
-            Event::Commits { from, by } => self.note_commit(server, *from, by, servers),
+            Event::Commits { from, to, by } => self.note_commit(server, (*from, *to), by, servers),
             Event::Applies { entries, calls } => self.note_applied(id, entries, calls),
             Event::AnswersRead { call, read_index } => {
                 let Some((at, must_see)) = self.reads.remove(call) else {
@@ -120,12 +120,12 @@ impl History {
     fn note_commit(
         &mut self,
         server: &Server,
-        from: LogIndex,
+        (from, to): (LogIndex, LogIndex),
         by: &Membership,
         servers: &[&Server],
     ) -> Result<(), String> {
         let id = server.id;
-        for index in from + 1..=server.raft.commit_index() {
+        for index in from + 1..=to {
             match (self.committed.get(index as usize - 1), server.raft.entry(index)) {
                 (Some((committed, _)), Some(entry)) => holds(committed == entry, || {
                     format!("State Machine Safety: n{id} commits {entry}, and {committed} was committed")

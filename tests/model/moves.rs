@@ -53,7 +53,7 @@ impl Search {
         // Where nothing has happened yet, all servers are alike.
         let first = server.id == 1 || !history.is_blank();
         let may_campaign = scope.campaigners.contains(&server.id) && server.raft.current_term() < scope.max_term;
-        if leads && scope.heartbeats || !leads && may_campaign && first {
+        if server.is_due() && (leads && scope.heartbeats || !leads && may_campaign && first) {
             may(Move::Ring);
         }
         if server.pending.is_some() {

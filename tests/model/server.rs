@@ -68,6 +68,8 @@ pub struct Server {
     /// A chunk that is on its way to the disk.
     pub chunk: Option<(CallId, SnapshotMetadata, u64, Bytes)>,
     pub now: Duration,
+    /// From when its alarm is dated, where clocks go on.
+    pub since: Duration,
     pub settings: Settings,
 }
 
@@ -77,6 +79,11 @@ impl Server {
         let Body::Request(request) = &packet.body else { return false };
         let mut asked = self.asked.values();
         asked.any(|(from, session, asked)| (from, session, asked) == (&packet.from, &packet.session, request))
+    }
+
+    /// Whether its alarm may ring: an election timeout after what it is dated from, at the earliest.
+    pub fn is_due(&self) -> bool {
+        self.leads().is_some() || self.now >= self.since + self.settings.election_timeout_min
     }
 
     pub fn leads(&self) -> Option<Term> {
@@ -123,7 +130,7 @@ pub enum Move {
 pub enum Event {
     Leads,
     Votes { term: Term, candidate: NodeId },
-    Commits { from: LogIndex, by: Membership },
+    Commits { from: LogIndex, to: LogIndex, by: Membership },
     Applies { entries: Vec<Entry>, calls: Vec<(LogIndex, CallId)> },
     AnswersRead { call: CallId, read_index: LogIndex },
     Refuses { call: CallId, not_applied: bool },
@@ -168,7 +175,8 @@ impl<'a> Turn<'a> {
         let raft = Raft::new(settings.clone(), disk.recovered(), now, &mut effects);
         let (id, asked) = (settings.id, BTreeMap::new());
         let (pending, applied, writing, loading, chunk) = (None, Vec::new(), None, None, None);
-        let server = Server { id, raft, disk, pending, asked, applied, writing, loading, chunk, now, settings };
+        let server =
+            Server { id, raft, disk, pending, asked, applied, writing, loading, chunk, now, since: now, settings };
         let mut turn = Turn::new(server, contents, lines);
         turn.note(|| format!("n{id} starts"));
         turn.carry_out_all(effects);
@@ -255,8 +263,17 @@ impl<'a> Turn<'a> {
     pub fn step(&mut self, input: Input) {
         let id = self.server.id;
         self.note(|| format!("n{id} < {input}"));
+        let from = self.server.raft.commit_index();
+        // What a leader appends when it has committed something is in force only behind that.
+        let by = self.server.raft.membership().clone();
         let mut effects = Vec::new();
         self.server.raft.step(self.server.now, input, &mut effects);
+        let to = self.server.raft.commit_index();
+        if to < from {
+            self.violate(format!("Monotone Commit: n{id}: the commit index fell to {to} from {from}"));
+        } else if to > from {
+            self.events.push(Event::Commits { from, to, by });
+        }
         self.carry_out_all(effects);
     }
 
@@ -276,6 +293,7 @@ impl<'a> Turn<'a> {
                 assert!(server.pending.is_none(), "n{id} has two writes in flight");
                 server.pending = Some((seq, write, then));
             }
+            Effect::SetTimer { since, .. } => server.since = since,
             Effect::Send { to, session, request } => self.send(to, session, Body::Request(request)),
             Effect::Reply { call, reply } => {
                 let Some((to, session, _)) = server.asked.remove(&call) else {
@@ -397,7 +415,9 @@ impl<'a> Turn<'a> {
     pub fn check(&mut self, same_life: bool) {
         let (id, raft) = (self.server.id, &self.server.raft);
         if self.server.leads().is_some() && (!same_life || self.before.leads() != self.server.leads()) {
-            self.events.insert(0, Event::Leads);
+            // After the votes of this turn, and before what it commits.
+            let votes = self.events.iter().rposition(|event| matches!(event, Event::Votes { .. }));
+            self.events.insert(votes.map_or(0, |at| at + 1), Event::Leads);
         }
         let in_log = (raft.base().index + 1..=raft.last_index()).rev().find_map(|at| match raft.entry(at) {
             Some(Entry { payload: Payload::Membership(membership), .. }) => Some(membership.clone()),
@@ -408,15 +428,11 @@ impl<'a> Turn<'a> {
             let membership = raft.membership().to_string();
             return self.violate(format!("M02: n{id}: {membership} is in force, and is not the latest in its log"));
         }
-        let from = if same_life { self.before.raft.commit_index() } else { 0 };
-        if raft.commit_index() > from {
-            // What a leader appends when it has committed something is in force only behind that.
-            let by = if same_life { self.before.raft.membership() } else { raft.membership() };
-            self.events.insert(0, Event::Commits { from, by: by.clone() });
-        } else if raft.commit_index() < from {
-            let to = raft.commit_index();
-            return self.violate(format!("Monotone Commit: n{id}: the commit index fell to {to} from {from}"));
+        if !same_life && raft.commit_index() > 0 {
+            let (to, by) = (raft.commit_index(), raft.membership().clone());
+            self.events.insert(0, Event::Commits { from: 0, to, by });
         }
+        let raft = &self.server.raft;
         if same_life && self.before.leads().is_some() && self.before.leads() == self.server.leads() {
             let old = &self.before.raft;
             let changed = (raft.base().index + 1..=old.last_index()).find(|at| old.entry(*at) != raft.entry(*at));
