@@ -13,9 +13,10 @@
 //! another are counted anew (`Raft::renumber`); clocks stand still where no lease is at stake; of two servers that are
 //! alike, the second does not go first; and no more than a few requests wait at one server at a time.
 //!
-//! `cargo test --test model` explores each configuration to its end and says how large it was. `MODEL=full` takes larger
-//! bounds, one configuration at a time (`MODEL=full cargo test --release --test model -- elections`), up to `STATES` states;
-//! `LEVELS=1` tells how far it is. A violation prints the shortest way to it.
+//! `cargo test --test model` explores each configuration to its end, or, where it says that it was cut, its first
+//! [`MOST_STATES`] states, nearest first. `MODEL=full` takes larger bounds, best one configuration at a time
+//! (`MODEL=full cargo test --test model elections`), and more states; `STATES` says how many, 0 for all; `LEVELS=1` tells how
+//! far it is. A violation prints the shortest way to it.
 #![cfg(feature = "testing")]
 
 use std::env;
@@ -24,7 +25,7 @@ use ractor_raft::raft::*;
 
 use crate::{
     explore::Search,
-    scope::{Scope, disk, joint},
+    scope::{Scope, compacted_disk, disk, joint},
     server::PreVotes,
 };
 
@@ -41,7 +42,7 @@ mod server;
 mod support;
 
 /// Where a search stops at the latest: some seconds; with `MODEL=full`, about 4 GiB.
-const MOST_STATES: usize = 600_000;
+const MOST_STATES: usize = 1_000_000;
 const MOST_STATES_FULL: usize = 25_000_000;
 
 /// The second bound with `MODEL=full`, else the first.
@@ -68,18 +69,22 @@ fn settled(name: &'static str) -> Scope {
     Scope { settled: true, campaigners, waiting: bound(1, 2), ..Scope::of(name, 3, 2) }
 }
 
+/// Fails when: a server votes twice in a term; a vote, or a candidate's request, leaves before it is on disk (E03).
 #[test]
 fn elections() {
     let scope = Scope::of("elections", 3, bound(2, 3));
     explore(Scope { crashes: 1, only_elections: true, waiting: bound(1, 2), ..scope });
 }
 
+/// The pre-votes as they are, with the answers of servers that know better.
 #[test]
 fn pre_votes() {
     let scope = Scope::of("pre-votes", 3, 2);
     explore(Scope { only_elections: true, pre_votes: PreVotes::Asked, prompt_disks: bound(true, false), ..scope });
 }
 
+/// Fails when: a matching suffix is truncated (L02); a late report is believed (L05); a leader counts its own copy, or a
+/// follower acknowledges it, before it is on disk.
 #[test]
 fn replication() {
     explore(Scope {
@@ -91,17 +96,25 @@ fn replication() {
     });
 }
 
+/// Logs that differ.
+///
+/// Fails when: `leader_commit` counts beyond the last new entry (L04); a vote is forgotten in its own term (E02); the term at
+/// `prev_log_index` is not compared.
 #[test]
 fn conflicts() {
     let scope = with_logs("conflicts", 3, bound(4, 5), [&[1, 3], &[1], &[1, 2, 2]]);
     explore(Scope { late_reports: true, campaigners: bound(vec![1, 3], vec![1, 2, 3]), waiting: bound(1, 2), ..scope });
 }
 
+/// A server falls at any moment: before its write is on disk, or before that is reported.
 #[test]
 fn crashes() {
     explore(Scope { proposals: 1, crashes: 1, ..settled("crashes") });
 }
 
+/// Figure 8 of the paper, from (c) on.
+///
+/// Fails when: an entry of an earlier term is committed by counting (L01).
 #[test]
 fn figure_8() {
     let scope = with_logs("figure 8", 3, 5, [&[1, 2], &[1], &[1, 3]]);
@@ -113,21 +126,27 @@ fn figure_8() {
     });
 }
 
+/// Fails when: a read is answered without a round (R02), or at a leader that has not committed its no-op (R01).
 #[test]
 fn reads() {
     explore(Scope { proposals: 1, reads: bound(1, 2), prompt_disks: true, ..settled("reads") });
 }
 
+/// Two reads, each with a round of its own, at leaders and followers.
 #[test]
 fn repeated_reads() {
     explore(Scope { reads: 2, prompt_disks: true, ..settled("repeated reads") });
 }
 
+/// Fails when: a lease is dated from when it was confirmed; a vote does not wait for a leader that was heard (R04).
 #[test]
 fn leases() {
     explore(Scope { reads: 2, leases: true, ticks: bound(3, 4), prompt_disks: true, ..settled("leases") });
 }
 
+/// n3 alone has the change from n1, n2 to n3: n1 fell before the entry was on its disk.
+///
+/// Fails when: votes, or acknowledgements, are counted in C_new alone.
 #[test]
 fn joint_consensus() {
     let old = Membership::of_voters([(1, ""), (2, "")]);
@@ -137,6 +156,7 @@ fn joint_consensus() {
     explore(Scope { disks, mirrored: false, prompt_disks: bound(true, false), waiting: bound(1, 2), ..scope });
 }
 
+/// Fails when: a configuration whose entry was truncated stays in force (M02).
 #[test]
 fn removal() {
     let changes = vec![Change::Remove { id: 3 }];
@@ -149,20 +169,47 @@ fn removal() {
     });
 }
 
+/// Fails when: a leader that is not in C_new counts itself (M04).
 #[test]
 fn self_removal() {
     let changes = vec![Change::Remove { id: 1 }];
     explore(Scope { changes, prompt_disks: bound(true, false), crashes: bound(0, 1), ..settled("self-removal") });
 }
 
+/// n1 hands over, while it takes a proposal.
 #[test]
 fn transfer() {
     explore(Scope { transfers: 1, proposals: 1, prompt_disks: bound(true, false), ..settled("transfer") });
 }
 
+/// n1 takes a snapshot, and a server that is behind or has another log receives it.
 #[test]
 fn snapshots() {
     let scope = with_logs("snapshots", 3, bound(4, 5), [&[1, 3], &[1, 3], &[1, 2, 2]]);
     let campaigners = bound(vec![1], vec![1, 2, 3]);
-    explore(Scope { snapshots: 1, crashes: bound(0, 1), campaigners, waiting: bound(1, 2), ..scope });
+    let prompt_disks = bound(true, false);
+    explore(Scope { snapshots: 1, crashes: bound(0, 1), campaigners, prompt_disks, waiting: bound(1, 2), ..scope });
+}
+
+/// Fails when: logs are compared by their length alone (E05).
+#[test]
+fn stale_logs() {
+    let scope = with_logs("stale logs", 3, 5, [&[1, 3], &[1, 3], &[1, 2, 2]]);
+    let campaigners = bound(vec![1, 3], vec![1, 2, 3]);
+    explore(Scope { campaigners, prompt_disks: bound(true, false), waiting: bound(1, 2), ..scope });
+}
+
+/// Two servers stand on a snapshot, and the log of the third differs where that ends.
+///
+/// Fails when: the log behind the boundary stays though the entry there is another (N02).
+#[test]
+fn installed_snapshots() {
+    let voters = Membership::of_voters((1..=3).map(|id| (id, "")));
+    let compacted = disk(&voters, 3, &[1, 3], None).entries;
+    let stands_on = |maker| compacted_disk(&voters, 3, &compacted, maker);
+    let disks = vec![stands_on(1), stands_on(2), disk(&voters, 3, &[1, 2, 2], None)];
+    let scope = with_logs("installed snapshots", 3, 4, [&[], &[], &[]]);
+    let campaigners = bound(vec![1], vec![1, 2, 3]);
+    let prompt_disks = bound(true, false);
+    explore(Scope { disks, compacted, crashes: bound(0, 1), campaigners, prompt_disks, waiting: 2, ..scope });
 }

@@ -151,28 +151,36 @@ impl Search {
         while !level.is_empty() && !cut {
             let mut next = Vec::new();
             for (state, number) in level {
-                for (id, what) in self.moves(&state) {
-                    self.transitions += 1;
-                    match self.successor(&state, id, what) {
-                        Ok(Some(successor)) => {
-                            if self.seen.insert(fingerprint(&successor)) {
-                                next.push((successor, self.reached.len() as u32));
-                                self.reached.push((number, id as u8, what));
-                            }
-                        }
-                        Ok(None) => {}
-                        Err(violation) => self.fail(number, id, what, &violation),
-                    }
+                self.visit(&state, number, &mut next);
+                cut = self.scope.max_states > 0 && self.reached.len() >= self.scope.max_states;
+                if cut {
+                    break;
                 }
             }
-            cut = self.scope.max_states > 0 && self.reached.len() > self.scope.max_states;
             level = next;
             depth += 1;
             if std::env::var_os("LEVELS").is_some() {
                 self.tell(depth, "so far", began);
             }
         }
-        self.tell(depth - 1, if cut { "CUT" } else { "all explored" }, began);
+        self.tell(depth - 1, if cut { "CUT at the bound" } else { "all explored" }, began);
+    }
+
+    /// Everything that may happen in a state. What is reached for the first time is put to `next`.
+    fn visit(&mut self, state: &State, number: u32, next: &mut Vec<(State, u32)>) {
+        for (id, what) in self.moves(state) {
+            self.transitions += 1;
+            match self.successor(state, id, what) {
+                Ok(Some(successor)) => {
+                    if self.seen.insert(fingerprint(&successor)) {
+                        next.push((successor, self.reached.len() as u32));
+                        self.reached.push((number, id as u8, what));
+                    }
+                }
+                Ok(None) => {}
+                Err(violation) => self.fail(number, id, what, &violation),
+            }
+        }
     }
 
     /// Written past the test harness, which keeps what a passing test prints to itself.

@@ -44,6 +44,12 @@ pub fn command(number: u8) -> Payload {
 }
 
 impl History {
+    /// Where these entries were committed before the model begins.
+    pub fn after(committed: &[Entry]) -> Self {
+        let committed = committed.iter().map(|entry| (entry.clone(), entry.term)).collect();
+        History { committed, ..History::default() }
+    }
+
     /// Whether nobody has campaigned and nobody has fallen.
     pub fn is_blank(&self) -> bool {
         self.votes.is_empty() && self.used == Used::default()

@@ -262,13 +262,16 @@ impl Search {
         let mut servers = Vec::new();
         for (id, disk) in (1..).zip(self.scope.disks.clone()) {
             let settings = self.scope.settings(id);
+            if let Some(snapshot) = &disk.finished {
+                self.contents.insert(snapshot.clone(), self.scope.compacted.clone());
+            }
             let mut turn = Turn::start(settings, disk, Duration::ZERO, &mut self.contents, false);
             turn.renumber();
             servers.push(turn.server);
         }
         let servers = servers.into_iter().map(|server| self.servers.number(server));
         let servers: Vec<u32> = servers.collect();
-        let history = self.histories.number(History::default());
+        let history = self.histories.number(History::after(&self.scope.compacted));
         let mut state: State = [history].into_iter().chain(servers).collect();
         if self.scope.settled {
             // A second and third heartbeat tell what is committed, and that everyone keeps up.

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use ractor_raft::raft::*;
 
 use super::server::PreVotes;
-use crate::support::disk::Disk;
+use crate::support::disk::{Disk, snapshot_of};
 
 /// One configuration of the model. Whatever is not bounded here may happen at any time, any number of times: a message that
 /// was ever sent arrives (late, again, out of order, or never), a write reaches its disk, an alarm rings.
@@ -13,6 +13,8 @@ use crate::support::disk::Disk;
 pub struct Scope {
     pub name: &'static str,
     pub disks: Vec<Disk>,
+    /// What stands in the snapshots that are on these disks from the beginning.
+    pub compacted: Vec<Entry>,
     /// Nobody campaigns for a later term.
     pub max_term: Term,
     pub proposals: u8,
@@ -62,6 +64,7 @@ impl Scope {
         Scope {
             name,
             disks: (0..size).map(|_| Disk::of(&membership)).collect(),
+            compacted: Vec::new(),
             max_term,
             proposals: 0,
             reads: 0,
@@ -122,4 +125,16 @@ pub fn disk(membership: &Membership, current_term: Term, log: &[Term], then: Opt
 pub fn joint(outgoing: &[NodeId], voters: &[NodeId]) -> Membership {
     let of = |ids: &[NodeId]| ids.iter().map(|id| (*id, String::new())).collect::<BTreeMap<_, _>>();
     Membership { voters: of(voters), outgoing: of(outgoing), ..Membership::default() }
+}
+
+/// A disk whose log stands on a snapshot that `maker` took of these entries.
+pub fn compacted_disk(membership: &Membership, current_term: Term, prefix: &[Entry], maker: NodeId) -> Disk {
+    let finished = Some(snapshot_of(prefix, membership.clone().into(), maker_of(maker, prefix.len() as LogIndex)));
+    let base = prefix.last().map_or(LogPosition::default(), Entry::position);
+    Disk { base, finished, ..disk(membership, current_term, &[], None) }
+}
+
+/// By this number `id` writes a snapshot that ends at `index` in two chunks, and with other bytes than other servers.
+pub fn maker_of(id: NodeId, index: LogIndex) -> u64 {
+    4 * id + (5 - index % 4) % 4
 }

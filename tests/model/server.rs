@@ -9,6 +9,7 @@ use std::{
 use bytes::Bytes;
 use ractor_raft::raft::*;
 
+use super::scope::maker_of;
 use crate::support::disk::{Disk, bytes_of, snapshot_of};
 
 /// Of a request that is over: its answer says nothing but the answerer's term.
@@ -316,7 +317,7 @@ impl<'a> Turn<'a> {
                 let prefix = server.applied.clone();
                 assert_eq!(prefix.last().map(Entry::position), Some(last_included), "n{id} takes another snapshot");
                 // Two chunks, and other bytes at each server.
-                let maker = 4 * id + (5 - last_included.index % 4) % 4;
+                let maker = maker_of(id, last_included.index);
                 let snapshot = snapshot_of(&prefix, membership.clone(), maker);
                 server.writing = Some(snapshot.clone());
                 self.contents.insert(snapshot, prefix);
@@ -351,7 +352,7 @@ impl<'a> Turn<'a> {
         self.events.push(Event::Snapshot { last_included, membership });
         self.send(to, session, Body::Request(Request::InstallSnapshot(request.clone())));
         let prefix = &self.contents[snapshot];
-        let maker = |id: u64| 4 * id + (5 - last_included.index % 4) % 4;
+        let maker = |id| maker_of(id, last_included.index);
         let maker =
             (1..9).map(maker).find(|maker| snapshot_of(prefix, snapshot.membership.clone(), *maker) == *snapshot);
         let bytes = bytes_of(prefix, snapshot.size, maker.expect("one of the servers made it"));
@@ -418,6 +419,14 @@ impl<'a> Turn<'a> {
             // After the votes of this turn, and before what it commits.
             let votes = self.events.iter().rposition(|event| matches!(event, Event::Votes { .. }));
             self.events.insert(votes.map_or(0, |at| at + 1), Event::Leads);
+        }
+        let mut last = raft.base().term;
+        for entry in (raft.base().index + 1..=raft.last_index()).filter_map(|at| raft.entry(at)) {
+            if entry.term < last {
+                let text = format!("Log Matching: n{id}: {entry} follows an entry of the later term {last}");
+                return self.violate(text);
+            }
+            last = entry.term;
         }
         let in_log = (raft.base().index + 1..=raft.last_index()).rev().find_map(|at| match raft.entry(at) {
             Some(Entry { payload: Payload::Membership(membership), .. }) => Some(membership.clone()),
