@@ -40,6 +40,8 @@ mod scope;
 #[path = "model/server.rs"]
 mod server;
 mod support;
+#[path = "model/turn_checks.rs"]
+mod turn_checks;
 
 /// Where a search stops at the latest: some seconds; with `MODEL=full`, about 4 GiB.
 const MOST_STATES: usize = 1_000_000;
