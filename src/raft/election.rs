@@ -28,7 +28,7 @@ use super::{
 /// One attempt to win: votes that were asked for in another session belong to another attempt (E04).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Campaign {
-    session: u64,
+    pub(super) session: u64,
     votes: BTreeSet<NodeId>,
 }
 
