@@ -25,7 +25,7 @@ const LAYERS: [(&str, &[&str]); 15] = [
     ("rpc", &["raft", "flow", "storage", "state_machine", "error", "config", "transport", "node"]),
     ("backup", &["raft", "storage", "error", "node", "rpc"]),
     ("kv", &["raft", "flow", "error", "state_machine", "node", "rpc"]),
-    ("testing", &["raft", "flow", "storage", "state_machine", "error", "config", "transport", "node"]),
+    ("testing", &["raft", "flow", "storage", "state_machine", "error", "config", "transport", "node", "client"]),
     ("bin", &[]),
     ("lib", &[]),
 ];

@@ -9,3 +9,5 @@ mod letters;
 mod nemesis;
 #[path = "testing/nodes.rs"]
 mod nodes;
+#[path = "testing/trial.rs"]
+mod trial;

@@ -30,7 +30,7 @@ impl<M: StateMachine> Cluster<M> {
         self.node(id).is_some_and(|node| node.flow().is_paused())
     }
 
-    /// Lets no call to the disk of a node return until told otherwise, or until the node crashes: of its log and of the
+    /// Lets no call to the disk of a node return until told otherwise, or until the node is down: of its log and of the
     /// snapshots that it sends and receives. A call under way may have been carried out by then, or not.
     ///
     /// # Panics
@@ -40,7 +40,7 @@ impl<M: StateMachine> Cluster<M> {
     }
 
     /// Lets each call to the disk of a node take as long as drawn, once before and once after it is carried out, until told
-    /// otherwise or until the node crashes. `None`: no time at all, as at first.
+    /// otherwise or until the node is down. `None`: no time at all, as at first.
     ///
     /// # Panics
     /// If there is no such node.

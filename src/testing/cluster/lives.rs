@@ -62,6 +62,7 @@ impl<M: StateMachine> Cluster<M> {
         let stopped = self.within(&format!("node {id} to shut down"), node.shutdown()).await;
         application.stop(None);
         let _ = application.wait(None).await;
+        self.seat(id).pace.recover();
         stopped
     }
 

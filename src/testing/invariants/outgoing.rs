@@ -5,8 +5,8 @@ use super::{Broken, Check, expect, properties::Seen, server::Server};
 use crate::{
     node::Observed,
     raft::{
-        AppendOutcome, Effect, Entry, HardState, InstallOutcome, LogIndex, LogPosition, Membership, NodeId, Reply,
-        Request, Term,
+        AppendOutcome, Effect, Entry, HardState, InstallOutcome, LogIndex, LogPosition, Membership, NodeId, Raft,
+        Reply, Request, Term,
     },
 };
 
@@ -28,11 +28,11 @@ impl Seen {
                 Ok(())
             }
             Effect::Send { request, .. } => self.check_request(id, server, request),
-            Effect::Reply { reply, .. } => self.check_reply(id, server, reply),
+            Effect::Reply { reply, .. } => self.check_reply(id, server, observed.raft, reply),
             Effect::Apply { entries, calls } => {
                 let gone = calls.iter().find(|(index, _)| entries.iter().all(|entry| entry.index != *index));
                 expect(gone.is_none(), "State Machine Safety", || format!("n{id} answers for {gone:?}, not applied"))?;
-                self.check_apply(id, server, entries)
+                self.check_apply(id, server, observed, entries)
             }
             Effect::AnswerRead { read_index, lease_until, .. } => {
                 let known = self.committed_index();
@@ -75,15 +75,15 @@ impl Seen {
         }
     }
 
-    fn check_reply(&mut self, id: NodeId, server: &Server, reply: &Reply) -> Check {
+    fn check_reply(&mut self, id: NodeId, server: &Server, raft: &Raft, reply: &Reply) -> Check {
         match reply {
             Reply::RequestVote(reply) if reply.vote_granted => self.check_grant(id, server, reply.term),
             Reply::AppendEntries(reply) => match reply.outcome {
-                AppendOutcome::Matched { match_index } => self.check_matched(id, server, reply.term, match_index),
+                AppendOutcome::Matched { match_index } => self.check_matched(id, server, raft, reply.term, match_index),
                 _ => Ok(()),
             },
             Reply::InstallSnapshot(reply) => match reply.outcome {
-                InstallOutcome::Installed { match_index } => self.check_matched(id, server, reply.term, match_index),
+                InstallOutcome::Installed { match_index } => self.check_matched(id, server, raft, reply.term, match_index),
                 _ => Ok(()),
             },
             _ => Ok(()),
@@ -103,13 +103,15 @@ impl Seen {
     }
 
     /// It says that its log is the leader's up to here, on its disk.
-    fn check_matched(&self, id: NodeId, server: &Server, term: Term, match_index: LogIndex) -> Check {
+    fn check_matched(&self, id: NodeId, server: &Server, raft: &Raft, term: Term, match_index: LogIndex) -> Check {
         // A leader that nobody has seen leading is checked by what follows from it.
         let Some(leader_has) = self.leader_has(term, match_index) else { return Ok(()) };
         let log = &server.disk.log;
+        // A finished snapshot is on disk before the log is told to stand on it.
+        let in_snapshot = match_index <= log.base.index.max(raft.snapshot().index);
         let holds = leader_has.is_some()
             && (log.at(match_index) == leader_has
-                || (match_index < log.base.index && self.committed_term(match_index) == leader_has));
+                || (in_snapshot && self.committed_term(match_index) == leader_has));
         expect(holds, DURABLE, || {
             let has = log.at(match_index);
             format!("n{id} acknowledges entry {match_index} of term {leader_has:?}; on its disk is one of {has:?}")
@@ -118,7 +120,7 @@ impl Seen {
 
     /// "If commitIndex > lastApplied: increment lastApplied, apply log\[lastApplied\]" (Figure 2): in order, each once a life,
     /// and here not before it is on this disk.
-    fn check_apply(&self, id: NodeId, server: &mut Server, entries: &[Entry]) -> Check {
+    fn check_apply(&self, id: NodeId, server: &mut Server, observed: &Observed<'_>, entries: &[Entry]) -> Check {
         for entry in entries {
             let (index, next) = (entry.index, server.applying + 1);
             expect(index == next, "State Machine Safety", || format!("n{id} applies {index}, and {next} is next"))?;
@@ -127,7 +129,7 @@ impl Seen {
                 format!("n{id} applies {}, and committed is one of term {committed:?}", entry.position())
             })?;
             let log = &server.disk.log;
-            let durable = log.at(index) == Some(entry.term) || index < log.base.index;
+            let durable = log.at(index) == Some(entry.term) || index <= log.base.index.max(observed.raft.snapshot().index);
             expect(durable, DURABLE, || format!("n{id} applies {}, which is not on its disk", entry.position()))?;
             server.applying = index;
         }

@@ -197,6 +197,8 @@ impl Worker {
             }
             Err(_) => {
                 self.history.count("refused");
+                // Nobody is there, or nobody leads.
+                tokio::time::sleep(Duration::from_millis(15)).await;
                 return self.history.refused.lock().expect("no client panics with it").push(value);
             }
         };

@@ -111,8 +111,8 @@ impl Storm {
             let told = told.clone();
             Kv::default().watched_by(move |index, hash| told.state(index, u128::from_be_bytes(hash)))
         };
-        // The budget is not what is looked at here.
-        let policy = RestartPolicy { budget: 100_000, window: Duration::from_secs(10) };
+        // More than strikes spend, and less than actors that fall again and again.
+        let policy = RestartPolicy { budget: 60, window: Duration::from_secs(10) };
         let builder = Cluster::builder(store)
             .nodes(plan.nodes)
             .seed(plan.random.random())
@@ -299,7 +299,8 @@ impl Storm {
             }
         }
         messages.sort_by_key(|(at, ..)| *at);
-        let mut text = format!("The last messages of each node:\n{}", self.cluster.describe());
+        let mut text = format!("{:?}\n{}", self.weather.tally, self.weather.last());
+        let _ = writeln!(text, "The last messages of each node:\n{}", self.cluster.describe());
         for (at, id, event) in messages {
             let _ = writeln!(text, "{:.6} n{id} | {event}", at.as_secs_f64());
         }

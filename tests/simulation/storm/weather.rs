@@ -1,7 +1,7 @@
 //! What is done to a cluster: its nodes lose power, its links break, its operators are at work.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -15,7 +15,7 @@ use ractor_raft::{
     testing::Cluster,
 };
 use rand::{RngExt, SeedableRng, rngs::SmallRng, seq::IndexedRandom};
-use tokio::{task::JoinHandle, time::timeout};
+use tokio::{task::JoinHandle, time::{Instant, timeout}};
 
 use super::{
     clients::History,
@@ -25,6 +25,9 @@ use super::{
 /// The most servers of a cluster that grows.
 const MOST_SERVERS: usize = 6;
 
+/// So much of what was done last is remembered.
+const LAST: usize = 60;
+
 pub struct Weather {
     pub cluster: Cluster<Kv>,
     history: Arc<History>,
@@ -33,10 +36,14 @@ pub struct Weather {
     calm: std::ops::Range<u64>,
     lost: u32,
     broken: u32,
+    first_members: u64,
     next_id: NodeId,
     operators: Vec<JoinHandle<()>>,
     shared: Arc<Mutex<Shared>>,
     pub tally: BTreeMap<&'static str, u64>,
+    began: Instant,
+    /// When, what, and who ran before.
+    log: VecDeque<(Duration, Kind, Vec<NodeId>)>,
 }
 
 #[derive(Default)]
@@ -59,10 +66,13 @@ impl Weather {
             calm: plan.calm.clone(),
             lost: plan.lost,
             broken: plan.broken,
+            first_members: plan.nodes,
             next_id: plan.nodes + 1,
             operators: Vec::new(),
             shared: Arc::default(),
             tally: BTreeMap::new(),
+            began: Instant::now(),
+            log: VecDeque::new(),
         }
     }
 
@@ -75,10 +85,23 @@ impl Weather {
             bury(&self.cluster).await;
             let kinds = self.weights.choose_weighted(&mut self.random, |(_, weight)| *weight);
             let kind = kinds.expect("what mends has a weight").0;
+            let before = self.cluster.ids().into_iter().filter(|id| self.cluster.node(*id).is_some()).collect();
+            self.log.push_back((self.began.elapsed(), kind, before));
+            if self.log.len() > LAST {
+                self.log.pop_front();
+            }
             if self.strike(kind).await {
                 *self.tally.entry(kind.name()).or_default() += 1;
             }
         }
+    }
+
+    /// What was done last.
+    pub fn last(&self) -> String {
+        let line = |(at, kind, up): &(Duration, Kind, Vec<NodeId>)| {
+            format!("{:.6} {}, while {up:?} ran\n", at.as_secs_f64(), kind.name())
+        };
+        self.log.iter().map(line).collect()
     }
 
     /// Whether a node may have stopped because of its disk.
@@ -116,6 +139,8 @@ impl Weather {
             }
             Kind::Stop => {
                 let Some(one) = self.one_of(&up) else { return false };
+                // Nobody ends in order whose disk does not answer.
+                self.cluster.recover_disk(one);
                 let _ = self.cluster.stop(one).await;
             }
             Kind::Start => {
@@ -285,14 +310,16 @@ impl Weather {
         }
         self.shared.lock().expect(SOUND).wiped = Some(one);
         if flips {
-            self.cluster.crash(one).await;
+            // The machine goes on: with a power cut as well, a damaged end of the log cannot be told from a torn one.
+            self.cluster.kill(one).await;
             for _ in 0..self.random.random_range(1..4) {
                 let _ = self.cluster.disk(one).flip_any_bit(&mut self.random);
             }
         } else {
             self.cluster.wipe(one).await;
         }
-        let as_before = flips || self.random.random_range(0..2) == 0;
+        // The only first member would begin a cluster of its own.
+        let as_before = flips || (self.first_members > 1 && self.random.random_range(0..2) == 0);
         let pause = Duration::from_millis(self.random.random_range(0..300));
         let (cluster, shared, history) = (self.cluster.clone(), self.shared.clone(), self.history.clone());
         let seed = self.random.random();
@@ -401,7 +428,7 @@ async fn replace(cluster: &Cluster<Kv>, id: NodeId, mut random: SmallRng) {
             None => false,
         };
         if !running {
-            let _ = cluster.try_restart(id).await;
+            let _ = cluster.try_join(id).await;
         }
         let leader = cluster.known_leader().and_then(|leader| cluster.status(leader));
         let own = cluster.node(id).map(|node| node.incarnation());
