@@ -34,7 +34,7 @@ mod network;
 mod setup;
 
 pub use self::{
-    application::Told,
+    application::{Told, kill_tree},
     cluster::{Cluster, Committed},
     ledger::{Ledger, Line, Witness, Written},
     network::Network,

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     error::ProposeError,
     node::Applied,
-    rpc::{channel, client::ClusterClient, error, pb},
+    rpc::{channel, client::ClusterClient, error, pb, sockets::Sockets},
 };
 
 /// How long to wait before the second try; doubled before each further one that nothing was heard before.
@@ -32,6 +32,7 @@ const OPENING: Duration = Duration::from_secs(2);
 const SILENCE: Duration = Duration::from_secs(2);
 
 pub(super) struct Driver {
+    sockets: Box<dyn Sockets>,
     endpoints: Vec<String>,
     /// Which of them is asked when nobody knows better.
     turn: usize,
@@ -65,8 +66,9 @@ enum End {
 }
 
 impl Driver {
-    pub(super) fn new(endpoints: Vec<String>, queue: mpsc::Receiver<Command>) -> Self {
+    pub(super) fn new(sockets: Box<dyn Sockets>, endpoints: Vec<String>, queue: mpsc::Receiver<Command>) -> Self {
         Driver {
+            sockets,
             endpoints,
             turn: 0,
             hint: None,
@@ -115,7 +117,7 @@ impl Driver {
 
     /// With one node, for as long as it goes well.
     async fn serve(&mut self, address: &str) -> End {
-        let Ok(channel) = channel::lazy(address) else { return End::Broken };
+        let Ok(channel) = channel::lazy_over(&*self.sockets, address) else { return End::Broken };
         if self.session == 0 {
             match ClusterClient::over(channel.clone(), OPENING).open_session().await {
                 Ok(session) => {
