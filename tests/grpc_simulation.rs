@@ -9,6 +9,8 @@
 //! files are stories about one thing each.
 #![cfg(all(feature = "grpc", feature = "testing"))]
 
+#[path = "grpc_simulation/chance.rs"]
+mod chance;
 #[path = "grpc_simulation/cluster.rs"]
 mod cluster;
 #[path = "grpc_simulation/half_open.rs"]

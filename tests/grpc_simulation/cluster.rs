@@ -180,7 +180,7 @@ impl Cluster {
             };
             text.push_str(&line);
         }
-        text
+        text + &self.record.latest()
     }
 }
 

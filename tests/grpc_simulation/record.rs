@@ -1,7 +1,8 @@
 //! What is seen of a run: what the rules decide, what clients are told, what a snapshot's transfer stores.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    env,
     hash::{DefaultHasher, Hash, Hasher},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -42,7 +43,12 @@ pub struct Notes {
     pub transfers: Transfers,
     leaders: BTreeMap<Term, BTreeSet<NodeId>>,
     hasher: DefaultHasher,
+    /// The latest, for those who look for what went wrong.
+    lines: VecDeque<String>,
 }
+
+/// So many lines are kept of what was seen, and shown with a failure. `LINES=100000` for more.
+const LINES: usize = 40;
 
 /// A call that was answered with success.
 #[derive(Clone, Debug, Hash)]
@@ -103,7 +109,7 @@ impl Record {
 
     pub fn answered(&self, operation: Operation) {
         let mut notes = self.notes();
-        operation.hash(&mut notes.hasher);
+        notes.see(format!("{operation:?}"));
         notes.operations.push(operation);
     }
 
@@ -112,12 +118,28 @@ impl Record {
         self.notes().hasher.finish()
     }
 
+    /// The latest that was seen, a line each.
+    pub fn latest(&self) -> String {
+        self.notes().lines.iter().map(|line| format!("{line}\n")).collect()
+    }
+
     /// What must never be, and was.
     pub fn violation(&self) -> Option<String> {
         if let Some(violation) = self.notes().violations.first() {
             return Some(violation.clone());
         }
         self.witness.contradiction().map(|contradiction| format!("State Machine Safety: {contradiction}"))
+    }
+}
+
+impl Notes {
+    fn see(&mut self, line: String) {
+        line.hash(&mut self.hasher);
+        let most = env::var("LINES").ok().and_then(|lines| lines.parse().ok()).unwrap_or(LINES);
+        if self.lines.len() >= most {
+            self.lines.pop_front();
+        }
+        self.lines.push_back(line);
     }
 }
 
@@ -155,10 +177,10 @@ pub fn host(id: NodeId) -> String {
 impl Observer for Onlooker {
     fn sees(&self, observed: Observed<'_>) {
         let mut notes = self.record.notes();
-        let Observed { node, life, now, effects, released_by, raft } = observed;
-        (node, life, now, released_by, raft.commit_index()).hash(&mut notes.hasher);
+        let Observed { node, life, effects, raft, .. } = observed;
+        let time = turmoil::sim_elapsed().unwrap_or_default();
         for effect in effects {
-            effect.to_string().hash(&mut notes.hasher);
+            notes.see(format!("{time:?} n{node}.{life} commit {} {effect}", raft.commit_index()));
             match effect {
                 Effect::RoleChanged { role: Role::Leader, term, .. } => {
                     let leaders = notes.leaders.entry(*term).or_default();
