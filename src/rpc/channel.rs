@@ -51,11 +51,7 @@ pub fn lazy_over(sockets: &dyn Sockets, address: &str) -> Result<Channel, BadAdd
 
 /// As [`lazy_over`], for much data in one direction. The question whether the peer is alive stands in line behind it, so that
 /// its answer may take as long as all that is on its way.
-pub(super) fn lazy_for_bulk(
-    sockets: &dyn Sockets,
-    address: &str,
-    patience: Duration,
-) -> Result<Channel, BadAddress> {
+pub(super) fn lazy_for_bulk(sockets: &dyn Sockets, address: &str, patience: Duration) -> Result<Channel, BadAddress> {
     Ok(sockets.dial(endpoint(address)?.keep_alive_timeout(patience)))
 }
 

@@ -143,12 +143,23 @@ pub async fn use_it(cluster: Arc<Blueprint>) -> turmoil::Result {
     }
     drop(session);
     for address in cluster.members.values() {
-        let client =
-            ClusterClient::over(channel::lazy_over(&sockets, address)?, cluster.config.request_timeout);
+        let client = ClusterClient::over(channel::lazy_over(&sockets, address)?, cluster.config.request_timeout);
         let name = format!("user of {address}");
-        tokio::spawn(work_outside(name, client, cluster.config.request_timeout, cluster.record.clone(), random.random()));
+        tokio::spawn(work_outside(
+            name,
+            client,
+            cluster.config.request_timeout,
+            cluster.record.clone(),
+            random.random(),
+        ));
     }
     std::future::pending().await
+}
+
+/// A session of a client on the present host.
+pub fn session_on(host: &str, endpoints: impl IntoIterator<Item = String>) -> SessionClient {
+    let sockets = HostSockets { host: host.to_owned(), breaks: Breaks::default() };
+    SessionClient::connect_over(sockets, endpoints).expect("addresses")
 }
 
 /// A client is at work.

@@ -30,13 +30,18 @@ pub fn check(operations: &[Operation], lines: &[(LogIndex, String)]) -> Result<(
         }
         match &operation.wrote {
             Some(text) if at.get(&operation.position) != Some(&&text[..]) => {
-                return Err(format!("an acknowledged write was lost: {operation:?}, {:?} stands there", at.get(&operation.position)));
+                return Err(format!(
+                    "an acknowledged write was lost: {operation:?}, {:?} stands there",
+                    at.get(&operation.position)
+                ));
             }
             Some(_) => {}
             None => {
                 let there = at.range(..=operation.position).count();
                 if operation.saw != there {
-                    return Err(format!("a read saw another state than that of its index, which has {there} lines: {operation:?}"));
+                    return Err(format!(
+                        "a read saw another state than that of its index, which has {there} lines: {operation:?}"
+                    ));
                 }
             }
         }

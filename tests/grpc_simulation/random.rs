@@ -1,9 +1,8 @@
 //! Everything at once, from seeds.
 
 use std::{
-    any::Any,
     env,
-    panic::{AssertUnwindSafe, catch_unwind},
+    process::Command,
     sync::{
         Mutex, Once,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -31,6 +30,9 @@ const TROUBLE: Duration = Duration::from_secs(6);
 /// A node that was away may have to be sent a snapshot, which may have to begin anew when a compaction overtakes it.
 const CATCHES_UP_WITHIN: Duration = Duration::from_secs(10);
 
+/// What a run in a process of its own says before its figures.
+const MARK: &str = "figures:";
+
 /// What runs came to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Figures {
@@ -47,6 +49,29 @@ struct Figures {
 }
 
 impl Figures {
+    fn numbers(&self) -> String {
+        let (simulated, healed_within) = (self.simulated.as_millis() as u64, self.healed_within.as_millis() as u64);
+        let Figures { fingerprint, calls, answered, breaks, transfers, resumed, installed, .. } = *self;
+        let numbers = [simulated, fingerprint, calls, answered, breaks, transfers, resumed, installed, healed_within];
+        numbers.map(|number| number.to_string()).join(" ")
+    }
+
+    fn read(numbers: &str) -> Self {
+        let mut numbers = numbers.split_whitespace().map(|number| number.parse().expect("a number"));
+        let mut next = || numbers.next().expect("one more");
+        Figures {
+            simulated: Duration::from_millis(next()),
+            fingerprint: next(),
+            calls: next(),
+            answered: next(),
+            breaks: next(),
+            transfers: next(),
+            resumed: next(),
+            installed: next(),
+            healed_within: Duration::from_millis(next()),
+        }
+    }
+
     fn add(&mut self, one: Figures) {
         self.simulated += one.simulated;
         self.fingerprint = self.fingerprint.wrapping_add(one.fingerprint);
@@ -60,10 +85,18 @@ impl Figures {
     }
 }
 
-// Fails when (each was put in by hand, and taken out): see `tests/README.md`… 
+// Fails when: the keepalive is left out (seed 6: a node is not reached again in time); a forwarded command is sent a second
+// time after it failed (seed 39: applied twice); the session client tells nobody while it waits for a node (seed 34: a caller
+// hangs). Two bugs it cannot show, because others stand behind: a reply of an earlier connection that the replicator takes
+// (the core drops it by its session), and a stream that takes requests after it broke (the replicator drops it with the
+// report of the break).
 #[test]
 fn clusters_over_grpc_keep_their_promises_from_any_seed() {
-    let (first, count) = seeds();
+    if let Some(seed) = number("SEED") {
+        println!("{MARK} {}", run(seed).numbers());
+        return;
+    }
+    let (first, count) = (number("FIRST").unwrap_or(1), number("SEEDS").unwrap_or(SEEDS));
     let next = AtomicU64::new(first);
     let total = Mutex::new(Figures::default());
     let began = Instant::now();
@@ -78,7 +111,7 @@ fn clusters_over_grpc_keep_their_promises_from_any_seed() {
                 Err(why) => {
                     // The others need not go on.
                     next.store(u64::MAX / 2, Relaxed);
-                    panic!("seed {seed}: {why}\nRerun: SEED={seed} cargo test --test grpc_simulation random");
+                    panic!("{why}");
                 }
             }
         }
@@ -110,25 +143,25 @@ fn clusters_over_grpc_keep_their_promises_from_any_seed() {
 // Fails when: anything in the library, or in what it stands on, asks the system for chance or time.
 #[test]
 fn one_seed_is_one_run() {
-    for seed in [seeds().0, 7, 8] {
-        let once = run_apart(seed).unwrap_or_else(|why| panic!("seed {seed}: {why}"));
-        let again = run_apart(seed).unwrap_or_else(|why| panic!("seed {seed}: {why}"));
+    for seed in [7, 8, 9, number("SEED").unwrap_or(10)] {
+        let once = run_apart(seed).unwrap_or_else(|why| panic!("{why}"));
+        let again = run_apart(seed).unwrap_or_else(|why| panic!("{why}"));
         assert_eq!(once, again, "seed {seed}");
     }
 }
 
-fn seeds() -> (u64, u64) {
-    let number = |name| env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name}={text:?}")));
-    match number("SEED") {
-        Some(seed) => (seed, 1),
-        None => (number("FIRST").unwrap_or(1), number("SEEDS").unwrap_or(SEEDS)),
-    }
+fn number(name: &str) -> Option<u64> {
+    env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name}={text:?} is no number")))
 }
 
-/// On a thread of its own: what the standard library keeps for a thread (the keys of hash maps) begins anew with it.
+/// In a process of its own: what is counted for a process (actors, runtimes) begins anew with it, and the seed alone decides.
 fn run_apart(seed: u64) -> Result<Figures, String> {
-    let run = move || catch_unwind(AssertUnwindSafe(|| run(seed))).map_err(|panic| in_words(&*panic));
-    thread::Builder::new().name(format!("seed {seed}")).spawn(run).expect("a thread").join().expect("it catches panics")
+    let mut run = Command::new(env::current_exe().expect("this program"));
+    run.args(["--exact", "random::clusters_over_grpc_keep_their_promises_from_any_seed", "--nocapture"]);
+    let ended = run.env("SEED", seed.to_string()).output().expect("a process");
+    let (said, why) = (String::from_utf8_lossy(&ended.stdout), String::from_utf8_lossy(&ended.stderr));
+    let figures = said.lines().find_map(|line| line.split_once(MARK)).map(|(_, numbers)| Figures::read(numbers));
+    figures.ok_or_else(|| format!("seed {seed}:\n{why}\nRerun: SEED={seed} cargo test --test grpc_simulation clusters"))
 }
 
 /// Actors that were told to die need not say so.
@@ -143,11 +176,6 @@ fn silence_crashes() {
             }
         }));
     });
-}
-
-fn in_words(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<String>().cloned();
-    text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default()
 }
 
 fn config() -> Config {

@@ -221,7 +221,8 @@ impl Transfers {
             // In another life of the node, the last chunk may not have been stored.
             let durable = if there.life == life { there.storing } else { there.stored };
             if offset < durable {
-                wrong = Some(format!("Resumption: n{node} is sent byte {offset} of a snapshot, and has {durable} already"));
+                wrong =
+                    Some(format!("Resumption: n{node} is sent byte {offset} of a snapshot, and has {durable} already"));
             }
             if transfer != there.transfer && offset > 0 {
                 self.resumed += 1;

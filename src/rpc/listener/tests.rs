@@ -6,7 +6,10 @@ use tokio::{net::TcpListener, sync::Notify};
 use tonic::{Request, Response, Status};
 
 use super::*;
-use crate::{error::ProposeError, rpc::{ClusterClient, sockets::Tcp}};
+use crate::{
+    error::ProposeError,
+    rpc::{ClusterClient, sockets::Tcp},
+};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const LIMIT: usize = 10_000;
@@ -178,6 +181,7 @@ async fn closing_frees_the_port_at_once() {
 async fn a_port_of_another_program_is_an_error_that_names_it() {
     let taken = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = taken.local_addr().expect("an address").to_string();
-    let error = tokio::time::timeout(PATIENCE, bind(&Tcp, &address)).await.expect("in time").err().expect("it is taken");
+    let error =
+        tokio::time::timeout(PATIENCE, bind(&Tcp, &address)).await.expect("in time").err().expect("it is taken");
     assert!(error.to_string().contains(&address), "{error}");
 }

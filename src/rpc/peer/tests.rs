@@ -4,7 +4,10 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt, stream::BoxStream};
-use tokio::{net::TcpListener, sync::{Notify, mpsc}};
+use tokio::{
+    net::TcpListener,
+    sync::{Notify, mpsc},
+};
 use tonic::{Response, Status, Streaming, transport::Server};
 
 use super::*;
