@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ractor_raft::{raft::NodeId, testing::Line};
+use ractor_raft::{error::ProposeError, raft::NodeId, testing::Line};
 
 use super::{
     cluster::{Cluster, Plan},
