@@ -68,7 +68,7 @@ mod trial;
 pub use crate::node::vocabulary;
 
 pub use self::{
-    application::Told,
+    application::{Told, kill_tree},
     cluster::{Cluster, Committed},
     invariants::{Invariants, Violation},
     ledger::{Ledger, Line, Witness, Written},

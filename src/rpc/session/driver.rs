@@ -1,7 +1,7 @@
 //! The task behind a [`SessionClient`](super::SessionClient): opens the session, keeps a stream to whoever leads, and puts
 //! commands and answers through.
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
 use bytes::Bytes;
 use futures_util::stream;
@@ -24,6 +24,7 @@ use crate::{
         cluster,
         error::{self, Told},
         pb, reason,
+        sockets::Sockets,
     },
 };
 
@@ -38,6 +39,7 @@ const OPENING: Duration = Duration::from_secs(2);
 const SILENCE: Duration = Duration::from_secs(2);
 
 pub(super) struct Driver {
+    sockets: Box<dyn Sockets>,
     endpoints: Vec<String>,
     /// Which of them is asked when nobody knows better.
     turn: usize,
@@ -73,8 +75,9 @@ enum End {
 }
 
 impl Driver {
-    pub(super) fn new(endpoints: Vec<String>, queue: mpsc::Receiver<Command>) -> Self {
+    pub(super) fn new(sockets: Box<dyn Sockets>, endpoints: Vec<String>, queue: mpsc::Receiver<Command>) -> Self {
         Driver {
+            sockets,
             endpoints,
             turn: 0,
             hint: None,
@@ -124,9 +127,10 @@ impl Driver {
 
     /// With one node, for as long as it goes well.
     async fn serve(&mut self, address: &str) -> End {
-        let Ok(channel) = channel::lazy(address) else { return End::Broken };
+        let Ok(channel) = channel::lazy_over(&*self.sockets, address) else { return End::Broken };
         if self.session == 0 {
-            match ClusterClient::over(channel.clone(), OPENING).open_session_of_cluster().await {
+            let client = ClusterClient::over(channel.clone(), OPENING);
+            match self.meanwhile(async move { client.open_session_of_cluster().await }).await {
                 Ok((session, cluster_id)) => {
                     (self.session, self.cluster_id) = (session, cluster_id);
                     self.pending.begin();
@@ -139,10 +143,39 @@ impl Driver {
         }
         let (messages, outgoing) = mpsc::unbounded_channel();
         self.send(&messages, 1);
-        match timeout_at(Instant::now() + OPENING, open(channel, self.cluster_id, outgoing)).await {
-            Ok(Ok(answers)) => self.converse(answers, &messages).await,
+        let opening = open(channel, self.cluster_id, outgoing);
+        match self.meanwhile(timeout_at(Instant::now() + OPENING, opening)).await {
+            Ok(Ok(answers)) => {
+                // What came while it was opened.
+                self.send(&messages, 1);
+                self.converse(answers, &messages).await
+            }
             Ok(Err(status)) => self.failed(&status),
             Err(_) => End::Broken,
+        }
+    }
+
+    /// Waits for what a node may take long to do. Commands are taken in meanwhile, and those whose time is over are told.
+    async fn meanwhile<T>(&mut self, work: impl Future<Output = T>) -> T {
+        let mut work = pin!(work);
+        loop {
+            let room = if self.open { self.pending.room() } else { 0 };
+            let deadline = self.pending.deadline();
+            tokio::select! {
+                biased;
+                done = &mut work => return done,
+                received = self.queue.recv_many(&mut self.received, room.min(WINDOW)), if room > 0 => {
+                    self.open = received > 0;
+                    let Driver { session, pending, received, .. } = self;
+                    let homeless = *session == 0;
+                    received.drain(..).for_each(|command| {
+                        if homeless { pending.put_off(command) } else { pending.add(command) }
+                    });
+                }
+                () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
+                    self.pending.expire(Instant::now(), &self.nothing);
+                }
+            }
         }
     }
 
