@@ -8,6 +8,9 @@ use crate::error::NodeError;
 /// this one can be changed one node at a time.
 pub(crate) const LARGEST_SNAPSHOT_CHUNK: usize = 8 << 20;
 
+/// No time in the settings is longer: a day. Several of them are added up, and some are multiplied.
+const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// How a node behaves. The defaults suit a local network.
 ///
 /// Settings will be added, so it is made from its defaults:
@@ -121,6 +124,16 @@ impl Config {
         ] {
             if value == 0 {
                 return refuse(key, "0".to_owned(), "it must be at least 1".to_owned());
+            }
+        }
+        for (key, value) in [
+            ("election_timeout_max", max),
+            ("snapshot_timeout", self.snapshot_timeout),
+            ("disk_timeout", self.disk_timeout),
+            ("request_timeout", self.request_timeout),
+        ] {
+            if value > LONGEST {
+                return refuse(key, format!("{value:?}"), format!("it must not be longer than {LONGEST:?}"));
             }
         }
         if self.max_entry_bytes > self.max_pending_bytes {

@@ -36,6 +36,8 @@ mod tests;
 use ractor::{ActorCell, ActorProcessingErr};
 use tokio::time::Instant;
 
+#[cfg(feature = "testing")]
+pub(crate) use self::adapter::{CHILD_STOPPED, START, STOP};
 pub use self::{
     adapter::{Placement, spawn},
     address::Address,

@@ -19,7 +19,8 @@
 //! [`sessions`] what makes a repeated command count once, [`Builder`] makes the tree and `joining` gets it into a cluster, [`Node`] and [`NodeRef`] are what the application holds.
 //!
 //! The contract of supervision:
-//! - A **courier** that dies is started again alone. Raft recovers what it carried.
+//! - A **courier** that dies is started again alone. Raft recovers what it carried. One that does not start takes consensus
+//!   with it. What does not start has died once more, for the budget.
 //! - **Keepers fall together** and start anew from disk. Who waits is answered: `Unknown`, where a command may have been
 //!   applied, else `Unavailable`. Calls that were not yet taken up are served by the next consensus.
 //! - A **disk error** is never retried: the node stops with [`NodeError::Storage`](crate::error::NodeError::Storage).
@@ -79,6 +80,8 @@ pub use self::{
 };
 #[cfg(all(feature = "grpc", feature = "sqlite"))]
 pub(crate) use builder::{cluster_id, fnv};
+#[cfg(feature = "testing")]
+pub use messages::vocabulary;
 
 /// A command's result, and where in the log it was applied.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -34,6 +34,8 @@ use std::{
     time::Duration,
 };
 
+#[cfg(feature = "testing")]
+mod canonical;
 mod change;
 mod display;
 mod election;

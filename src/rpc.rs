@@ -10,6 +10,7 @@
 
 pub mod channel;
 pub mod client;
+pub mod cluster;
 pub mod convert;
 pub mod error;
 mod forward;
@@ -20,12 +21,14 @@ mod peer;
 pub mod reason;
 mod server;
 pub mod session;
+pub mod sockets;
 pub mod trace;
 
 pub use client::ClusterClient;
 pub use peer::Grpc;
 pub use server::wants_forwarding;
 pub use session::SessionClient;
+pub use sockets::Sockets;
 
 /// The generated code of `proto/raft/v1`.
 #[allow(missing_docs, reason = "generated")]

@@ -170,12 +170,12 @@ pub trait Snapshots: Send + Sync + 'static {
     /// `snapshot` is not the finished one (any more), it is damaged, or the disk fails.
     fn read(&self, snapshot: &SnapshotMetadata) -> Result<Box<dyn Read + Send>, StorageError>;
 
-    /// At most `length` bytes of the finished snapshot from `offset` on, verified; none at its end. `None`: `snapshot` is
-    /// not the finished one (any more).
+    /// Opens the finished snapshot, to be read in chunks. What is open stays readable when a later snapshot takes its place.
+    /// `None`: `snapshot` is not the finished one (any more).
     ///
     /// # Errors
     /// It is damaged, or the disk fails.
-    fn chunk(&self, snapshot: &SnapshotMetadata, offset: u64, length: usize) -> Result<Option<Bytes>, StorageError>;
+    fn open(&self, snapshot: &SnapshotMetadata) -> Result<Option<Box<dyn SnapshotReader>>, StorageError>;
 
     /// Makes a chunk of a snapshot from elsewhere durable. It must begin where the last one of the same snapshot ended, or
     /// at 0; another snapshot than before, or one from 0 on, replaces what was being received. With the last byte the whole
@@ -184,6 +184,16 @@ pub trait Snapshots: Send + Sync + 'static {
     /// # Errors
     /// As for [`Store::persist`].
     fn store(&self, snapshot: &SnapshotMetadata, offset: u64, data: &[u8]) -> Result<Received, StorageError>;
+}
+
+/// A finished snapshot that is open, and stays readable for as long.
+pub trait SnapshotReader: Send {
+    /// At most `length` bytes from `offset` on, verified; none at its end. Going on where the last chunk ended is the
+    /// quickest.
+    ///
+    /// # Errors
+    /// It is damaged, or the disk fails.
+    fn chunk(&mut self, offset: u64, length: usize) -> Result<Bytes, StorageError>;
 }
 
 /// A snapshot on its way to the disk. Dropped unfinished, it is as if it had never been.

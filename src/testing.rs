@@ -65,8 +65,10 @@ mod setup;
 mod strikes;
 mod trial;
 
+pub use crate::node::vocabulary;
+
 pub use self::{
-    application::Told,
+    application::{Told, kill_tree},
     cluster::{Cluster, Committed},
     invariants::{Invariants, Violation},
     ledger::{Ledger, Line, Witness, Written},

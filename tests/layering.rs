@@ -8,6 +8,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
+#[path = "layering/table.rs"]
+mod table;
+
 /// What each module of the crate may name with `crate::`. Arrows point one way: there is no cycle.
 const LAYERS: [(&str, &[&str]); 15] = [
     ("raft", &[]),

@@ -31,6 +31,8 @@ use tonic::{Code, Status};
 
 #[path = "sessions/cut_off.rs"]
 mod cut_off;
+#[path = "sessions/other_cluster.rs"]
+mod other_cluster;
 
 /// More than any of it takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -23,6 +23,8 @@ mod log;
 mod membership;
 #[path = "simulation/random.rs"]
 mod random;
+#[path = "simulation/reads.rs"]
+mod reads;
 #[path = "simulation/sessions.rs"]
 mod sessions;
 #[path = "simulation/snapshot_faults.rs"]

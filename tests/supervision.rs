@@ -2,7 +2,29 @@
 //!
 //! What must hold each time, as `src/node.rs` promises it: the right actors start again, and no others; the tree shows the
 //! cause; subscribers are told; no acknowledged write is lost; no caller hangs; the node goes on.
+//!
+//! The matrix goes through all messages at which they can die.
 #![cfg(feature = "testing")]
+
+#[path = "supervision/acts.rs"]
+mod acts;
+#[path = "supervision/budget.rs"]
+mod budget;
+#[path = "supervision/checks.rs"]
+mod checks;
+#[path = "supervision/matrix.rs"]
+mod matrix;
+#[cfg(feature = "sqlite")]
+#[path = "supervision/own_threads.rs"]
+mod own_threads;
+#[path = "supervision/permits.rs"]
+mod permits;
+#[path = "supervision/stage.rs"]
+mod stage;
+#[path = "supervision/strike.rs"]
+mod strike;
+#[path = "supervision/trial.rs"]
+mod trial;
 
 use std::{
     collections::BTreeMap,

@@ -20,7 +20,8 @@ use bytes::Bytes;
 use ractor_raft::{
     raft::{Base, LogIndex, LogPosition, Membership, Recovered, SnapshotMetadata, Write},
     storage::{
-        Bootstrap, Identity, MemoryStorage, Opened, Received, SnapshotWriter, Snapshots, Storage, StorageError, Store,
+        Bootstrap, Identity, MemoryStorage, Opened, Received, SnapshotReader, SnapshotWriter, Snapshots, Storage,
+        StorageError, Store,
     },
 };
 
@@ -275,8 +276,8 @@ impl Snapshots for JournalSnapshots {
         self.in_memory()?.read(snapshot)
     }
 
-    fn chunk(&self, snapshot: &SnapshotMetadata, offset: u64, length: usize) -> Result<Option<Bytes>, StorageError> {
-        self.in_memory()?.chunk(snapshot, offset, length)
+    fn open(&self, snapshot: &SnapshotMetadata) -> Result<Option<Box<dyn SnapshotReader>>, StorageError> {
+        self.in_memory()?.open(snapshot)
     }
 
     fn store(&self, snapshot: &SnapshotMetadata, offset: u64, data: &[u8]) -> Result<Received, StorageError> {

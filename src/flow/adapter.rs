@@ -23,6 +23,13 @@ use super::{
     meter::{Life, Meter, Status},
 };
 
+/// What no mailbox holds is handled, recorded and struck all the same, under these names.
+pub(crate) const START: &str = "Start";
+/// See [`START`].
+pub(crate) const STOP: &str = "Stop";
+/// See [`START`].
+pub(crate) const CHILD_STOPPED: &str = "ChildStopped";
+
 /// Where an actor runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Placement {
@@ -153,18 +160,18 @@ impl<A: Actor> Seat<A> {
         let address = Address::new(myself, flow.clone(), life.clone());
         let origin = Origin { sender: life.sender, ..Origin::default() };
         let mut seat = Seat { actor: None, context: Context::new(flow, meter, life, address) };
-        seat.context.begin("Start", Mark::default(), origin, None);
+        seat.context.begin(START, Mark::default(), origin, None);
         let starting = async {
-            seat.context.survive("Start", Moment::Before).await;
+            seat.context.survive(START, Moment::Before).await;
             let started = A::start(arguments, &mut seat.context).await;
-            seat.context.survive("Start", Moment::After).await;
+            seat.context.survive(START, Moment::After).await;
             started
         };
         let started = AssertUnwindSafe(starting).catch_unwind().await;
         match started {
             Ok(Ok(actor)) => seat.actor = Some(actor),
             Ok(Err(error)) => return Err(seat.failed(error)),
-            Err(panic) => return Err(seat.panicked("Start", &*panic)),
+            Err(panic) => return Err(seat.panicked(START, &*panic)),
         }
         seat.context.finish(Outcome::Handled);
         seat.context.life().set_status(Status::Running);
@@ -204,37 +211,35 @@ impl<A: Actor> Seat<A> {
     }
 
     async fn child_stopped(&mut self, child: ActorCell, cause: String) -> Result<(), ActorProcessingErr> {
-        const NAME: &str = "ChildStopped";
         self.context.flow().awake().await;
         let sender = Sender { actor: self.context.flow().actor_named(child.get_name().as_deref()), incarnation: 0 };
-        self.context.begin(NAME, Mark::default(), Origin { sender, ..Origin::default() }, None);
+        self.context.begin(CHILD_STOPPED, Mark::default(), Origin { sender, ..Origin::default() }, None);
         let actor = self.actor.as_mut().expect(SEATED);
         let context = &mut self.context;
         let handling = async {
-            context.survive(NAME, Moment::Before).await;
+            context.survive(CHILD_STOPPED, Moment::Before).await;
             let result = actor.child_stopped(child, cause, context).await;
-            context.survive(NAME, Moment::After).await;
+            context.survive(CHILD_STOPPED, Moment::After).await;
             result
         };
         let result = AssertUnwindSafe(handling).catch_unwind().await;
-        self.conclude(NAME, result)
+        self.conclude(CHILD_STOPPED, result)
     }
 
     async fn stop(&mut self) -> Result<(), ActorProcessingErr> {
-        const NAME: &str = "Stop";
         self.context.flow().awake().await;
-        self.context.begin(NAME, Mark::default(), Origin::default(), None);
+        self.context.begin(STOP, Mark::default(), Origin::default(), None);
         let mut actor = self.actor.take().expect(SEATED);
         let context = &mut self.context;
         let stopping = AssertUnwindSafe(async {
-            context.survive(NAME, Moment::Before).await;
+            context.survive(STOP, Moment::Before).await;
             actor.stop(context).await;
             drop(actor);
-            context.survive(NAME, Moment::After).await;
+            context.survive(STOP, Moment::After).await;
             Ok(())
         });
         let result = stopping.catch_unwind().await;
-        self.conclude(NAME, result)?;
+        self.conclude(STOP, result)?;
         self.context.life().set_status(Status::Stopped);
         Ok(())
     }
@@ -277,7 +282,11 @@ impl<A: Actor> Seat<A> {
 
 impl<A: Actor> Drop for Seat<A> {
     fn drop(&mut self) {
-        // Still at it: ractor dropped the handler at an await, because the actor was killed.
+        // Still at it: ractor dropped the handler at an await, because the actor was killed. Where that was at its start or at
+        // its end, nobody is told, and nobody else could write it down.
+        if self.context.is_handling() {
+            self.context.meter().set_last_failure("killed".to_owned());
+        }
         self.context.finish(Outcome::Killed);
         self.context.life().end();
     }

@@ -183,6 +183,10 @@ impl<M: Message> Context<M> {
         took
     }
 
+    pub(super) fn is_handling(&self) -> bool {
+        self.handling.is_some()
+    }
+
     fn next_event(&mut self) -> EventId {
         let number = self.events.next().unwrap_or_else(|| {
             self.events = self.meter.reserve_events(EVENTS_RESERVED);

@@ -25,7 +25,7 @@ use crate::{
     node::{Consistency, Node},
     raft::LogIndex,
     rpc::{
-        self,
+        self, cluster,
         convert::{Malformed, session_command_from_pb},
         limits, trace, wants_forwarding,
     },
@@ -51,7 +51,7 @@ pub fn service(node: Node<Kv>) -> kv_server::KvServer<KvService> {
 #[tonic::async_trait]
 impl kv_server::Kv for KvService {
     async fn put(&self, request: Request<pb::PutRequest>) -> Result<Response<pb::PutResponse>, Status> {
-        let (call, pb::PutRequest { key, value, session }) = Call::open(request);
+        let (call, pb::PutRequest { key, value, session }) = self.open(request)?;
         check_key(&key)?;
         match self.propose(call, session, Command::put(key, value)).await? {
             Outcome::Put(PutOutcome { revision }) => Ok(Response::new(pb::PutResponse { revision })),
@@ -70,7 +70,7 @@ impl kv_server::Kv for KvService {
     }
 
     async fn delete(&self, request: Request<pb::DeleteRequest>) -> Result<Response<pb::DeleteResponse>, Status> {
-        let (call, pb::DeleteRequest { key, session }) = Call::open(request);
+        let (call, pb::DeleteRequest { key, session }) = self.open(request)?;
         check_key(&key)?;
         match self.propose(call, session, Command::delete(key)).await? {
             Outcome::Delete(DeleteOutcome { existed, previous, revision }) => {
@@ -84,7 +84,7 @@ impl kv_server::Kv for KvService {
         &self,
         request: Request<pb::CompareAndSwapRequest>,
     ) -> Result<Response<pb::CompareAndSwapResponse>, Status> {
-        let (call, pb::CompareAndSwapRequest { key, expect, set, session }) = Call::open(request);
+        let (call, pb::CompareAndSwapRequest { key, expect, set, session }) = self.open(request)?;
         check_key(&key)?;
         match self.propose(call, session, Command::compare_and_swap(key, expect, set)).await? {
             Outcome::CompareAndSwap(CompareAndSwapOutcome { swapped, current, revision }) => {
@@ -116,10 +116,13 @@ impl kv_server::Kv for KvService {
     type WatchStream = BoxStream<'static, Result<pb::WatchResponse, Status>>;
 
     async fn watch(&self, request: Request<pb::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        cluster::check(&self.node, request.metadata())?;
         let pb::WatchRequest { prefix, from } = request.into_inner();
         // Copied out of the receive buffer: a watch lasts.
         let watched = watch::watch(&self.node, Bytes::copy_from_slice(&prefix), from);
-        Ok(Response::new(watched.map(|watched| Ok(watched?.into())).boxed()))
+        let mut response = Response::new(watched.map(|watched| Ok(watched?.into())).boxed());
+        cluster::write(self.node.identity().cluster_id, response.metadata_mut());
+        Ok(response)
     }
 
     async fn hash(&self, _: Request<pb::HashRequest>) -> Result<Response<pb::HashResponse>, Status> {
@@ -129,6 +132,14 @@ impl kv_server::Kv for KvService {
 }
 
 impl KvService {
+    /// Refuses what is meant for another cluster.
+    fn open<T>(&self, request: Request<T>) -> Result<(Call, T), Status> {
+        let metadata = request.metadata();
+        cluster::check(&self.node, metadata)?;
+        let call = Call { forward: wants_forwarding(metadata), trace: trace::read(metadata) };
+        Ok((call, request.into_inner()))
+    }
+
     async fn propose(&self, call: Call, session: Option<pb::Session>, command: Command) -> Result<Outcome, Status> {
         let node = self.node.as_ref();
         let trace = call.trace.unwrap_or_else(|| node.flow().new_trace());
@@ -161,14 +172,6 @@ struct Call {
     forward: bool,
     /// The client's own trace, if it sent one.
     trace: Option<TraceId>,
-}
-
-impl Call {
-    fn open<T>(request: Request<T>) -> (Call, T) {
-        let metadata = request.metadata();
-        let call = Call { forward: wants_forwarding(metadata), trace: trace::read(metadata) };
-        (call, request.into_inner())
-    }
 }
 
 fn consistency_of(consistency: i32, at_least: LogIndex) -> Result<Consistency, Status> {

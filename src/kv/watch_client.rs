@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
 use tokio::time::{Instant, sleep, timeout};
-use tonic::{Code, Status, Streaming};
+use tonic::{Code, Request, Status, Streaming};
 
 use super::{
     history::Change,
@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     raft::LogIndex,
-    rpc::{channel, error::Told, reason},
+    rpc::{channel, cluster, error::Told, reason},
 };
 
 /// A node answers at once; one that does not within this time is passed over.
@@ -42,6 +42,8 @@ pub struct WatchClient {
     prefix: Bytes,
     /// Everything below has been told; 0: it has not begun.
     next: LogIndex,
+    /// Whose changes are told. 0: it has not begun.
+    cluster_id: u64,
     patience: Option<Duration>,
     stream: Option<Streaming<pb::WatchResponse>>,
     /// The endpoint that is watched, or the next to try.
@@ -68,6 +70,7 @@ impl WatchClient {
             endpoints: endpoints.into_iter().map(Into::into).collect(),
             prefix: prefix.into(),
             next: from,
+            cluster_id: 0,
             patience: None,
             stream: None,
             place: 0,
@@ -99,7 +102,8 @@ impl WatchClient {
     ///
     /// # Errors
     /// None of the endpoints remembers what is next (reason
-    /// [`REVISION_COMPACTED`](crate::rpc::reason::REVISION_COMPACTED)), an endpoint is no such service, or the
+    /// [`REVISION_COMPACTED`](crate::rpc::reason::REVISION_COMPACTED)), an endpoint belongs to another cluster by now, whose
+    /// changes are none of this watch ([`WRONG_CLUSTER`](crate::rpc::reason::WRONG_CLUSTER)), an endpoint is no such service, or the
     /// [`patience`](Self::patience) is at its end. It may be called again.
     pub async fn next(&mut self) -> Result<Watched, Status> {
         if self.endpoints.is_empty() {
@@ -123,14 +127,17 @@ impl WatchClient {
             let channel =
                 channel::lazy(self.endpoint()).map_err(|error| Status::invalid_argument(error.to_string()))?;
             let mut client = KvClient::new(channel).max_decoding_message_size(usize::MAX);
-            let request = pb::WatchRequest { prefix: self.prefix.clone(), from: self.next };
-            let mut stream = client.watch(request).await?.into_inner();
+            let mut request = Request::new(pb::WatchRequest { prefix: self.prefix.clone(), from: self.next });
+            cluster::write(self.cluster_id, request.metadata_mut());
+            let answer = client.watch(request).await?;
+            let cluster_id = cluster::read(answer.metadata());
+            let mut stream = answer.into_inner();
             let response = stream.message().await?.ok_or_else(broken)?;
-            Ok((stream, response))
+            Ok((cluster_id, stream, response))
         };
         let late = |_| Err(Status::deadline_exceeded(format!("no answer within {FIRST_RESPONSE:?}")));
-        let (stream, response) = timeout(FIRST_RESPONSE, begin).await.unwrap_or_else(late)?;
-        self.stream = Some(stream);
+        let (cluster_id, stream, response) = timeout(FIRST_RESPONSE, begin).await.unwrap_or_else(late)?;
+        (self.cluster_id, self.stream) = (cluster_id, Some(stream));
         Ok(response)
     }
 
@@ -151,7 +158,8 @@ impl WatchClient {
         self.causes.insert(self.place, status.clone());
         let told = Told::of(&status);
         let is_compacted = told.as_ref().is_some_and(|told| told.reason == reason::REVISION_COMPACTED);
-        if told.is_none() && is_final(&status) {
+        let is_elsewhere = told.as_ref().is_some_and(|told| told.reason == reason::WRONG_CLUSTER);
+        if is_elsewhere || (told.is_none() && is_final(&status)) {
             return Err(status);
         }
         if is_compacted {

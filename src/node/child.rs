@@ -59,9 +59,10 @@ impl<M: Message> Child<M> {
         timeout(GRACE, &mut self.handle).await.is_ok()
     }
 
-    /// Waits until the task of a child that died is gone.
-    pub(crate) async fn gone(self) {
-        let _ = timeout(GRACE, self.handle).await;
+    /// Waits until the task of a child that died is gone, and its name free: its parent hears of its death before that. To be
+    /// called once.
+    pub(crate) async fn gone(&mut self) {
+        let _ = timeout(GRACE, &mut self.handle).await;
     }
 }
 

@@ -25,14 +25,18 @@ mod snapshotter;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, sync::Arc, sync::atomic::Ordering::Relaxed};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
 
 use ractor::{ActorCell, ActorProcessingErr};
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use tokio::sync::oneshot;
 
 use self::{
-    couriers::{start_replicator, start_snapshotter, start_timer},
+    couriers::{start_snapshotter, start_timer},
     proposals::Gathered,
     snapshots::Stopping,
     snapshotter::SnapshotterArguments,
@@ -52,14 +56,15 @@ use crate::{
         shared::{PeerGauge, Shared},
         traces::Traces,
     },
-    raft::{
-        Address, CallId, Courier, Effect, Input, LogIndex, NodeId, Payload, Raft, Recovered, Reply, Request, Settings,
-    },
+    raft::{Address, CallId, Effect, Input, LogIndex, NodeId, Payload, Raft, Recovered, Reply, Request, Settings},
     storage::Storage,
 };
 
 /// So many calls are taken at once; then it is the others' turn.
 const SLICE: usize = 256;
+
+/// Calls that nobody waits for any more are looked for so often.
+const SWEEP: Duration = Duration::from_secs(1);
 
 pub(crate) struct ConsensusArguments {
     pub shared: Arc<Shared>,
@@ -104,6 +109,8 @@ pub(crate) struct Consensus {
     gathered: Gathered,
     /// The membership changed: the replicators must follow.
     peers_changed: bool,
+    /// When the calls that nobody waits for were let go last.
+    swept: Duration,
 }
 
 /// Who waits.
@@ -113,6 +120,18 @@ enum Call {
     Change(ChangePort),
     Request(oneshot::Sender<Reply>),
     TakeSnapshot(SnapshotPort),
+}
+
+impl Call {
+    fn abandoned(&self) -> bool {
+        match self {
+            Call::Propose(port) => port.abandoned(),
+            Call::Read(port) => port.abandoned(),
+            Call::Change(port) => port.abandoned(),
+            Call::TakeSnapshot(port) => port.abandoned(),
+            Call::Request(port) => port.is_closed(),
+        }
+    }
 }
 
 impl Actor for Consensus {
@@ -164,6 +183,7 @@ impl Actor for Consensus {
             effects: Vec::new(),
             gathered: Gathered::default(),
             peers_changed: false,
+            swept: Duration::ZERO,
         };
         let myself = context.myself();
         let _ = context.send(&consensus.log_store, LogStoreMessage::ReportTo(myself.clone()));
@@ -200,30 +220,10 @@ impl Actor for Consensus {
     ) -> Result<(), ActorProcessingErr> {
         let Some(courier) = self.courier(&child) else { return Ok(()) };
         tracing::warn!(%courier, %cause, "a courier died and is started again");
-        let path = match courier {
-            Courier::ElectionTimer => {
-                let next = start_timer(&self.shared, self.random.random(), context).await?;
-                let path = next.path.clone();
-                std::mem::replace(&mut self.election_timer, next).gone().await;
-                path
-            }
-            Courier::Replicator(peer) => {
-                let address = self.addresses.get(&peer).cloned().unwrap_or_default();
-                let next = start_replicator(&self.shared, peer, address, &self.log_store, context).await?;
-                let path = next.path.clone();
-                if let Some(former) = self.replicators.insert(peer, next) {
-                    former.gone().await;
-                }
-                path
-            }
-            Courier::Snapshotter => {
-                let next = start_snapshotter(&self.snapshotter_arguments, context).await?;
-                let path = next.path.clone();
-                std::mem::replace(&mut self.snapshotter, next).gone().await;
-                path
-            }
-        };
+        let (path, started) = self.start_again(courier, context).await;
+        // Also where it did not start: then it is started with the keepers, since consensus falls for it.
         let _ = context.send(&self.root, NodeMessage::CourierRestarted { path, cause });
+        started?;
         self.step(Input::Lost(courier), context);
         self.show();
         Ok(())
@@ -258,6 +258,7 @@ impl Consensus {
             }
             ConsensusMessage::Timeout { epoch } => {
                 if is_current(self.election_timer.sender(), context) {
+                    self.let_go_of_abandoned();
                     self.step(Input::Timeout { epoch }, context);
                 }
             }
@@ -404,6 +405,17 @@ impl Consensus {
         let Some(observer) = &self.shared.observer else { return };
         let (node, life, now) = (self.shared.id(), context.incarnation(), self.shared.clock.now());
         observer.sees(Observed { node, life, now, raft: &self.raft, effects, released_by, begins });
+    }
+
+    /// Whoever gave up waiting takes no permit any more, though the fate of what was proposed may be open for as long as this
+    /// server is cut off: else those who come later would be refused for its sake. A server whose calls stay open has lost
+    /// touch, so its alarm rings.
+    fn let_go_of_abandoned(&mut self) {
+        let now = self.shared.clock.now();
+        if now >= self.swept + SWEEP {
+            self.swept = now;
+            self.calls.retain(|_, call| !call.abandoned());
+        }
     }
 
     fn wait(&mut self, call: Call) -> CallId {

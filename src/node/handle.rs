@@ -65,6 +65,12 @@ impl NodeRef {
         self.0.status()
     }
 
+    /// How many calls (proposals, reads, orders) wait at this node for their answers. No more than
+    /// [`max_pending`](Config::max_pending) are let in.
+    pub fn pending(&self) -> usize {
+        self.0.admission.pending()
+    }
+
     /// The peers that could not be reached when they were last tried, and why.
     pub fn unreachable(&self) -> std::collections::BTreeMap<NodeId, String> {
         self.0.standing.borrow().unreachable.clone()

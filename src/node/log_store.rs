@@ -9,11 +9,11 @@
 //! Any other disk error is final. The log store lets go of the store, says so once, and answers nothing any more; the node stops.
 
 use std::{
+    ops::Range,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
-use bytes::Bytes;
 use ractor::ActorProcessingErr;
 use tokio::{sync::oneshot, time::Instant};
 
@@ -22,11 +22,11 @@ use crate::{
     node::{
         NodeEvent,
         alarm::Alarm,
-        messages::{ConsensusMessage, LogStoreMessage, NodeMessage},
+        messages::{ChunkRead, ConsensusMessage, LogStoreMessage, NodeMessage},
         shared::Shared,
     },
     raft::{CallId, LogIndex, Recovered, SnapshotMetadata, Write},
-    storage::{Bootstrap, Received, Snapshots, Storage, StorageError, Store},
+    storage::{Bootstrap, Received, SnapshotReader, Snapshots, Storage, StorageError, Store},
 };
 
 /// After so long without a write it is quiet enough for housekeeping.
@@ -108,8 +108,8 @@ impl Actor for LogStore {
                     self.stored(call, snapshot, offset, stored, context);
                 }
             }
-            LogStoreMessage::ReadChunk { snapshot, offset, length, port } => {
-                self.read_chunk(&snapshot, offset, length, port, context);
+            LogStoreMessage::ReadChunk { snapshot, reader, offset, length, port } => {
+                self.read_chunk(&snapshot, reader, offset..offset + length as u64, port, context);
             }
             LogStoreMessage::Persist { seq, write } => self.persist(seq, write, context).await,
             LogStoreMessage::TryAgain => {
@@ -186,18 +186,24 @@ impl LogStore {
     fn read_chunk(
         &mut self,
         snapshot: &SnapshotMetadata,
-        offset: u64,
-        length: usize,
-        port: oneshot::Sender<Option<Bytes>>,
+        reader: Option<Box<dyn SnapshotReader>>,
+        bytes: Range<u64>,
+        port: oneshot::Sender<Option<ChunkRead>>,
         context: &Context<LogStoreMessage>,
     ) {
         if self.store.is_none() || port.is_closed() {
             return;
         }
-        match self.snapshots.chunk(snapshot, offset, length) {
-            Ok(chunk) => {
+        let opened = reader.map_or_else(|| self.snapshots.open(snapshot), |reader| Ok(Some(reader)));
+        let read = opened.and_then(|reader| {
+            let Some(mut reader) = reader else { return Ok(None) };
+            let chunk = reader.chunk(bytes.start, (bytes.end - bytes.start) as usize)?;
+            Ok(Some(ChunkRead { chunk, reader }))
+        });
+        match read {
+            Ok(read) => {
                 // Whoever asked may have been told to stop.
-                let _ = port.send(chunk);
+                let _ = port.send(read);
             }
             Err(error) => self.fail(error, context),
         }

@@ -30,6 +30,9 @@
 
 mod words;
 
+#[cfg(feature = "testing")]
+pub use words::vocabulary;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -48,7 +51,7 @@ use crate::{
         Alarm, CallId, Change, Entry, Incarnation, InstallSnapshotRequest, LogIndex, LogPosition, Membership, NodeId,
         Reply, Request, Role, SessionCommand, SnapshotMetadata, Term, Write,
     },
-    storage::StorageError,
+    storage::{SnapshotReader, StorageError},
     transport::Breach,
 };
 
@@ -186,6 +189,12 @@ pub(crate) enum ConsensusMessage {
     Crash,
 }
 
+/// A part of a snapshot, and what reads the next one.
+pub(crate) struct ChunkRead {
+    pub chunk: Bytes,
+    pub reader: Box<dyn SnapshotReader>,
+}
+
 /// What the log store hears.
 pub(crate) enum LogStoreMessage {
     /// The first message: where reports go.
@@ -208,16 +217,18 @@ pub(crate) enum LogStoreMessage {
         /// Bytes of it.
         data: Bytes,
     },
-    /// Read a part of the finished snapshot.
+    /// Read a part of the finished snapshot, or of one that is open.
     ReadChunk {
         /// Which it should be.
         snapshot: SnapshotMetadata,
+        /// `None`: open it first.
+        reader: Option<Box<dyn SnapshotReader>>,
         /// From where on.
         offset: u64,
         /// So many bytes at most.
         length: usize,
-        /// `None`: it is not the finished one any more. Dropped unanswered if the disk fails.
-        port: oneshot::Sender<Option<Bytes>>,
+        /// `None`: it was to be opened, and is not the finished one any more. Dropped unanswered if the disk fails.
+        port: oneshot::Sender<Option<ChunkRead>>,
     },
     /// To itself, while there is no room: try the write again.
     TryAgain,
@@ -382,10 +393,8 @@ pub(crate) enum NodeMessage {
     },
     /// To itself, when the keepers have stopped: start them anew.
     StartKeepers {
-        /// Which of them fell first.
-        path: &'static str,
-        /// Why.
-        cause: String,
+        /// Which of them fell, and why; the first first.
+        deaths: Vec<(&'static str, String)>,
     },
     /// Something else happened that subscribers are told.
     Happened(NodeEvent),

@@ -27,7 +27,7 @@ use imbl::OrdMap;
 use super::Applied;
 use crate::{
     error::ProposeError,
-    raft::{LogIndex, SessionCommand},
+    raft::{LARGEST, LogIndex, SessionCommand},
 };
 
 mod encoding;
@@ -46,9 +46,6 @@ pub const MAX_ALL_REPLY_BYTES: usize = 256 << 20;
 
 /// A session that was not used for so many entries of the log is gone: about twenty minutes at 100,000 writes a second.
 pub const EXPIRY: u64 = 1 << 27;
-
-/// Logs and messages carry no number beyond this.
-const LARGEST: u64 = i64::MAX as u64;
 
 /// What an answer costs besides its bytes.
 const AROUND_A_REPLY: usize = 64;

@@ -6,20 +6,21 @@ use tokio::sync::oneshot;
 
 use super::{
     NodeRef,
-    messages::{ConsensusMessage, LogStoreMessage},
+    messages::{ChunkRead, ConsensusMessage, LogStoreMessage},
     ports::SnapshotPort,
 };
 use crate::{
     error::SnapshotError,
     raft::{LogIndex, SnapshotMetadata},
+    storage::SnapshotReader,
 };
 
 /// A finished snapshot on its way out of a node.
 pub struct SavedSnapshot {
     /// What it is.
     pub metadata: SnapshotMetadata,
-    /// Its bytes in order, in chunks of `snapshot_chunk_bytes`. Ends with an error if a later snapshot takes its place, or
-    /// if the node stops; else after `metadata.size` bytes.
+    /// Its bytes in order, in chunks of `snapshot_chunk_bytes`. Ends with an error if a later snapshot takes its place
+    /// before the first one is read, or if the node stops; else after `metadata.size` bytes.
     pub chunks: BoxStream<'static, Result<Bytes, SnapshotError>>,
 }
 
@@ -45,29 +46,34 @@ impl NodeRef {
         let node = self.identity().node_id;
         let metadata = self.shared().finished_snapshot().ok_or(SnapshotError::Absent { node })?;
         let (node, snapshot) = (self.clone(), metadata.clone());
-        let chunks = futures_util::stream::try_unfold(0, move |offset| {
+        let chunks = futures_util::stream::try_unfold((0, None), move |(offset, reader)| {
             let (node, snapshot) = (node.clone(), snapshot.clone());
             async move {
                 if offset >= snapshot.size {
                     return Ok(None);
                 }
-                let chunk = node.snapshot_chunk(snapshot, offset).await?;
+                let ChunkRead { chunk, reader } = node.snapshot_chunk(snapshot, reader, offset).await?;
                 let end = offset + chunk.len() as u64;
-                Ok(Some((chunk, end)))
+                Ok(Some((chunk, (end, Some(reader)))))
             }
         });
         Ok(SavedSnapshot { metadata, chunks: chunks.boxed() })
     }
 
-    async fn snapshot_chunk(&self, snapshot: SnapshotMetadata, offset: u64) -> Result<Bytes, SnapshotError> {
+    async fn snapshot_chunk(
+        &self,
+        snapshot: SnapshotMetadata,
+        reader: Option<Box<dyn SnapshotReader>>,
+        offset: u64,
+    ) -> Result<ChunkRead, SnapshotError> {
         let (shared, node, index) = (self.shared(), self.identity().node_id, snapshot.last_included.index);
-        let (port, chunk) = oneshot::channel();
+        let (port, read) = oneshot::channel();
         let length = shared.config.snapshot_chunk_bytes;
-        let order = LogStoreMessage::ReadChunk { snapshot, offset, length, port };
+        let order = LogStoreMessage::ReadChunk { snapshot, reader, offset, length, port };
         // Where nobody is there the port is dropped.
         let _ = shared.log_store.send(shared.client, order);
-        match chunk.await {
-            Ok(Some(chunk)) if !chunk.is_empty() => Ok(chunk),
+        match read.await {
+            Ok(Some(read)) if !read.chunk.is_empty() => Ok(read),
             Ok(_) => Err(SnapshotError::Replaced { node, index }),
             Err(_) => Err(SnapshotError::Unavailable { node }),
         }

@@ -158,8 +158,8 @@ impl Actor for Root {
                 }
                 self.restarted(path, cause);
             }
-            NodeMessage::StartKeepers { path, cause } => {
-                if let Err(error) = self.start_again(path, cause, context).await {
+            NodeMessage::StartKeepers { deaths } => {
+                if let Err(error) = self.start_again(deaths, context).await {
                     return Err(self.give_up(error, context).await);
                 }
             }
@@ -211,7 +211,7 @@ impl Root {
         tracing::warn!(path, %cause, "a keeper died; the keepers start anew");
         self.check_disk()?;
         self.check_poison(path, &cause)?;
-        self.fall(path, cause, context).await
+        self.fall(Vec::new(), path, cause, context).await
     }
 
     /// The keepers stop. They start anew with the next message, and not at once: who was killed together with the one that is
@@ -219,42 +219,50 @@ impl Root {
     /// before messages.
     async fn fall(
         &mut self,
+        mut deaths: Vec<(&'static str, String)>,
         path: &'static str,
         cause: String,
         context: &mut Context<NodeMessage>,
     ) -> Result<(), NodeError> {
         self.count_death(path, &cause)?;
+        deaths.push((path, cause));
         self.stop_keepers(context).await?;
         // What was being written may have failed just now.
         self.check_disk()?;
-        let _ = context.send(context.myself(), NodeMessage::StartKeepers { path, cause });
+        let _ = context.send(context.myself(), NodeMessage::StartKeepers { deaths });
         Ok(())
     }
 
     async fn start_again(
         &mut self,
-        path: &'static str,
-        cause: String,
+        deaths: Vec<(&'static str, String)>,
         context: &mut Context<NodeMessage>,
     ) -> Result<(), NodeError> {
         match self.start_keepers(context).await {
             Ok(()) => {
-                self.restarted(path.to_owned(), cause);
+                deaths.into_iter().for_each(|(path, cause)| self.restarted(path.to_owned(), cause));
                 Ok(())
             }
             Err(StartFailure(_, error @ NodeError::Storage(_))) => Err(error),
-            Err(StartFailure(next, error)) => self.fall(next, error.to_string(), context).await,
+            Err(StartFailure(next, error)) => self.fall(deaths, next, error.to_string(), context).await,
         }
     }
 
+    /// Where it does not start it has died once more.
     async fn server_died(&mut self, cause: String, context: &mut Context<NodeMessage>) -> Result<(), NodeError> {
         tracing::warn!(%cause, "the server died and is started again");
-        self.count_death(SERVER, &cause)?;
-        if let Some(server) = self.server.take() {
+        if let Some(mut server) = self.server.take() {
             server.gone().await;
         }
-        self.start_server(context).await?;
-        self.restarted(SERVER.to_owned(), cause);
+        let mut causes = vec![cause];
+        loop {
+            self.count_death(SERVER, causes.last().expect("there is one from the beginning"))?;
+            match self.start_server(context).await {
+                Ok(()) => break,
+                Err(error) => causes.push(error.to_string()),
+            }
+        }
+        causes.into_iter().for_each(|cause| self.restarted(SERVER.to_owned(), cause));
         Ok(())
     }
 
@@ -339,6 +347,9 @@ impl Root {
         self.log_store = Some(log_store);
 
         shared.set_snapshot(recovered.snapshot.clone());
+        // The server may be asked for a status before consensus has said anything: it never shows a term of long ago.
+        let term = recovered.hard_state.current_term;
+        shared.standing.send_modify(|standing| standing.term = standing.term.max(term));
         let (factory, applying) = (self.blueprint.factory.clone(), self.applying.clone());
         let from_snapshot = recovered.snapshot.is_some();
         let arguments = ApplierArguments { shared: shared.clone(), factory, from_snapshot, applying };

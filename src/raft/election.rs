@@ -28,7 +28,7 @@ use super::{
 /// One attempt to win: votes that were asked for in another session belong to another attempt (E04).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Campaign {
-    session: u64,
+    pub(super) session: u64,
     votes: BTreeSet<NodeId>,
 }
 
@@ -269,7 +269,6 @@ impl Raft {
                 if self.told_removed {
                     self.abandon_proposals(effects);
                 }
-                self.timeout_since = now;
                 self.set_timer(now, Alarm::Election, effects);
             }
             RoleState::Follower | RoleState::PreCandidate(_) | RoleState::Candidate(_) => {}

@@ -305,13 +305,6 @@ pub struct Write {
     pub entries: Vec<Entry>,
 }
 
-impl Write {
-    /// Whether there is nothing to write.
-    pub fn is_empty(&self) -> bool {
-        self.hard_state.is_none() && self.truncate_from.is_none() && self.base.is_none() && self.entries.is_empty()
-    }
-}
-
 /// What a log stands on: the last entry that it does not have any more, because a snapshot replaced it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Base {

@@ -62,3 +62,43 @@ impl MembershipHistory {
         self.later.retain(|(at, _)| *at < index);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(ids: &[u64]) -> Membership {
+        Membership::of_voters(ids.iter().map(|id| (*id, "")))
+    }
+
+    /// Entries 3, 5 and 7 are configurations, of one voter more each.
+    fn history() -> (MembershipHistory, Vec<Entry>) {
+        let entry =
+            |(index, ids): (LogIndex, &[u64])| Entry { index, term: 1, payload: Payload::Membership(of(ids).into()) };
+        let entries: Vec<_> = [(3, &[1, 2][..]), (5, &[1, 2, 3]), (7, &[1, 2, 3, 4])].into_iter().map(entry).collect();
+        (MembershipHistory::new(of(&[1]).into(), &entries), entries)
+    }
+
+    /// Fails when: `stand_on` keeps what stands at the new base, or drops what stands behind it.
+    #[test]
+    fn a_history_that_stands_on_an_entry_is_as_one_that_is_recovered_there() {
+        for index in 1..9 {
+            let (mut history, entries) = history();
+            let base = history.at(index).clone();
+            history.stand_on(index, base.clone());
+            let behind = entries.iter().filter(|entry| entry.index > index);
+            assert_eq!(history, MembershipHistory::new(base, behind), "at {index}");
+        }
+    }
+
+    /// Fails when: `truncated_from` keeps what stands at that index, or drops what stands before it.
+    #[test]
+    fn a_truncated_history_is_as_one_that_never_was_longer() {
+        for index in 1..9 {
+            let (mut history, entries) = history();
+            history.truncated_from(index);
+            let before = entries.iter().filter(|entry| entry.index < index);
+            assert_eq!(history, MembershipHistory::new(of(&[1]).into(), before), "from {index}");
+        }
+    }
+}

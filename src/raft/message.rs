@@ -151,13 +151,6 @@ pub struct InstallSnapshotRequest {
     pub data: Bytes,
 }
 
-impl InstallSnapshotRequest {
-    /// Whether it brings the last bytes.
-    pub fn is_last(&self) -> bool {
-        self.offset + self.data.len() as u64 == self.snapshot.size
-    }
-}
-
 /// The answer to [`InstallSnapshotRequest`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct InstallSnapshotReply {

@@ -45,8 +45,9 @@ pub struct Progress {
     pub sending: Option<LogPosition>,
     /// The configuration that it does not belong to any more, and since when; it is still told so (M05).
     pub leaving: Option<(LogIndex, Duration)>,
-    /// Its disk lost what it had acknowledged: it gets nothing, and counts for nothing (L08).
-    pub lost_data: bool,
+    /// Its disk lost what it had acknowledged, up to here: it gets no entries and counts for nothing (L08). It is still told
+    /// so, in case that it fell before its disk was marked.
+    pub lost_data: Option<LogIndex>,
     catch_up: CatchUp,
     heartbeat_due: bool,
     in_flight: VecDeque<Batch>,
@@ -105,7 +106,7 @@ impl Progress {
             commit_sent: 0,
             sending: None,
             leaving: None,
-            lost_data: false,
+            lost_data: None,
             catch_up: CatchUp { round_end: next_index - 1, round_began: now, idle: false, done: false },
             heartbeat_due: true,
             in_flight: VecDeque::new(),
@@ -180,7 +181,7 @@ impl Progress {
 
     /// Whether it answered lately, and counts.
     pub fn is_in_touch(&self, now: Duration, patience: Duration) -> bool {
-        self.reachable && !self.lost_data && now <= self.last_heard + patience
+        self.reachable && self.lost_data.is_none() && now <= self.last_heard + patience
     }
 
     /// The leader's log begins behind `next_index` now. Whether the peer has what it begins behind, a probe will tell.

@@ -52,7 +52,7 @@ enum Reader {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct ForwardedReads {
     /// The session of the question that is out, and whom it serves.
-    asked: Option<(u64, Vec<CallId>)>,
+    pub(super) asked: Option<(u64, Vec<CallId>)>,
     waiting: Vec<CallId>,
 }
 

@@ -145,7 +145,10 @@ impl Raft {
             effects,
         };
         for (id, peer) in &mut leadership.progress {
-            if peer.lost_data {
+            if peer.lost_data.is_some() {
+                if peer.take_heartbeat() {
+                    sender.send(*id, peer, Vec::new());
+                }
                 continue;
             }
             if peer.mode == Mode::Replicate && peer.next_index <= self.log.base().index {
@@ -218,6 +221,10 @@ impl Raft {
     }
 
     /// A message of the leader of `term`. Returns whether it leads.
+    ///
+    /// A leader that hears another one of its own term has seen the proof that a majority voted twice: a disk forgot its
+    /// vote, and no other check noticed. To refuse that message would leave both at work, each with clients of its own. So it
+    /// is an assertion: consensus falls, its cause can be read, and what comes up again from disk follows whoever still leads.
     pub(super) fn hear_leader(
         &mut self,
         now: Duration,
@@ -261,30 +268,36 @@ impl Raft {
 
     /// Stores what is new of `entries`, which follow on from an entry that matched.
     fn store_entries(&mut self, entries: Vec<Entry>, effects: &mut Vec<Effect>) {
-        let mut appended = false;
+        let base = self.log.base();
         for entry in entries {
-            if !appended {
-                if entry.index <= self.log.base().index || self.log.term_at(entry.index) == Some(entry.term) {
-                    continue;
-                }
-                // "If an existing entry conflicts with a new one (same index but different terms), delete the existing
-                // entry and all that follow it" (§5.3).
-                if entry.index <= self.log.last().index {
-                    self.truncate_from(entry.index, effects);
-                }
+            if entry.index == base.index && entry.term != base.term {
+                self.denies_committed(entry.index);
+            }
+            if entry.index <= base.index || self.log.term_at(entry.index) == Some(entry.term) {
+                continue;
+            }
+            // "If an existing entry conflicts with a new one (same index but different terms), delete the existing entry
+            // and all that follow it" (§5.3).
+            if entry.index <= self.log.last().index {
+                self.truncate_from(entry.index, effects);
             }
             self.append(entry, effects);
-            appended = true;
         }
     }
 
-    fn truncate_from(&mut self, index: LogIndex, effects: &mut Vec<Effect>) {
-        assert!(
-            index > self.commit_index,
+    /// The leader's log has another entry at `index` than the one that is committed here.
+    pub(super) fn denies_committed(&self, index: LogIndex) -> ! {
+        panic!(
             "Leader Completeness: entry {index} is committed (up to {}) and the leader of term {} has another",
             self.commit_index,
             self.current_term()
-        );
+        )
+    }
+
+    fn truncate_from(&mut self, index: LogIndex, effects: &mut Vec<Effect>) {
+        if index <= self.commit_index {
+            self.denies_committed(index);
+        }
         let membership = self.memberships.current().clone();
         self.log.truncate_from(index);
         self.memberships.truncated_from(index);
@@ -318,12 +331,17 @@ impl Raft {
         reply: AppendEntriesReply,
         effects: &mut Vec<Effect>,
     ) {
+        let last_index = self.log.last().index;
         let RoleState::Leader(leadership) = &mut self.role else { return };
         // A round that was not begun cannot be confirmed.
         let read_round = reply.read_round.min(leadership.reads.round());
         let Some(peer) = leadership.progress.get_mut(&from) else { return };
         // An answer to an earlier leadership, or over an earlier connection (L06).
         if peer.session != session || reply.term != self.hard_state.current_term {
+            return;
+        }
+        // Nobody has more of this log than there is: what else such a peer says is not believed either.
+        if matches!(reply.outcome, AppendOutcome::Matched { match_index } if match_index > last_index) {
             return;
         }
         peer.last_heard = now;
@@ -349,7 +367,7 @@ impl Raft {
                 let shared_term = conflict_term > 0 && self.log.term_at(last_of_term) == Some(conflict_term);
                 let agree = if shared_term { last_of_term } else { conflict_index.saturating_sub(1) };
                 let base = self.log.base().index;
-                if base > 0 && peer.next_index <= base + 1 && peer.match_index < base {
+                if peer.next_index <= base + 1 && peer.match_index < base {
                     // Not even what the log stands on agrees: the snapshot has to be sent (§7).
                     let snapshot = self.snapshots.finished().clone();
                     self.last_session += 1;
@@ -368,9 +386,11 @@ impl Raft {
             }
             AppendOutcome::Stale => {}
             AppendOutcome::Lost { .. } => {
-                peer.lost_data = true;
-                peer.match_index = 0;
-                effects.push(Effect::PeerLostData { peer: from });
+                // One that says it again has fallen before its disk was marked.
+                if peer.lost_data.is_none() {
+                    peer.lost_data = Some(std::mem::take(&mut peer.match_index));
+                    effects.push(Effect::PeerLostData { peer: from });
+                }
             }
         }
         self.note_catching_up(now, from);
@@ -433,7 +453,7 @@ impl Sender<'_> {
             entries,
             leader_commit: self.commit_index,
             read_round: self.read_round,
-            acknowledged: peer.match_index,
+            acknowledged: peer.lost_data.unwrap_or(peer.match_index),
         };
         self.effects.push(Effect::Send { to, session: peer.session, request: Request::AppendEntries(request) });
     }

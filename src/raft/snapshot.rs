@@ -294,10 +294,12 @@ impl Raft {
         let position = snapshot.last_included;
         let membership = self.memberships.current().clone();
         if self.log.term_at(position.index) != Some(position.term) {
-            // "Discard the entire log" (Figure 13, 7): nothing in it is known to follow the snapshot.
-            if self.log.last().index > self.log.base().index {
-                self.outbox.truncate_from(self.log.base().index + 1);
+            // Entries that overtook it are committed, and it is not of their history.
+            if position.index <= self.commit_index {
+                self.denies_committed(position.index);
             }
+            // "Discard the entire log" (Figure 13, 7): nothing in it is known to follow the snapshot.
+            self.outbox.truncate_from(self.log.base().index + 1);
             self.memberships.truncated_from(0);
             for (_, call) in std::mem::take(&mut self.proposals) {
                 effects.push(Effect::Refuse { call, refusal: Refusal::Unknown });
@@ -355,10 +357,14 @@ impl Raft {
         session: u64,
         reply: &InstallSnapshotReply,
     ) {
-        let term = self.hard_state.current_term;
+        let (term, last_index) = (self.hard_state.current_term, self.log.last().index);
         let RoleState::Leader(leadership) = &mut self.role else { return };
         let Some(peer) = leadership.progress.get_mut(&from) else { return };
         if peer.session != session || reply.term != term {
+            return;
+        }
+        // Nobody has more of this log than there is, as for AppendEntries.
+        if matches!(reply.outcome, InstallOutcome::Installed { match_index } if match_index > last_index) {
             return;
         }
         peer.last_heard = now;

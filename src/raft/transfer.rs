@@ -121,8 +121,9 @@ impl Raft {
         let last_index = if self.disk_full { self.outbox.written_index() } else { self.log.last().index };
         let RoleState::Leader(leadership) = &mut self.role else { return };
         let Some(transfer) = leadership.transfer.as_mut().filter(|transfer| !transfer.told) else { return };
-        let up_to_date =
-            |peer: &super::Progress| peer.mode == Mode::Replicate && peer.match_index >= last_index && !peer.lost_data;
+        let up_to_date = |peer: &super::Progress| {
+            peer.mode == Mode::Replicate && peer.match_index >= last_index && peer.lost_data.is_none()
+        };
         let to = transfer.to;
         if leadership.progress.get(&to).is_some_and(up_to_date) {
             transfer.told = true;

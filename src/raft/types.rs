@@ -17,6 +17,11 @@ pub type Term = u64;
 /// A position in the log. The first entry stands at 1; 0 is before it.
 pub type LogIndex = u64;
 
+/// The largest term, index or sequence that a server takes from anyone else. A log that grows by a million entries a
+/// second reaches it after 146,000 years. What a server makes of it itself, one more at a time, still fits SQLite's 64-bit
+/// integers, which go twice as far: so no lie can make anything overflow.
+pub const LARGEST: u64 = 1 << 62;
+
 /// Stands inside the core for whoever waits for an answer; the actor around it keeps the reply port.
 pub type CallId = u64;
 

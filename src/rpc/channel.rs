@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use tonic::transport::{Channel, Endpoint};
 
+use super::sockets::{Sockets, Tcp};
+
 /// Longer than any healthy network takes, and shorter than a person waits.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -36,13 +38,21 @@ pub struct BadAddress {
 /// # Errors
 /// [`BadAddress`]: it cannot be an address.
 pub fn lazy(address: &str) -> Result<Channel, BadAddress> {
-    Ok(endpoint(address)?.connect_lazy())
+    lazy_over(&Tcp, address)
 }
 
-/// As [`lazy`], for much data in one direction. The question whether the peer is alive stands in line behind it, so that
+/// As [`lazy`], over other sockets.
+///
+/// # Errors
+/// [`BadAddress`]: it cannot be an address.
+pub fn lazy_over(sockets: &dyn Sockets, address: &str) -> Result<Channel, BadAddress> {
+    Ok(sockets.dial(endpoint(address)?))
+}
+
+/// As [`lazy_over`], for much data in one direction. The question whether the peer is alive stands in line behind it, so that
 /// its answer may take as long as all that is on its way.
-pub(super) fn lazy_for_bulk(address: &str, patience: Duration) -> Result<Channel, BadAddress> {
-    Ok(endpoint(address)?.keep_alive_timeout(patience).connect_lazy())
+pub(super) fn lazy_for_bulk(sockets: &dyn Sockets, address: &str, patience: Duration) -> Result<Channel, BadAddress> {
+    Ok(sockets.dial(endpoint(address)?.keep_alive_timeout(patience)))
 }
 
 fn endpoint(address: &str) -> Result<Endpoint, BadAddress> {
@@ -51,7 +61,6 @@ fn endpoint(address: &str) -> Result<Endpoint, BadAddress> {
         .map_err(|error| BadAddress { address: address.to_owned(), cause: error.to_string() })?;
     Ok(endpoint
         .connect_timeout(CONNECT_TIMEOUT)
-        .tcp_nodelay(true)
         .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
         .keep_alive_while_idle(true)

@@ -8,7 +8,7 @@ use tonic::{Code, Request, transport::Channel};
 use super::{
     NO_FORWARD,
     channel::{self, BadAddress},
-    convert, error, pb, trace,
+    cluster, convert, error, pb, trace,
 };
 use crate::{
     error::{ChangeError, ProposeError},
@@ -149,7 +149,12 @@ impl ClusterClient {
     /// # Errors
     /// As the node said.
     pub async fn open_session(&self) -> Result<u64, ProposeError> {
-        Ok(self.propose_payload(0, Payload::OpenSession, true, 0).await?.index)
+        Ok(self.open_at(0, true, 0).await?.0)
+    }
+
+    /// As [`open_session`](Self::open_session), with the id of the cluster that it belongs to. 0: an older node answered.
+    pub(super) async fn open_session_of_cluster(&self) -> Result<(u64, u64), ProposeError> {
+        self.open_at(0, true, 0).await
     }
 
     /// Whatever a client may want in the log, at a node whose id is known to be `to`.
@@ -165,7 +170,10 @@ impl ClusterClient {
             Payload::SessionCommand(SessionCommand { session: id, sequence, first_unanswered, command }) => {
                 (command, Some(pb::Session { id, sequence, first_unanswered }))
             }
-            Payload::OpenSession => return self.open_at(to, forward, trace).await,
+            Payload::OpenSession => {
+                let (index, _) = self.open_at(to, forward, trace).await?;
+                return Ok(Applied { output: Bytes::new(), index });
+            }
             Payload::Noop | Payload::Membership(_) => unreachable!("no client says this"),
         };
         let request = self.request(pb::ClientRequestRequest { command, session }, forward, trace);
@@ -179,11 +187,12 @@ impl ClusterClient {
         }
     }
 
-    async fn open_at(&self, to: NodeId, forward: bool, trace: TraceId) -> Result<Applied, ProposeError> {
+    /// The session, and the cluster.
+    async fn open_at(&self, to: NodeId, forward: bool, trace: TraceId) -> Result<(u64, u64), ProposeError> {
         let request = self.request(pb::OpenSessionRequest {}, forward, trace);
         let mut client = self.client.clone();
         match within(self.timeout, client.open_session(request)).await {
-            Ok(reply) => Ok(Applied { output: Bytes::new(), index: reply.into_inner().id }),
+            Ok(reply) => Ok((reply.get_ref().id, cluster::read(reply.metadata()))),
             Err(status) => Err(error::propose_error(&status, to)),
         }
     }

@@ -31,9 +31,7 @@ pub use snapshot::{
     install_snapshot_from_pb, install_snapshot_to_pb, snapshot_from_pb, snapshot_to_pb,
 };
 
-/// The largest term or index: what SQLite's 64-bit integers hold. A log that grows by a million entries a second
-/// reaches it after 290,000 years.
-pub const LARGEST: u64 = i64::MAX as u64;
+pub use crate::raft::LARGEST;
 
 /// A message that says something it cannot mean.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -124,7 +122,15 @@ pub fn append_entries_from_pb(
     }
     let entries = entry::entries_from_pb(prev, term, request.entries)?;
     let leader_commit = number("leader_commit", request.leader_commit)?;
-    let traces = request.traces.into_iter().filter(|trace| trace.trace_id != 0);
+    let acknowledged = number("acknowledged", request.acknowledged)?;
+    // A leader never asks about an entry that it knows to match. A server that believed more would give its disk up (L08).
+    if acknowledged > prev.index {
+        let problem = format!("is {acknowledged}, beyond prev_log_index {}", prev.index);
+        return Err(Malformed::new("acknowledged", problem));
+    }
+    // About entries of this message; what else they say would only take up room.
+    let is_told = |index: &LogIndex| entries.binary_search_by_key(index, |entry| entry.index).is_ok();
+    let traces = request.traces.into_iter().filter(|trace| trace.trace_id != 0 && is_told(&trace.index));
     let traces = traces.map(|trace| (trace.index, trace.trace_id)).collect();
     let request = AppendEntriesRequest {
         term,
@@ -134,7 +140,7 @@ pub fn append_entries_from_pb(
         entries,
         leader_commit,
         read_round: request.read_round,
-        acknowledged: number("acknowledged", request.acknowledged)?,
+        acknowledged,
     };
     Ok((request, traces))
 }

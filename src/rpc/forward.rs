@@ -2,11 +2,15 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use super::{channel::BadAddress, client::ClusterClient};
+use super::{
+    channel::{self, BadAddress},
+    client::ClusterClient,
+    sockets::Sockets,
+};
 use crate::{
     error::ProposeError,
     flow::TraceId,
@@ -15,24 +19,30 @@ use crate::{
 };
 
 /// The connections to those who lead or have led. As many as there are addresses in the cluster, at most.
-#[derive(Default)]
-pub(super) struct Leaders(Mutex<BTreeMap<Address, ClusterClient>>);
+pub(super) struct Leaders {
+    sockets: Arc<dyn Sockets>,
+    clients: Mutex<BTreeMap<Address, ClusterClient>>,
+}
 
 impl Leaders {
+    pub fn new(sockets: Arc<dyn Sockets>) -> Self {
+        Leaders { sockets, clients: Mutex::default() }
+    }
+
     /// The connection to `address`, kept since the last call or new.
     pub fn client(&self, address: &str, timeout: Duration) -> Result<ClusterClient, BadAddress> {
-        let mut clients = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(client) = clients.get(address) {
             return Ok(client.clone());
         }
-        let client = ClusterClient::new(address, timeout)?;
+        let client = ClusterClient::over(channel::lazy_over(&*self.sockets, address)?, timeout);
         clients.insert(address.to_owned(), client.clone());
         Ok(client)
     }
 
     /// Closes the connections, once the calls on them are answered.
     pub fn clear(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 }
 

@@ -6,23 +6,21 @@
 pub(super) mod oversized;
 mod socket;
 
-use std::{net::SocketAddr, time::Duration};
+use std::time::Duration;
 
 use futures_util::{
     FutureExt, Stream, StreamExt,
     future::{BoxFuture, Shared},
     stream,
 };
-use tokio::{net::TcpListener, sync::oneshot};
-use tonic::{
-    service::Routes,
-    transport::{Server, server::TcpIncoming},
-};
+use tokio::sync::oneshot;
+use tonic::{service::Routes, transport::Server};
 
 use super::{
     channel::{CONNECTION_WINDOW, STREAM_WINDOW},
     limits, pb,
     server::Handlers,
+    sockets::{Listener, Sockets},
 };
 use crate::{error::NodeError, node::NodeRef};
 use oversized::Oversized;
@@ -51,10 +49,10 @@ const BIND_PAUSE: Duration = Duration::from_millis(10);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Takes `address`, with some patience if it is in use.
-pub(super) async fn bind(address: &str) -> Result<TcpListener, NodeError> {
+pub(super) async fn bind(sockets: &dyn Sockets, address: &str) -> Result<Listener, NodeError> {
     let last_try = tokio::time::Instant::now() + BIND_PATIENCE;
     loop {
-        match TcpListener::bind(address).await {
+        match sockets.listen(address).await {
             Ok(listener) => return Ok(listener),
             Err(error) if error.kind() == std::io::ErrorKind::AddrInUse && tokio::time::Instant::now() < last_try => {
                 tokio::time::sleep(BIND_PAUSE).await;
@@ -68,7 +66,7 @@ pub(super) async fn bind(address: &str) -> Result<TcpListener, NodeError> {
 
 /// Serves `node` and `routes` on `listener` until the returned sender is dropped. The future ends once it has ended.
 pub(super) fn serve(
-    listener: TcpListener,
+    listener: Listener,
     node: NodeRef,
     routes: Routes,
 ) -> (oneshot::Sender<()>, BoxFuture<'static, ()>) {
@@ -83,7 +81,7 @@ pub(super) fn serve(
     (close, server.map(drop).boxed())
 }
 
-async fn run(listener: TcpListener, routes: Routes, closing: Signal) {
+async fn run(listener: Listener, routes: Routes, closing: Signal) {
     let services = Oversized(routes.prepare());
     let (cut, cutting) = signal();
     let server = Server::builder()
@@ -109,11 +107,11 @@ async fn run(listener: TcpListener, routes: Routes, closing: Signal) {
 }
 
 /// Connections as they are accepted.
-pub(super) fn connections(listener: TcpListener, cutting: Signal) -> impl Stream<Item = std::io::Result<Socket>> {
-    stream::unfold((TcpIncoming::from(listener).with_nodelay(Some(true)), cutting), |(mut incoming, cutting)| async {
+pub(super) fn connections(listener: Listener, cutting: Signal) -> impl Stream<Item = std::io::Result<Socket>> {
+    stream::unfold((listener.connections, cutting), |(mut incoming, cutting)| async {
         loop {
             match incoming.next().await? {
-                Ok(stream) => return Some((Ok(Socket::new(stream, cutting.clone())), (incoming, cutting))),
+                Ok(accepted) => return Some((Ok(Socket::new(accepted, cutting.clone())), (incoming, cutting))),
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -126,11 +124,6 @@ pub(super) fn connections(listener: TcpListener, cutting: Signal) -> impl Stream
 pub(super) fn signal() -> (oneshot::Sender<()>, Signal) {
     let (sender, receiver) = oneshot::channel();
     (sender, receiver.shared())
-}
-
-/// Where a listener really listens.
-pub(super) fn local_address(listener: &TcpListener) -> Result<SocketAddr, NodeError> {
-    listener.local_addr().map_err(|error| NodeError::Start { what: "server".to_owned(), cause: error.to_string() })
 }
 
 #[cfg(test)]

@@ -9,7 +9,6 @@ mod stream;
 mod unary;
 
 use std::{
-    net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -23,6 +22,7 @@ use super::{
     forward::{self, Leaders},
     identity::Refused,
     listener,
+    sockets::{Listener, Sockets, Tcp},
 };
 use crate::{
     config::Config,
@@ -47,6 +47,7 @@ struct Shared {
     port: Mutex<Port>,
     deadlines: Mutex<Deadlines>,
     leaders: Leaders,
+    sockets: Arc<dyn Sockets>,
 }
 
 /// Where to listen: a server that is started again takes the port it had.
@@ -56,7 +57,7 @@ enum Port {
     /// On a listener that someone else has opened.
     Given(std::net::TcpListener),
     /// Where it listened before.
-    Known(SocketAddr),
+    Known(String),
 }
 
 /// How long calls may take, by the node's settings.
@@ -82,21 +83,28 @@ impl Default for Grpc {
 impl Grpc {
     /// Listens at the node's own address.
     pub fn new() -> Self {
-        Grpc::on(Port::Unbound)
+        Grpc::on(Port::Unbound, Tcp)
+    }
+
+    /// Listens at the node's own address, and connects to the others, over these sockets instead of TCP.
+    pub fn over(sockets: impl Sockets) -> Self {
+        Grpc::on(Port::Unbound, sockets)
     }
 
     /// Listens on a port that is open already (systemd, tests on port 0).
     pub fn with_listener(listener: std::net::TcpListener) -> Self {
-        Grpc::on(Port::Given(listener))
+        Grpc::on(Port::Given(listener), Tcp)
     }
 
-    fn on(port: Port) -> Self {
+    fn on(port: Port, sockets: impl Sockets) -> Self {
+        let sockets: Arc<dyn Sockets> = Arc::new(sockets);
         let deadlines = Deadlines::of(&Config::default());
         Grpc(Arc::new(Shared {
             services: None,
             port: Mutex::new(port),
             deadlines: Mutex::new(deadlines),
-            leaders: Leaders::default(),
+            leaders: Leaders::new(sockets.clone()),
+            sockets,
         }))
     }
 
@@ -117,21 +125,22 @@ impl Shared {
         *self.deadlines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn bind(&self, node: &NodeRef) -> Result<TcpListener, NodeError> {
+    async fn bind(&self, node: &NodeRef) -> Result<Listener, NodeError> {
         let port = std::mem::replace(&mut *self.lock_port(), Port::Unbound);
         let listener = match port {
-            Port::Unbound => listener::bind(node.listen_address()).await?,
+            Port::Unbound => listener::bind(&*self.sockets, node.listen_address()).await?,
             Port::Known(address) => {
                 // Known still, should it not be had this time.
-                *self.lock_port() = Port::Known(address);
-                listener::bind(&address.to_string()).await?
+                *self.lock_port() = Port::Known(address.clone());
+                listener::bind(&*self.sockets, &address).await?
             }
             Port::Given(listener) => {
                 let adopted = listener.set_nonblocking(true).and_then(|()| TcpListener::from_std(listener));
+                let adopted = adopted.and_then(Tcp::accept_on);
                 adopted.map_err(|error| NodeError::Start { what: "server".to_owned(), cause: error.to_string() })?
             }
         };
-        *self.lock_port() = Port::Known(listener::local_address(&listener)?);
+        *self.lock_port() = Port::Known(listener.address.clone());
         Ok(listener)
     }
 
@@ -146,7 +155,7 @@ impl Transport for Grpc {
         Box::pin(async move {
             *shared.deadlines.lock().unwrap_or_else(PoisonError::into_inner) = Deadlines::of(node.config());
             let listener = shared.bind(&node).await?;
-            let address = listener::local_address(&listener)?.to_string();
+            let address = listener.address.clone();
             let routes = shared.services.as_ref().map_or_else(Routes::default, |services| services(node.clone()));
             let (close, closed) = listener::serve(listener, node, routes);
             Ok(Listening { address, guard: Box::new(Guard { _close: close, shared }), closed })
@@ -156,9 +165,9 @@ impl Transport for Grpc {
     fn connect(&self, link: Link) -> Box<dyn Connection> {
         let link = Arc::new(link);
         Box::new(Peer {
-            entries: AppendStream::new(link.clone()),
-            snapshot: SnapshotStream::new(link.clone()),
-            calls: Calls::new(link),
+            entries: AppendStream::new(link.clone(), self.0.sockets.clone()),
+            snapshot: SnapshotStream::new(link.clone(), self.0.sockets.clone()),
+            calls: Calls::new(link, self.0.sockets.clone()),
             shared: self.0.clone(),
         })
     }

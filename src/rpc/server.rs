@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
 
 use super::{
-    NO_FORWARD, convert,
+    NO_FORWARD, cluster, convert,
     identity::{self, Refused},
     listener::Signal,
     pb, trace,
@@ -163,6 +163,7 @@ impl pb::cluster_server::Cluster for Handlers {
         &self,
         request: Request<pb::ClientRequestRequest>,
     ) -> Result<Response<pb::ClientRequestReply>, Status> {
+        cluster::check(&self.node, request.metadata())?;
         let trace = trace::read(request.metadata()).unwrap_or_else(|| self.node.flow().new_trace());
         let forward = wants_forwarding(request.metadata());
         // Copied out of the receive buffer: the log keeps it for long.
@@ -184,7 +185,9 @@ impl pb::cluster_server::Cluster for Handlers {
     ) -> Result<Response<pb::OpenSessionResponse>, Status> {
         let trace = trace::read(request.metadata()).unwrap_or_else(|| self.node.flow().new_trace());
         let id = self.node.open_session_traced(wants_forwarding(request.metadata()), trace).await?;
-        Ok(Response::new(pb::OpenSessionResponse { id }))
+        let mut response = Response::new(pb::OpenSessionResponse { id });
+        cluster::write(self.node.identity().cluster_id, response.metadata_mut());
+        Ok(response)
     }
 
     type ClientStreamStream = BoxStream<'static, Result<pb::ClientStreamReply, Status>>;
@@ -193,6 +196,7 @@ impl pb::cluster_server::Cluster for Handlers {
         &self,
         request: Request<Streaming<pb::ClientStreamRequest>>,
     ) -> Result<Response<Self::ClientStreamStream>, Status> {
+        cluster::check(&self.node, request.metadata())?;
         Ok(Response::new(client_stream::answers(self.clone(), request.into_inner()).boxed()))
     }
 

@@ -19,7 +19,10 @@ use tokio::{
 };
 
 use self::driver::Driver;
-use super::channel::{self, BadAddress};
+use super::{
+    channel::{self, BadAddress},
+    sockets::{Sockets, Tcp},
+};
 use crate::{error::ProposeError, node::Applied};
 
 /// How long a command is tried without [`SessionClient::with_timeout`].
@@ -62,15 +65,26 @@ impl SessionClient {
     /// # Errors
     /// [`BadAddress`]: there is none, or one that cannot be an address.
     pub fn connect(endpoints: impl IntoIterator<Item = impl Into<String>>) -> Result<Self, BadAddress> {
+        SessionClient::connect_over(Tcp, endpoints)
+    }
+
+    /// As [`connect`](Self::connect), over other sockets.
+    ///
+    /// # Errors
+    /// [`BadAddress`]: there is none, or one that cannot be an address.
+    pub fn connect_over(
+        sockets: impl Sockets,
+        endpoints: impl IntoIterator<Item = impl Into<String>>,
+    ) -> Result<Self, BadAddress> {
         let endpoints: Vec<String> = endpoints.into_iter().map(Into::into).collect();
         for endpoint in &endpoints {
-            channel::lazy(endpoint)?;
+            channel::lazy_over(&sockets, endpoint)?;
         }
         if endpoints.is_empty() {
             return Err(BadAddress { address: String::new(), cause: "there is no endpoint".to_owned() });
         }
         let (commands, queue) = mpsc::channel(WINDOW);
-        tokio::spawn(Driver::new(endpoints, queue).run());
+        tokio::spawn(Driver::new(Box::new(sockets), endpoints, queue).run());
         Ok(SessionClient { commands, timeout: TIMEOUT })
     }
 

@@ -116,8 +116,10 @@ impl Actor for Application {
     }
 }
 
-/// Ends a node as a power cut does: every actor of it is killed, at once, and gone when this returns.
-pub(super) async fn kill_tree(node: &NodeRef) {
+/// Ends a node as a power cut does: every actor of it is killed, at once, and gone when this returns. To be awaited on the
+/// runtime that the node lives on, for simulations that drop such a runtime: an actor whose task is dropped with its runtime
+/// keeps its name, and nobody can take its place.
+pub async fn kill_tree(node: &NodeRef) {
     let prefix = format!("{}/", node.flow().name());
     loop {
         let mut living = actors_below(&prefix);

@@ -22,8 +22,11 @@ use crate::{
 /// Between two looks at something that cannot be waited for.
 pub const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
-/// Long enough that a busy machine elects nobody by accident, short enough for many elections in a test.
-const ELECTION_TIMEOUT_MS: &str = "300-600";
+/// Long enough that a busy machine elects nobody by accident, short enough for many elections in a test; where others take
+/// most of the machine, `ELECTION_TIMEOUT_MS` asks for more.
+fn election_timeout_ms() -> String {
+    std::env::var("ELECTION_TIMEOUT_MS").unwrap_or_else(|_| "300-600".to_owned())
+}
 
 /// The servers 1, 2 and 3. They end when this is dropped, and their directory goes with them.
 pub struct Cluster {
@@ -54,10 +57,7 @@ impl Cluster {
     async fn start_fresh(flags: &[&str], with_shim: bool) -> Cluster {
         // A port that was free a moment ago may be taken now.
         for _ in 0..5 {
-            let mut cluster = Cluster::new(flags);
-            if with_shim {
-                cluster.shim = Some(Shim::compile(cluster.directory()));
-            }
+            let mut cluster = if with_shim { Cluster::new_with_shim(flags) } else { Cluster::new(flags) };
             (1..=3).for_each(|id| cluster.spawn(id, cluster.serve(id)));
             let mut all_ready = true;
             for server in cluster.servers.values() {
@@ -80,6 +80,21 @@ impl Cluster {
             flags: flags.iter().map(|flag| flag.to_string()).collect(),
             directory: TempDir::new().expect("there is room for temporary files"),
         }
+    }
+
+    /// One server, not running yet, with a disk that can be made to fail.
+    pub fn alone(flags: &[&str]) -> Cluster {
+        let mut cluster = Cluster::new(flags);
+        cluster.addresses.retain(|id, _| *id == 1);
+        cluster.shim = Some(Shim::compile(cluster.directory()));
+        cluster
+    }
+
+    /// Three servers, not running yet, with disks that can be made to fail.
+    pub fn new_with_shim(flags: &[&str]) -> Cluster {
+        let mut cluster = Cluster::new(flags);
+        cluster.shim = Some(Shim::compile(cluster.directory()));
+        cluster
     }
 
     /// The disks that can be made to fail.
@@ -130,7 +145,7 @@ impl Cluster {
         command.args(["serve", "--id", &id.to_string(), "--listen", &self.addresses[&id]]);
         command.arg("--data").arg(self.data(id)).args(membership);
         if !self.flags.iter().any(|flag| flag == "--election-timeout-ms") {
-            command.args(["--election-timeout-ms", ELECTION_TIMEOUT_MS]);
+            command.args(["--election-timeout-ms", &election_timeout_ms()]);
         }
         command.args(["--heartbeat-ms", "50"]).args(&self.flags);
         command.envs(self.shim.iter().flat_map(|shim| shim.environment(id)));
@@ -152,6 +167,16 @@ impl Cluster {
     pub async fn kill(&mut self, id: u64) {
         let mut server = self.servers.remove(&id).expect("it is running");
         server.kill().await;
+    }
+
+    /// SIGKILL to all of these at once; returns when they are gone.
+    pub async fn kill_all(&mut self, ids: &[u64]) {
+        for id in ids {
+            self.servers.get_mut(id).expect("it is running").start_kill();
+        }
+        for id in ids {
+            self.servers.remove(id).expect("it was just killed").ended().await;
+        }
     }
 
     /// Waits until the ports of all that run are open.

@@ -9,6 +9,7 @@ use std::{
 use crate::{
     client,
     cluster::Cluster,
+    directory::copy_directory,
     server::{Server, free_address, raftkv},
 };
 
@@ -156,15 +157,6 @@ impl Damage {
 async fn write(cluster: &Cluster, needle: &str) {
     let revision = client::put_somewhere(cluster.addresses.values(), needle, needle).await;
     client::has_applied(&cluster.addresses[&1], revision).await;
-}
-
-fn copy_directory(from: &Path, to: &Path) {
-    let _ = fs::remove_dir_all(to);
-    fs::create_dir(to).expect("its parent is ours");
-    for file in fs::read_dir(from).expect("it is a directory") {
-        let file = file.expect("it can be read");
-        fs::copy(file.path(), to.join(file.file_name())).expect("there is room");
-    }
 }
 
 fn find(bytes: &[u8], needle: &[u8]) -> Option<usize> {

@@ -1,20 +1,48 @@
-//! A way to a server on which its answers can be held back.
+//! A way to a server on which what is sent can be held back.
+
+use std::time::Duration;
 
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, copy},
+    io::{AsyncReadExt, AsyncWriteExt},
     net::{
         TcpListener, TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
     sync::watch,
     task::JoinSet,
+    time::sleep,
 };
 
-/// Passes on everything both ways while it is open; closed, it keeps what comes back until it is opened again.
+/// What passes. Nothing is lost: what is held back passes when it may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flow {
+    Open,
+    /// Neither way.
+    Cut,
+    /// What the server answers, but not what it is asked.
+    NothingThere,
+    /// What the server is asked, but not what it answers.
+    NothingBack,
+    /// Everything, each piece so much later.
+    Slow(Duration),
+}
+
+impl Flow {
+    fn passes(self, there: bool) -> bool {
+        match self {
+            Flow::Open | Flow::Slow(_) => true,
+            Flow::Cut => false,
+            Flow::NothingThere => !there,
+            Flow::NothingBack => there,
+        }
+    }
+}
+
+/// Passes on everything both ways while it is open.
 pub struct Valve {
     /// Of this end.
     pub address: String,
-    open: watch::Sender<bool>,
+    flow: watch::Sender<Flow>,
     _connections: JoinSet<()>,
 }
 
@@ -23,42 +51,48 @@ impl Valve {
     pub async fn towards(server: &str) -> Valve {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("there is a port");
         let address = listener.local_addr().expect("it is bound").to_string();
-        let open = watch::channel(true).0;
+        let flow = watch::channel(Flow::Open).0;
         let mut connections = JoinSet::new();
-        connections.spawn(accept(listener, server.to_owned(), open.subscribe()));
-        Valve { address, open, _connections: connections }
+        connections.spawn(accept(listener, server.to_owned(), flow.subscribe()));
+        Valve { address, flow, _connections: connections }
     }
 
+    /// From now on.
+    pub fn set(&self, flow: Flow) {
+        self.flow.send_replace(flow);
+    }
+
+    /// Keeps what comes back until it is opened again.
     pub fn close(&self) {
-        self.open.send_replace(false);
+        self.set(Flow::NothingBack);
     }
 
     pub fn open(&self) {
-        self.open.send_replace(true);
+        self.set(Flow::Open);
     }
 }
 
-async fn accept(listener: TcpListener, server: String, open: watch::Receiver<bool>) {
+async fn accept(listener: TcpListener, server: String, flow: watch::Receiver<Flow>) {
     let mut connections = JoinSet::new();
     loop {
         let (near, _) = listener.accept().await.expect("it listens");
         // A server that is gone is one that hangs up.
         let Ok(far) = TcpStream::connect(&server).await else { continue };
         let ((from_near, to_near), (from_far, to_far)) = (near.into_split(), far.into_split());
-        connections.spawn(there(from_near, to_far));
-        connections.spawn(back(from_far, to_near, open.clone()));
+        connections.spawn(pass_on(from_near, to_far, flow.clone(), true));
+        connections.spawn(pass_on(from_far, to_near, flow.clone(), false));
     }
 }
 
 /// An end at one side is an end at the other: the half that is written to is closed by the drop.
-async fn there(mut from: OwnedReadHalf, mut to: OwnedWriteHalf) {
-    let _ = copy(&mut from, &mut to).await;
-}
-
-async fn back(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut open: watch::Receiver<bool>) {
+async fn pass_on(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut flow: watch::Receiver<Flow>, there: bool) {
     let mut bytes = [0; 4096];
     while let Ok(read @ 1..) = from.read(&mut bytes).await {
-        if open.wait_for(|open| *open).await.is_err() || to.write_all(&bytes[..read]).await.is_err() {
+        let Ok(now) = flow.wait_for(|flow| flow.passes(there)).await.map(|flow| *flow) else { return };
+        if let Flow::Slow(delay) = now {
+            sleep(delay).await;
+        }
+        if to.write_all(&bytes[..read]).await.is_err() {
             return;
         }
     }

@@ -11,7 +11,6 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use ractor::{ActorStatus, registry::where_is};
 use ractor_raft::{
     Config,
@@ -20,7 +19,10 @@ use ractor_raft::{
     node::{Crash, NodeEvent, NodeRef},
     raft::{LogIndex, LogPosition, Membership, NodeId, SnapshotMetadata},
     state_machine::{RestoreError, Snapshot, StateMachine},
-    storage::{Bootstrap, MemoryStorage, Opened, Received, SnapshotWriter, Snapshots, Storage, StorageError, Store},
+    storage::{
+        Bootstrap, MemoryStorage, Opened, Received, SnapshotReader, SnapshotWriter, Snapshots, Storage, StorageError,
+        Store,
+    },
     testing::{Cluster, Ledger, Line, Written},
 };
 use tokio::{runtime::Handle, task::JoinHandle, time::timeout};
@@ -138,8 +140,8 @@ impl Snapshots for TroubledSnapshots {
         Ok(Box::new(bytes.take(snapshot.size / 2).chain(Damage)))
     }
 
-    fn chunk(&self, snapshot: &SnapshotMetadata, offset: u64, length: usize) -> Result<Option<Bytes>, StorageError> {
-        self.snapshots.chunk(snapshot, offset, length)
+    fn open(&self, snapshot: &SnapshotMetadata) -> Result<Option<Box<dyn SnapshotReader>>, StorageError> {
+        self.snapshots.open(snapshot)
     }
 
     fn store(&self, snapshot: &SnapshotMetadata, offset: u64, data: &[u8]) -> Result<Received, StorageError> {

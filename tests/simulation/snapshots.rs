@@ -339,7 +339,8 @@ async fn a_command_of_a_session_is_applied_once_also_after_a_restart_from_a_snap
     cluster.agree_on(&lines).await;
 }
 
-/// Fails when: `Effect::AnswerSnapshot` reaches nobody, or a port that is dropped says nothing.
+/// Fails when: `Effect::AnswerSnapshot` reaches nobody, a port that is dropped says nothing, or each chunk is read from what
+/// is the finished snapshot by then.
 #[tokio::test(start_paused = true)]
 async fn an_operator_has_a_snapshot_taken_and_handed_out() {
     let mut config = config();
@@ -362,13 +363,16 @@ async fn an_operator_has_a_snapshot_taken_and_handed_out() {
     assert!(chunks.len() > 1 && chunks.iter().all(|chunk| chunk.len() <= CHUNK));
     assert_eq!(chunks.concat().len() as u64, saved.metadata.size);
 
-    // A later one takes its place while it is handed out.
+    // A later one takes its place while it is handed out: it goes on. Before anything of it was asked for, it is gone.
     let mut saved = node.save_snapshot().expect("it is still there");
-    saved.chunks.try_next().await.expect("it is there").expect("there are more");
+    let late = node.save_snapshot().expect("it is still there");
+    let begun = saved.chunks.try_next().await.expect("it is there").expect("there are more");
     cluster.propose(Line::new("one more")).await.expect("there is a leader");
     cluster.until_applied(lines[9].0 + 1).await;
     taken(&node).await.expect("there is room");
-    assert_eq!(saved.chunks.try_next().await, Err(SnapshotError::Replaced { node: 1, index }));
+    let rest: Vec<_> = saved.chunks.try_collect().await.expect("it is open");
+    assert_eq!([&*begun, &rest.concat()].concat(), chunks.concat());
+    assert_eq!(late.chunks.try_collect::<Vec<_>>().await, Err(SnapshotError::Replaced { node: 1, index }));
 
     // Whoever waits when the keepers fall is told.
     cluster.propose(Line::new("and another")).await.expect("there is a leader");

@@ -2,10 +2,11 @@
 
 use std::io::{ErrorKind, Write as _};
 
+use bytes::Bytes;
 use proptest::prelude::*;
 use ractor_raft::{
     raft::SnapshotMetadata,
-    storage::{Opened, Received, StorageError},
+    storage::{Opened, Received, Snapshots, StorageError},
 };
 
 use crate::given::{Disk, bytes, membership_at, metadata, open, position, read_snapshot, recover, take_snapshot};
@@ -42,18 +43,19 @@ fn chunks_of_any_length_from_any_place(disk: &Disk) {
     let snapshots = disk.storage.snapshots();
     let bytes = bytes(1, SIZE);
     let snapshot = take_snapshot(&*snapshots, 9, 2, &bytes);
+    let mut reader = snapshots.open(&snapshot).unwrap().unwrap();
     for (offset, length) in
         [(0, 10), (65_530, 12), (131_072, 65_536), (0, SIZE * 2), (299_999, 5), (7, 200_000), (70, 1)]
     {
-        let chunk = snapshots.chunk(&snapshot, offset, length).unwrap().unwrap();
+        let chunk = reader.chunk(offset, length).unwrap();
         let start = offset as usize;
         assert_eq!(chunk, bytes[start..SIZE.min(start + length)], "{length} bytes from {offset}");
     }
     for offset in [SIZE as u64, SIZE as u64 + 1, u64::MAX] {
-        assert_eq!(snapshots.chunk(&snapshot, offset, 10).unwrap().unwrap(), "");
+        assert_eq!(reader.chunk(offset, 10).unwrap(), "");
     }
     let other = SnapshotMetadata { checksum: 1, ..snapshot };
-    assert_eq!(snapshots.chunk(&other, 0, 10), Ok(None));
+    assert!(snapshots.open(&other).unwrap().is_none());
     assert!(snapshots.read(&other).is_err());
 }
 
@@ -64,12 +66,14 @@ fn a_snapshot_is_replaced_by_a_later_one_and_never_by_an_earlier_one(disk: &Disk
     let mut reader = snapshots.read(&first).unwrap();
     let mut half = vec![0; SIZE / 2];
     reader.read_exact(&mut half).unwrap();
+    let mut chunks = snapshots.open(&first).unwrap().unwrap();
     let second = take_snapshot(&*snapshots, 9, 1, &bytes(2, SIZE));
-    assert_eq!(snapshots.chunk(&first, 0, 10), Ok(None));
+    assert!(snapshots.open(&first).unwrap().is_none());
     assert!(snapshots.read(&first).is_err());
     // Who reads it has it to its end.
     reader.read_to_end(&mut half).unwrap();
     assert_eq!(half, bytes(1, SIZE));
+    assert_eq!(chunks.chunk(0, SIZE).unwrap(), bytes(1, SIZE));
     // The log may stand on the later one by now.
     assert_eq!(take_snapshot(&*snapshots, 7, 1, &bytes(3, 10)).last_included, position(7, 1));
     assert_eq!(read_snapshot(&*snapshots, &second), bytes(2, SIZE));
@@ -120,7 +124,7 @@ fn chunks_in_order_become_the_finished_snapshot(disk: &Disk) {
             }
         }
         assert_eq!(read_snapshot(&*snapshots, &snapshot), bytes);
-        assert_eq!(snapshots.chunk(&snapshot, 0, 10).unwrap().unwrap(), bytes[..10.min(size)]);
+        assert_eq!(chunk(&*snapshots, &snapshot, 10).unwrap(), bytes[..10.min(size)]);
         // The last chunk once more: its answer was lost.
         assert_eq!(snapshots.store(&snapshot, 0, b"x"), Ok(Received { stored: size as u64, complete: true }));
     }
@@ -207,7 +211,7 @@ fn d05_a_full_disk_gives_the_snapshot_up_and_takes_the_next(disk: &Disk) {
     assert_eq!(snapshots.store(&coming, 1_000, &data[1_000..]), Ok(received(0)));
     let after = take_snapshot(&*snapshots, 8, 3, &data);
     assert!(snapshots.store(&coming, 0, &data).unwrap().complete);
-    assert!(snapshots.chunk(&after, 0, 1).unwrap().is_none());
+    assert!(snapshots.open(&after).unwrap().is_none());
     while store.tidy().unwrap() {}
     drop(store);
     assert_eq!(recover(&*disk.storage).snapshot, Some(coming));
@@ -329,7 +333,7 @@ fn transfer(disk: &Disk, deliveries: Vec<Delivery>) {
                 assert_eq!(found, expected.receiving);
             }
         }
-        let finished = snapshots.chunk(&snapshot, 0, SIZE).unwrap();
+        let finished = chunk(&*snapshots, &snapshot, SIZE);
         assert_eq!(finished.is_some(), expected.finished);
         assert!(finished.is_none_or(|found| found == bytes));
     }
@@ -341,6 +345,11 @@ fn transfer(disk: &Disk, deliveries: Vec<Delivery>) {
         }
     }
     panic!("the transfer does not end");
+}
+
+/// The beginning of the finished snapshot; `None` if it is another one.
+fn chunk(snapshots: &dyn Snapshots, snapshot: &SnapshotMetadata, length: usize) -> Option<Bytes> {
+    snapshots.open(snapshot).unwrap().map(|mut reader| reader.chunk(0, length).unwrap())
 }
 
 proptest! {

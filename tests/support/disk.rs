@@ -9,7 +9,7 @@ use ractor_raft::raft::*;
 pub const CHUNK: usize = 8;
 
 /// As a log store keeps it.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Disk {
     /// Its number; 0: it has none.
     pub incarnation: Incarnation,

@@ -2,7 +2,8 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use ractor::{ActorCell, ActorProcessingErr};
+use ractor::{ActorCell, ActorProcessingErr, SpawnErr};
+use rand::RngExt;
 
 use super::{
     Consensus,
@@ -36,6 +37,35 @@ impl Consensus {
         }
         let mut replicators = self.replicators.iter();
         replicators.find(|(_, replicator)| replicator.is(cell.get_id())).map(|(peer, _)| Courier::Replicator(*peer))
+    }
+
+    /// Puts another one in the place of a courier that died. Returns the place, and whether it started.
+    pub(super) async fn start_again(
+        &mut self,
+        courier: Courier,
+        context: &Context<ConsensusMessage>,
+    ) -> (String, Result<(), ActorProcessingErr>) {
+        match courier {
+            Courier::ElectionTimer => {
+                self.election_timer.gone().await;
+                let next = start_timer(&self.shared, self.random.random(), context).await;
+                (self.election_timer.path.clone(), next.map(|next| self.election_timer = next))
+            }
+            Courier::Replicator(peer) => {
+                if let Some(former) = self.replicators.get_mut(&peer) {
+                    former.gone().await;
+                }
+                let address = self.addresses.get(&peer).cloned().unwrap_or_default();
+                let next = start_replicator(&self.shared, peer, address, &self.log_store, context).await;
+                let started = next.map(|next| drop(self.replicators.insert(peer, next)));
+                (replicator_path(peer), started)
+            }
+            Courier::Snapshotter => {
+                self.snapshotter.gone().await;
+                let next = start_snapshotter(&self.snapshotter_arguments, context).await;
+                (self.snapshotter.path.clone(), next.map(|next| self.snapshotter = next))
+            }
+        }
     }
 
     /// One replicator for each peer, and for who was removed until it knows. One whose peer has moved starts anew.
@@ -116,7 +146,9 @@ pub(super) async fn start_timer(
 ) -> Result<Child<ElectionTimerMessage>, ActorProcessingErr> {
     let arguments = ElectionTimerArguments { shared: shared.clone(), seed, consensus: context.myself().clone() };
     let path = "consensus/election timer";
-    Ok(Child::spawn::<ElectionTimer>(&shared.flow, path, Placement::Runtime, arguments, context.cell()).await?)
+    let spawned =
+        Child::spawn::<ElectionTimer>(&shared.flow, path, Placement::Runtime, arguments, context.cell()).await;
+    spawned.map_err(|error| did_not_start(path, &error))
 }
 
 pub(super) async fn start_replicator(
@@ -128,8 +160,9 @@ pub(super) async fn start_replicator(
 ) -> Result<Child<ReplicatorMessage>, ActorProcessingErr> {
     let (log_store, consensus) = (log_store.clone(), context.myself().clone());
     let arguments = ReplicatorArguments { shared: shared.clone(), peer, address, consensus, log_store };
-    let path = format!("consensus/replicator {peer}");
-    Ok(Child::spawn::<Replicator>(&shared.flow, path, Placement::Runtime, arguments, context.cell()).await?)
+    let path = replicator_path(peer);
+    let spawned = Child::spawn::<Replicator>(&shared.flow, &*path, Placement::Runtime, arguments, context.cell()).await;
+    spawned.map_err(|error| did_not_start(&path, &error))
 }
 
 pub(super) async fn start_snapshotter(
@@ -138,5 +171,15 @@ pub(super) async fn start_snapshotter(
 ) -> Result<Child<SnapshotterMessage>, ActorProcessingErr> {
     let placement = if arguments.own_thread { Placement::OwnThread } else { Placement::Runtime };
     let (flow, path) = (arguments.shared.flow.clone(), "consensus/snapshotter");
-    Ok(Child::spawn::<Snapshotter>(&flow, path, placement, arguments.clone(), context.cell()).await?)
+    let spawned = Child::spawn::<Snapshotter>(&flow, path, placement, arguments.clone(), context.cell()).await;
+    spawned.map_err(|error| did_not_start(path, &error))
+}
+
+fn replicator_path(peer: NodeId) -> String {
+    format!("consensus/replicator {peer}")
+}
+
+/// A courier that does not start takes consensus with it, and this is what consensus then died of.
+fn did_not_start(path: &str, error: &SpawnErr) -> ActorProcessingErr {
+    format!("{path} did not start: {error}").into()
 }

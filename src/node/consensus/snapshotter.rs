@@ -187,7 +187,7 @@ impl Snapshotter {
 
     /// What took the place of a snapshot while it was read: a later one that came from the leader.
     fn replaced(&self, snapshot: &SnapshotMetadata) -> Option<SnapshotMetadata> {
-        if !matches!(self.told.snapshots.chunk(snapshot, 0, 1), Ok(None)) {
+        if !matches!(self.told.snapshots.open(snapshot), Ok(None)) {
             return None;
         }
         // The log store may have put it there, and be about to say so.

@@ -1,6 +1,78 @@
 //! What each message is called in the message flow, and which place in the log it is about.
+//!
+//! The words of each vocabulary stand here once: the `match` that says which one a message is must be exhaustive, and the
+//! list of all of them comes out of the same line. So a new message is known to whoever goes through all words, as the
+//! tests of the supervision do, or nothing compiles.
 
 use super::*;
+
+/// All that an actor may be told.
+pub(crate) trait Vocabulary {
+    /// Every word of it, also of what is within a message.
+    #[cfg(feature = "testing")]
+    fn words() -> Vec<&'static str>;
+
+    /// Which one this is.
+    fn word(&self) -> &'static str;
+}
+
+macro_rules! vocabulary {
+    ($message:ident: $($word:ident)* $(, $holder:ident { $held:ident: $inner:ident })?) => {
+        impl Vocabulary for $message {
+            #[cfg(feature = "testing")]
+            fn words() -> Vec<&'static str> {
+                #[allow(unused_mut, reason = "only one of them holds another vocabulary")]
+                let mut words = vec![$(stringify!($word)),*];
+                $(words.extend($inner::words());)?
+                words
+            }
+
+            fn word(&self) -> &'static str {
+                match self {
+                    $($message::$word { .. } => stringify!($word),)*
+                    $($message::$holder { $held, .. } => $held.word(),)?
+                }
+            }
+        }
+    };
+}
+
+vocabulary!(ConsensusMessage:
+    Propose OpenSession ProposeInSession Read TakeSnapshot ChangeMembership TransferLeadership CallsWaiting ToldWiped
+    DiskFull DiskFreed Timeout Delivered Undelivered Persisted Applied SnapshotWritten SnapshotFailed ChunkStored Restored
+    Crash, Request { request: Request });
+vocabulary!(Request: AppendEntries RequestVote PreVote TimeoutNow ReadIndex InstallSnapshot);
+vocabulary!(LogStoreMessage: ReportTo Persist StoreChunk ReadChunk TryAgain Condemn Tidy Crash);
+vocabulary!(ApplierMessage: ReportTo Apply Query TakeSnapshot Install Crash);
+vocabulary!(SnapshotterMessage: Write Restore Discard Crash);
+vocabulary!(ElectionTimerMessage: SetTimer Woke Crash);
+vocabulary!(ReplicatorMessage: Deliver DeliverSnapshot Answered Broken Crash);
+vocabulary!(ServerMessage: Crash);
+vocabulary!(NodeMessage:
+    Shutdown Subscribe RoleChanged MembershipChanged CourierRestarted StartKeepers Happened DiskFailed RestoreFailed Crash);
+
+/// Every actor of a node's tree, by its place ("consensus/replicator *" is one for each peer), with all that it handles:
+/// the messages, and what no mailbox holds.
+#[cfg(feature = "testing")]
+pub fn vocabulary() -> Vec<(&'static str, Vec<&'static str>)> {
+    let mut actors = vec![
+        ("node", NodeMessage::words()),
+        ("log store", LogStoreMessage::words()),
+        ("applier", ApplierMessage::words()),
+        ("consensus", ConsensusMessage::words()),
+        ("consensus/election timer", ElectionTimerMessage::words()),
+        ("consensus/replicator *", ReplicatorMessage::words()),
+        ("consensus/snapshotter", SnapshotterMessage::words()),
+        ("server", ServerMessage::words()),
+    ];
+    for (path, words) in &mut actors {
+        words.extend([flow::START, flow::STOP]);
+        if matches!(*path, "node" | "consensus") {
+            words.push(flow::CHILD_STOPPED);
+        }
+    }
+    actors
+}
 
 fn mark(term: Term, index: LogIndex) -> Mark {
     Mark { term, index }
@@ -42,30 +114,7 @@ fn of_reply(reply: &Reply) -> Mark {
 
 impl Message for ConsensusMessage {
     fn name(&self) -> &'static str {
-        match self {
-            ConsensusMessage::Propose { .. } => "Propose",
-            ConsensusMessage::OpenSession { .. } => "OpenSession",
-            ConsensusMessage::ProposeInSession { .. } => "ProposeInSession",
-            ConsensusMessage::Read { .. } => "Read",
-            ConsensusMessage::TakeSnapshot { .. } => "TakeSnapshot",
-            ConsensusMessage::ChangeMembership { .. } => "ChangeMembership",
-            ConsensusMessage::TransferLeadership { .. } => "TransferLeadership",
-            ConsensusMessage::CallsWaiting => "CallsWaiting",
-            ConsensusMessage::ToldWiped { .. } => "ToldWiped",
-            ConsensusMessage::DiskFull => "DiskFull",
-            ConsensusMessage::DiskFreed => "DiskFreed",
-            ConsensusMessage::Request { request, .. } => request.name(),
-            ConsensusMessage::Timeout { .. } => "Timeout",
-            ConsensusMessage::Delivered { .. } => "Delivered",
-            ConsensusMessage::Undelivered { .. } => "Undelivered",
-            ConsensusMessage::Persisted { .. } => "Persisted",
-            ConsensusMessage::Applied { .. } => "Applied",
-            ConsensusMessage::SnapshotWritten { .. } => "SnapshotWritten",
-            ConsensusMessage::SnapshotFailed => "SnapshotFailed",
-            ConsensusMessage::ChunkStored { .. } => "ChunkStored",
-            ConsensusMessage::Restored { .. } => "Restored",
-            ConsensusMessage::Crash => "Crash",
-        }
+        self.word()
     }
 
     fn mark(&self) -> Mark {
@@ -85,16 +134,7 @@ impl Message for ConsensusMessage {
 
 impl Message for LogStoreMessage {
     fn name(&self) -> &'static str {
-        match self {
-            LogStoreMessage::ReportTo(_) => "ReportTo",
-            LogStoreMessage::Persist { .. } => "Persist",
-            LogStoreMessage::StoreChunk { .. } => "StoreChunk",
-            LogStoreMessage::ReadChunk { .. } => "ReadChunk",
-            LogStoreMessage::TryAgain => "TryAgain",
-            LogStoreMessage::Condemn { .. } => "Condemn",
-            LogStoreMessage::Tidy => "Tidy",
-            LogStoreMessage::Crash => "Crash",
-        }
+        self.word()
     }
 
     fn mark(&self) -> Mark {
@@ -114,14 +154,7 @@ impl Message for LogStoreMessage {
 
 impl Message for ApplierMessage {
     fn name(&self) -> &'static str {
-        match self {
-            ApplierMessage::ReportTo(_) => "ReportTo",
-            ApplierMessage::Apply { .. } => "Apply",
-            ApplierMessage::Query(_) => "Query",
-            ApplierMessage::TakeSnapshot { .. } => "TakeSnapshot",
-            ApplierMessage::Install { .. } => "Install",
-            ApplierMessage::Crash => "Crash",
-        }
+        self.word()
     }
 
     fn mark(&self) -> Mark {
@@ -137,22 +170,13 @@ impl Message for ApplierMessage {
 
 impl Message for ElectionTimerMessage {
     fn name(&self) -> &'static str {
-        match self {
-            ElectionTimerMessage::SetTimer { .. } => "SetTimer",
-            ElectionTimerMessage::Woke => "Woke",
-            ElectionTimerMessage::Crash => "Crash",
-        }
+        self.word()
     }
 }
 
 impl Message for SnapshotterMessage {
     fn name(&self) -> &'static str {
-        match self {
-            SnapshotterMessage::Write { .. } => "Write",
-            SnapshotterMessage::Restore { .. } => "Restore",
-            SnapshotterMessage::Discard(_) => "Discard",
-            SnapshotterMessage::Crash => "Crash",
-        }
+        self.word()
     }
 
     fn mark(&self) -> Mark {
@@ -166,13 +190,7 @@ impl Message for SnapshotterMessage {
 
 impl Message for ReplicatorMessage {
     fn name(&self) -> &'static str {
-        match self {
-            ReplicatorMessage::Deliver { .. } => "Deliver",
-            ReplicatorMessage::DeliverSnapshot { .. } => "DeliverSnapshot",
-            ReplicatorMessage::Answered { .. } => "Answered",
-            ReplicatorMessage::Broken { .. } => "Broken",
-            ReplicatorMessage::Crash => "Crash",
-        }
+        self.word()
     }
 
     fn mark(&self) -> Mark {
@@ -187,26 +205,13 @@ impl Message for ReplicatorMessage {
 
 impl Message for ServerMessage {
     fn name(&self) -> &'static str {
-        match self {
-            ServerMessage::Crash => "Crash",
-        }
+        self.word()
     }
 }
 
 impl Message for NodeMessage {
     fn name(&self) -> &'static str {
-        match self {
-            NodeMessage::Shutdown => "Shutdown",
-            NodeMessage::Subscribe(_) => "Subscribe",
-            NodeMessage::RoleChanged { .. } => "RoleChanged",
-            NodeMessage::MembershipChanged(_) => "MembershipChanged",
-            NodeMessage::CourierRestarted { .. } => "CourierRestarted",
-            NodeMessage::StartKeepers { .. } => "StartKeepers",
-            NodeMessage::Happened(_) => "Happened",
-            NodeMessage::DiskFailed(_) => "DiskFailed",
-            NodeMessage::RestoreFailed(_) => "RestoreFailed",
-            NodeMessage::Crash => "Crash",
-        }
+        self.word()
     }
 
     fn mark(&self) -> Mark {

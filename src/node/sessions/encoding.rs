@@ -12,7 +12,7 @@ use std::{
 use bytes::Bytes;
 
 use super::{LIMITS, Limits, Session, Sessions, SessionsSnapshot, size};
-use crate::node::Applied;
+use crate::{node::Applied, raft::LARGEST};
 
 /// The first byte. Readers know all versions up to their own.
 const VERSION: u8 = 1;
@@ -57,7 +57,7 @@ impl Sessions {
         }
         let mut sessions = Sessions::with_limits(limits);
         for _ in 0..length(from)? {
-            let id = u64::from_le_bytes(bytes(from)?);
+            let id = numeral(from)?;
             let session = session(from)?;
             sessions.reply_bytes += session.reply_bytes;
             let twice = sessions.order.insert(session.last_used, id).is_some();
@@ -70,12 +70,12 @@ impl Sessions {
 }
 
 fn session(from: &mut dyn Read) -> io::Result<Session> {
-    let last_used = u64::from_le_bytes(bytes(from)?);
-    let first_unanswered = u64::from_le_bytes(bytes(from)?);
+    let last_used = numeral(from)?;
+    let first_unanswered = numeral(from)?;
     let mut session = Session { last_used, first_unanswered, replies: BTreeMap::new(), reply_bytes: 0 };
     for _ in 0..length(from)? {
-        let sequence = u64::from_le_bytes(bytes(from)?);
-        let index = u64::from_le_bytes(bytes(from)?);
+        let sequence = numeral(from)?;
+        let index = numeral(from)?;
         let wanted = u64::from(length(from)?);
         let mut output = Vec::new();
         // Read by what is there, not reserved by what is said.
@@ -85,7 +85,9 @@ fn session(from: &mut dyn Read) -> io::Result<Session> {
         }
         let output = Bytes::from(output);
         session.reply_bytes += size(&output);
-        session.replies.insert(sequence, Applied { output, index });
+        if session.replies.insert(sequence, Applied { output, index }).is_some() {
+            return Err(invalid(format!("an answer to command {sequence} is there twice")));
+        }
     }
     Ok(session)
 }
@@ -93,6 +95,12 @@ fn session(from: &mut dyn Read) -> io::Result<Session> {
 fn number(to: &mut dyn Write, number: usize) -> io::Result<()> {
     let number = u32::try_from(number).map_err(|_| invalid(format!("{number} is too much for a snapshot")))?;
     to.write_all(&number.to_le_bytes())
+}
+
+/// An index or sequence. The rules of the table add to it.
+fn numeral(from: &mut dyn Read) -> io::Result<u64> {
+    let number = u64::from_le_bytes(bytes(from)?);
+    if number > LARGEST { Err(invalid(format!("{number} is no index and no sequence"))) } else { Ok(number) }
 }
 
 fn length(from: &mut dyn Read) -> io::Result<u32> {

@@ -7,24 +7,25 @@ use std::{
 };
 
 use futures_util::FutureExt;
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
-};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tonic::transport::server::{Connected, TcpConnectInfo};
 
 use super::Signal;
+use crate::rpc::sockets::{Accepted, Duplex};
 
-/// A TCP connection whose reads fail once the signal fires, which ends whatever serves it.
+/// A connection whose reads fail once the signal fires, which ends whatever serves it.
 pub(in crate::rpc) struct Socket {
-    stream: TcpStream,
+    stream: Box<dyn Duplex>,
+    /// Its two ends.
+    ends: TcpConnectInfo,
     /// `None` once it has fired.
     cutting: Option<Signal>,
 }
 
 impl Socket {
-    pub fn new(stream: TcpStream, cutting: Signal) -> Self {
-        Socket { stream, cutting: Some(cutting) }
+    pub fn new(accepted: Accepted, cutting: Signal) -> Self {
+        let Accepted { stream, local_address: local_addr, remote_address: remote_addr } = accepted;
+        Socket { stream, ends: TcpConnectInfo { local_addr, remote_addr }, cutting: Some(cutting) }
     }
 }
 
@@ -72,6 +73,6 @@ impl Connected for Socket {
     type ConnectInfo = TcpConnectInfo;
 
     fn connect_info(&self) -> TcpConnectInfo {
-        self.stream.connect_info()
+        self.ends.clone()
     }
 }

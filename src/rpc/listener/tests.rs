@@ -2,11 +2,14 @@ use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
-use tokio::sync::Notify;
+use tokio::{net::TcpListener, sync::Notify};
 use tonic::{Request, Response, Status};
 
 use super::*;
-use crate::{error::ProposeError, rpc::ClusterClient};
+use crate::{
+    error::ProposeError,
+    rpc::{ClusterClient, sockets::Tcp},
+};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const LIMIT: usize = 10_000;
@@ -98,8 +101,8 @@ struct Served {
 }
 
 async fn served() -> Served {
-    let listener = bind("127.0.0.1:0").await.expect("a port");
-    let address = local_address(&listener).expect("an address").to_string();
+    let listener = bind(&Tcp, "127.0.0.1:0").await.expect("a port");
+    let address = listener.address.clone();
     let (close, closing) = signal();
     let stuck = Arc::new(Notify::new());
     let service = pb::cluster_server::ClusterServer::new(Stuck(stuck.clone())).max_decoding_message_size(LIMIT);
@@ -167,8 +170,8 @@ async fn closing_frees_the_port_at_once() {
     });
     tokio::time::timeout(PATIENCE, asked.notified()).await.expect("it is asked");
     drop(close);
-    let again = tokio::time::timeout(PATIENCE, bind(&address)).await.expect("in time").expect("the port is free");
-    assert_eq!(local_address(&again).expect("an address").to_string(), address);
+    let again = tokio::time::timeout(PATIENCE, bind(&Tcp, &address)).await.expect("in time").expect("the port is free");
+    assert_eq!(again.address, address);
     assert!(!server.is_finished(), "it still drains");
     lasting.abort();
     tokio::time::timeout(PATIENCE, server).await.expect("the server ends").expect("without a panic");
@@ -177,7 +180,8 @@ async fn closing_frees_the_port_at_once() {
 #[tokio::test]
 async fn a_port_of_another_program_is_an_error_that_names_it() {
     let taken = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let address = local_address(&taken).expect("an address").to_string();
-    let error = tokio::time::timeout(PATIENCE, bind(&address)).await.expect("in time").expect_err("it is taken");
+    let address = taken.local_addr().expect("an address").to_string();
+    let error =
+        tokio::time::timeout(PATIENCE, bind(&Tcp, &address)).await.expect("in time").err().expect("it is taken");
     assert!(error.to_string().contains(&address), "{error}");
 }

@@ -31,6 +31,7 @@ use crate::{
         channel, convert,
         identity::{self, Refused},
         pb,
+        sockets::Sockets,
     },
     transport::{Chunks, Heard, Link},
 };
@@ -38,17 +39,18 @@ use crate::{
 /// The snapshot that is on its way, if there is one.
 pub(super) struct SnapshotStream {
     link: Arc<Link>,
+    sockets: Arc<dyn Sockets>,
     task: Option<Task>,
 }
 
 impl SnapshotStream {
-    pub fn new(link: Arc<Link>) -> Self {
-        SnapshotStream { link, task: None }
+    pub fn new(link: Arc<Link>, sockets: Arc<dyn Sockets>) -> Self {
+        SnapshotStream { link, sockets, task: None }
     }
 
     /// Ends the one before, if it still goes on.
     pub fn send(&mut self, session: u64, request: InstallSnapshotRequest, chunks: Chunks) {
-        let transfer = Arc::new(Transfer { link: self.link.clone(), session, request });
+        let transfer = Arc::new(Transfer { link: self.link.clone(), sockets: self.sockets.clone(), session, request });
         self.task = Some(Task(tokio::spawn(async move {
             let heard = match transfer.run(chunks).await {
                 Ok((incarnation, reply)) => {
@@ -67,6 +69,7 @@ type Answer = (Incarnation, InstallSnapshotReply);
 /// One snapshot on its way to one peer.
 struct Transfer {
     link: Arc<Link>,
+    sockets: Arc<dyn Sockets>,
     session: u64,
     /// Its first message, which brings no bytes.
     request: InstallSnapshotRequest,
@@ -86,7 +89,7 @@ enum Pace {
 impl Transfer {
     /// Asks, and sends what the peer has not.
     async fn run(self: &Arc<Self>, chunks: Chunks) -> Result<Answer, Heard> {
-        let channel = channel::lazy_for_bulk(&self.link.address, self.link.snapshot_timeout);
+        let channel = channel::lazy_for_bulk(&*self.sockets, &self.link.address, self.link.snapshot_timeout);
         let channel = channel.map_err(|bad| lost(bad.to_string()))?;
         let question = self.message(true, self.request.offset, Bytes::new());
         let there = self.stream(&channel, |_| stream::iter([question])).await?;

@@ -15,7 +15,7 @@ use tonic::{Response, Status, Streaming, service::Routes, transport::Server};
 use super::*;
 use crate::{
     raft::{LogPosition, Membership, SnapshotMetadata},
-    rpc::{listener, server::install_snapshot},
+    rpc::{listener, server::install_snapshot, sockets::Tcp},
     storage::Identity,
     transport::Breach,
 };
@@ -66,7 +66,7 @@ impl Receiver {
     async fn store(&self, request: InstallSnapshotRequest) -> Result<InstallSnapshotReply, Status> {
         let reply = |outcome| Ok(InstallSnapshotReply { term: request.term, outcome });
         let stored = || self.stored.lock().expect("no panic").len() as u64;
-        if request.data.is_empty() && request.offset == 0 && !request.is_last() {
+        if request.data.is_empty() && request.offset == 0 && request.snapshot.size > 0 {
             return reply(InstallOutcome::Stored { offset: stored() });
         }
         self.offsets.lock().expect("no panic").push(request.offset);
@@ -185,8 +185,8 @@ async fn impatient_pair(behaviour: Behaviour, size: usize, snapshot_timeout: Dur
         hangs: Notify::new(),
         given_up: Notify::new(),
     });
-    let listener = listener::bind("127.0.0.1:0").await.expect("a port");
-    let address = listener.local_addr().expect("an address").to_string();
+    let listener = listener::bind(&Tcp, "127.0.0.1:0").await.expect("a port");
+    let address = listener.address.clone();
     let (stop, stopping) = listener::signal();
     let incoming = listener::connections(listener, stopping.clone());
     let routes = Routes::new(pb::raft_server::RaftServer::new(Service(receiver.clone())));
@@ -206,7 +206,7 @@ async fn impatient_pair(behaviour: Behaviour, size: usize, snapshot_timeout: Dur
         snapshot_timeout,
         heard: heard_by,
     });
-    let sender = SnapshotStream::new(link);
+    let sender = SnapshotStream::new(link, Arc::new(Tcp));
     let snapshot = (0..size).map(|place| (place % 251) as u8).collect();
     Pair { receiver, sender, heard, snapshot, read: Arc::default(), _stop: stop }
 }

@@ -20,6 +20,7 @@ use crate::{
         convert,
         identity::{self, Refused},
         pb,
+        sockets::Sockets,
     },
     transport::{Heard, Link},
 };
@@ -27,6 +28,7 @@ use crate::{
 /// The stream, or the place where it will be.
 pub(super) struct AppendStream {
     link: Arc<Link>,
+    sockets: Arc<dyn Sockets>,
     /// Made with the first request; it dials again by itself.
     channel: Option<Result<Channel, BadAddress>>,
     open: Option<Open>,
@@ -42,8 +44,8 @@ struct Open {
 }
 
 impl AppendStream {
-    pub fn new(link: Arc<Link>) -> Self {
-        AppendStream { link, channel: None, open: None }
+    pub fn new(link: Arc<Link>, sockets: Arc<dyn Sockets>) -> Self {
+        AppendStream { link, sockets, channel: None, open: None }
     }
 
     pub fn send(&mut self, session: u64, request: AppendEntriesRequest, traces: Vec<(LogIndex, TraceId)>) {
@@ -56,7 +58,8 @@ impl AppendStream {
             }
         }
         self.open = None;
-        match self.channel.get_or_insert_with(|| channel::lazy(&self.link.address)) {
+        let dial = || channel::lazy_over(&*self.sockets, &self.link.address);
+        match self.channel.get_or_insert_with(dial) {
             Ok(channel) => self.open = Some(open(self.link.clone(), channel.clone(), message)),
             Err(bad) => (self.link.heard)(lost(bad)),
         }

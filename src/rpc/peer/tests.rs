@@ -4,7 +4,10 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt, stream::BoxStream};
-use tokio::sync::{Notify, mpsc};
+use tokio::{
+    net::TcpListener,
+    sync::{Notify, mpsc},
+};
 use tonic::{Response, Status, Streaming, transport::Server};
 
 use super::*;
@@ -231,8 +234,8 @@ async fn start(behaviour: Behaviour) -> Running {
 }
 
 async fn start_at(address: &str, behaviour: Behaviour) -> Running {
-    let listener = listener::bind(address).await.expect("a port");
-    let address = listener.local_addr().expect("an address").to_string();
+    let listener = listener::bind(&Tcp, address).await.expect("a port");
+    let address = listener.address.clone();
     let peer = FakePeer {
         behaviour,
         connections: Arc::default(),

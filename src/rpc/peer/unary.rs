@@ -19,7 +19,9 @@ use crate::{
         client::within,
         convert,
         identity::{self, Refused},
-        pb, trace,
+        pb,
+        sockets::Sockets,
+        trace,
     },
     transport::{Heard, Link},
 };
@@ -36,20 +38,21 @@ struct Call {
 /// The calls to one peer.
 pub(super) struct Calls {
     link: Arc<Link>,
+    sockets: Arc<dyn Sockets>,
     /// Opened with the first call.
     open: Option<(mpsc::UnboundedSender<Call>, Task)>,
 }
 
 impl Calls {
-    pub fn new(link: Arc<Link>) -> Self {
-        Calls { link, open: None }
+    pub fn new(link: Arc<Link>, sockets: Arc<dyn Sockets>) -> Self {
+        Calls { link, sockets, open: None }
     }
 
     pub fn send(&mut self, session: u64, request: Request, traces: &[(LogIndex, TraceId)], deadline: Duration) {
         let trace = traces.first().map_or(0, |(_, trace)| *trace);
         let call = Call { session, request, trace, deadline };
         if self.open.is_none() {
-            match channel::lazy(&self.link.address) {
+            match channel::lazy_over(&*self.sockets, &self.link.address) {
                 Ok(channel) => {
                     let (calls, queue) = mpsc::unbounded_channel();
                     let task = Task(tokio::spawn(run(self.link.clone(), channel, queue)));

@@ -54,6 +54,9 @@ impl Conversation {
     /// The next reply, in whatever order; an error ends the stream, and so does `None`.
     async fn next(&mut self) -> Option<Result<pb::AppendEntriesReply, Status>> {
         loop {
+            if !self.reading && self.waiting.is_empty() {
+                return None;
+            }
             let room = self.waiting.len() < self.most;
             tokio::select! {
                 biased;
@@ -68,7 +71,6 @@ impl Conversation {
                     Some(Err(status)) => return Some(Err(status)),
                     None => self.reading = false,
                 },
-                else => return None,
             }
         }
     }

@@ -63,6 +63,9 @@ impl Conversation {
     /// The next message of answers; an error ends the stream, and so does `None`.
     async fn next(&mut self) -> Option<Result<pb::ClientStreamReply, Status>> {
         loop {
+            if !self.reading && self.waiting == 0 {
+                return None;
+            }
             tokio::select! {
                 biased;
                 _ = &mut self.handlers.closing => return Some(Err(gone(&self.handlers.node))),
@@ -80,7 +83,6 @@ impl Conversation {
                     Some(Err(status)) => return Some(Err(too_large(&status).map_or(status, Status::from))),
                     None => self.reading = false,
                 },
-                else => return None,
             }
         }
     }

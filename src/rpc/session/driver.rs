@@ -1,7 +1,7 @@
 //! The task behind a [`SessionClient`](super::SessionClient): opens the session, keeps a stream to whoever leads, and puts
 //! commands and answers through.
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
 use bytes::Bytes;
 use futures_util::stream;
@@ -9,7 +9,7 @@ use tokio::{
     sync::mpsc,
     time::{Instant, sleep_until, timeout_at},
 };
-use tonic::{Code, Status, Streaming, transport::Channel};
+use tonic::{Code, Request, Status, Streaming, transport::Channel};
 
 use super::{
     Command, WINDOW,
@@ -18,7 +18,14 @@ use super::{
 use crate::{
     error::ProposeError,
     node::Applied,
-    rpc::{channel, client::ClusterClient, error, pb},
+    rpc::{
+        channel,
+        client::ClusterClient,
+        cluster,
+        error::{self, Told},
+        pb, reason,
+        sockets::Sockets,
+    },
 };
 
 /// How long to wait before the second try; doubled before each further one that nothing was heard before.
@@ -32,6 +39,7 @@ const OPENING: Duration = Duration::from_secs(2);
 const SILENCE: Duration = Duration::from_secs(2);
 
 pub(super) struct Driver {
+    sockets: Box<dyn Sockets>,
     endpoints: Vec<String>,
     /// Which of them is asked when nobody knows better.
     turn: usize,
@@ -44,6 +52,8 @@ pub(super) struct Driver {
     received: Vec<Command>,
     /// 0: none is open.
     session: u64,
+    /// Where that session was opened. 0: it is not known.
+    cluster_id: u64,
     pending: Pending,
     pause: Duration,
     /// Hints followed since anything was applied: nodes may point at each other for a while.
@@ -65,8 +75,9 @@ enum End {
 }
 
 impl Driver {
-    pub(super) fn new(endpoints: Vec<String>, queue: mpsc::Receiver<Command>) -> Self {
+    pub(super) fn new(sockets: Box<dyn Sockets>, endpoints: Vec<String>, queue: mpsc::Receiver<Command>) -> Self {
         Driver {
+            sockets,
             endpoints,
             turn: 0,
             hint: None,
@@ -74,6 +85,7 @@ impl Driver {
             open: true,
             received: Vec::new(),
             session: 0,
+            cluster_id: 0,
             pending: Pending::default(),
             pause: FIRST_PAUSE,
             hints: 0,
@@ -115,11 +127,12 @@ impl Driver {
 
     /// With one node, for as long as it goes well.
     async fn serve(&mut self, address: &str) -> End {
-        let Ok(channel) = channel::lazy(address) else { return End::Broken };
+        let Ok(channel) = channel::lazy_over(&*self.sockets, address) else { return End::Broken };
         if self.session == 0 {
-            match ClusterClient::over(channel.clone(), OPENING).open_session().await {
-                Ok(session) => {
-                    self.session = session;
+            let client = ClusterClient::over(channel.clone(), OPENING);
+            match self.meanwhile(async move { client.open_session_of_cluster().await }).await {
+                Ok((session, cluster_id)) => {
+                    (self.session, self.cluster_id) = (session, cluster_id);
                     self.pending.begin();
                 }
                 Err(refused) => {
@@ -130,10 +143,39 @@ impl Driver {
         }
         let (messages, outgoing) = mpsc::unbounded_channel();
         self.send(&messages, 1);
-        match timeout_at(Instant::now() + OPENING, open(channel, outgoing)).await {
-            Ok(Ok(answers)) => self.converse(answers, &messages).await,
+        let opening = open(channel, self.cluster_id, outgoing);
+        match self.meanwhile(timeout_at(Instant::now() + OPENING, opening)).await {
+            Ok(Ok(answers)) => {
+                // What came while it was opened.
+                self.send(&messages, 1);
+                self.converse(answers, &messages).await
+            }
             Ok(Err(status)) => self.failed(&status),
             Err(_) => End::Broken,
+        }
+    }
+
+    /// Waits for what a node may take long to do. Commands are taken in meanwhile, and those whose time is over are told.
+    async fn meanwhile<T>(&mut self, work: impl Future<Output = T>) -> T {
+        let mut work = pin!(work);
+        loop {
+            let room = if self.open { self.pending.room() } else { 0 };
+            let deadline = self.pending.deadline();
+            tokio::select! {
+                biased;
+                done = &mut work => return done,
+                received = self.queue.recv_many(&mut self.received, room.min(WINDOW)), if room > 0 => {
+                    self.open = received > 0;
+                    let Driver { session, pending, received, .. } = self;
+                    let homeless = *session == 0;
+                    received.drain(..).for_each(|command| {
+                        if homeless { pending.put_off(command) } else { pending.add(command) }
+                    });
+                }
+                () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
+                    self.pending.expire(Instant::now(), &self.nothing);
+                }
+            }
         }
     }
 
@@ -222,6 +264,12 @@ impl Driver {
     }
 
     fn failed(&mut self, status: &Status) -> End {
+        if Told::of(status).is_some_and(|told| told.reason == reason::WRONG_CLUSTER) {
+            // Another cluster is there now, restored from a backup of the former perhaps. It does not know the session, and
+            // has not looked at what was sent.
+            self.pending.all_expired(self.session);
+            return End::Expired;
+        }
         match error::propose_error(status, 0) {
             ProposeError::TooLarge { size, limit } => {
                 self.pending.too_large(ProposeError::TooLarge { size, limit }, limit);
@@ -235,11 +283,14 @@ impl Driver {
 
 async fn open(
     channel: Channel,
+    cluster_id: u64,
     mut outgoing: mpsc::UnboundedReceiver<pb::ClientStreamRequest>,
 ) -> Result<Streaming<pb::ClientStreamReply>, Status> {
     let requests = stream::poll_fn(move |context| outgoing.poll_recv(context));
     let mut client = pb::cluster_client::ClusterClient::new(channel).max_decoding_message_size(usize::MAX);
-    Ok(client.client_stream(requests).await?.into_inner())
+    let mut request = Request::new(requests);
+    cluster::write(cluster_id, request.metadata_mut());
+    Ok(client.client_stream(request).await?.into_inner())
 }
 
 fn read(answer: pb::StreamAnswer) -> (u64, Result<Applied, ProposeError>) {

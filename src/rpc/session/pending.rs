@@ -64,7 +64,7 @@ impl Pending {
 
     /// How many more commands may be in flight.
     pub(super) fn room(&self) -> usize {
-        if self.bytes >= WINDOW_BYTES { 0 } else { WINDOW.saturating_sub(self.commands.len()) }
+        if self.bytes >= WINDOW_BYTES { 0 } else { WINDOW.saturating_sub(self.commands.len() + self.homeless.len()) }
     }
 
     /// Numbers a command.
@@ -165,6 +165,12 @@ impl Pending {
         } else {
             self.homeless.push(unanswered.command);
         }
+    }
+
+    /// All of them, unheard: the session is gone.
+    pub(super) fn all_expired(&mut self, session: u64) {
+        let sequences: Vec<_> = self.commands.keys().copied().collect();
+        sequences.into_iter().for_each(|sequence| self.expired(sequence, session));
     }
 
     /// A message was too large for the node to read, which takes commands up to `limit`. Where none is larger, there were too

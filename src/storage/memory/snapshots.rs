@@ -10,7 +10,7 @@ use bytes::Bytes;
 use super::{Disk, MemoryStorage, asked_for, path};
 use crate::{
     raft::{LogIndex, LogPosition, Membership, SnapshotMetadata},
-    storage::{Received, SnapshotWriter, Snapshots, StorageError, to_io},
+    storage::{Received, SnapshotReader, SnapshotWriter, Snapshots, StorageError, to_io},
 };
 
 /// What there is of snapshots.
@@ -113,11 +113,9 @@ impl Snapshots for MemorySnapshots {
         }
     }
 
-    fn chunk(&self, snapshot: &SnapshotMetadata, offset: u64, length: usize) -> Result<Option<Bytes>, StorageError> {
+    fn open(&self, snapshot: &SnapshotMetadata) -> Result<Option<Box<dyn SnapshotReader>>, StorageError> {
         let disk = self.0.disk();
-        let Some(bytes) = disk.shelf.bytes(snapshot) else { return Ok(None) };
-        let start = bytes.len().min(usize::try_from(offset).unwrap_or(usize::MAX));
-        Ok(Some(bytes.slice(start..bytes.len().min(start.saturating_add(length)))))
+        Ok(disk.shelf.bytes(snapshot).map(|bytes| Box::new(MemoryReader(bytes.clone())) as Box<dyn SnapshotReader>))
     }
 
     fn store(&self, snapshot: &SnapshotMetadata, offset: u64, data: &[u8]) -> Result<Received, StorageError> {
@@ -127,6 +125,16 @@ impl Snapshots for MemorySnapshots {
             return Err(error);
         }
         Ok(disk.shelf.store(snapshot, offset, data))
+    }
+}
+
+struct MemoryReader(Bytes);
+
+impl SnapshotReader for MemoryReader {
+    fn chunk(&mut self, offset: u64, length: usize) -> Result<Bytes, StorageError> {
+        let MemoryReader(bytes) = self;
+        let start = bytes.len().min(usize::try_from(offset).unwrap_or(usize::MAX));
+        Ok(bytes.slice(start..bytes.len().min(start.saturating_add(length))))
     }
 }
 

@@ -25,20 +25,17 @@
 //! from other chunks, while it is written.*
 
 use std::{
-    collections::BTreeMap,
     io::{self, Read},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard},
 };
 
-use bytes::{Bytes, BytesMut};
-
 use super::{failure::corrupt, files::Files};
 use crate::{
     raft::{LogPosition, SnapshotMetadata},
-    storage::{Received, SnapshotWriter, Snapshots, StorageError, expect_snapshot},
+    storage::{Received, SnapshotReader, SnapshotWriter, Snapshots, StorageError, expect_snapshot},
 };
-use reading::{Blocks, Reading, read_tail};
+use reading::{Blocks, Chunks, Reading, read_tail};
 use receiving::Receiving;
 use writing::Writing;
 
@@ -51,9 +48,6 @@ mod writing;
 const WRITING: &str = "snapshot.writing";
 const RECEIVING: &str = "snapshot.receiving";
 const FINISHED: &str = "snapshot-";
-
-/// How far apart the places are that are remembered in the finished file.
-const MARK_BYTES: u64 = 1 << 20;
 
 /// The snapshots in a directory. Its clones are the same.
 #[derive(Clone)]
@@ -82,8 +76,8 @@ struct State {
 struct Finished {
     snapshot: SnapshotMetadata,
     name: String,
-    /// Where some blocks begin: by their place in the snapshot, their place in the file. The first one always.
-    marks: BTreeMap<u64, u64>,
+    /// Where its data begins in the file.
+    start: u64,
 }
 
 impl std::ops::Deref for Shelf {
@@ -149,7 +143,7 @@ impl Shelf {
             let cause = format!("the file's name is not that of {snapshot}");
             return Err(corrupt(&path, "the snapshot's tail", cause));
         }
-        Ok(Finished { snapshot, name: name.to_owned(), marks: BTreeMap::from([(0, start)]) })
+        Ok(Finished { snapshot, name: name.to_owned(), start })
     }
 
     /// What was being received goes on; if nothing is missing, it is finished now.
@@ -207,15 +201,14 @@ impl Shelf {
         }
     }
 
-    /// The blocks of `snapshot` from the last mark before `place` on. `None` if it is not the finished one.
-    fn blocks(&self, snapshot: &SnapshotMetadata, place: u64) -> Result<Option<Blocks>, StorageError> {
-        let (name, (place, at)) = {
+    /// The blocks of `snapshot`. `None` if it is not the finished one.
+    fn blocks(&self, snapshot: &SnapshotMetadata) -> Result<Option<Blocks>, StorageError> {
+        let (name, start) = {
             let state = self.state();
             let Some(finished) = state.finished.as_ref().filter(|finished| finished.snapshot == *snapshot) else {
                 return Ok(None);
             };
-            let mark = finished.marks.range(..=place).next_back().expect("the first block is marked");
-            (finished.name.clone(), (*mark.0, *mark.1))
+            (finished.name.clone(), finished.start)
         };
         let path = self.path(&name);
         let file = self.files.open(&name).map_err(|error| failed(&path, "reading of a snapshot", &error))?;
@@ -224,43 +217,7 @@ impl Shelf {
             let is_finished = self.finished().as_ref() == Some(snapshot);
             return if is_finished { Err(corrupt(&path, "the snapshot", "it is not there")) } else { Ok(None) };
         };
-        Ok(Some(Blocks::new(file, path, at, place)))
-    }
-
-    /// Remembers where the next block begins, for the next chunk.
-    fn mark(&self, snapshot: &SnapshotMetadata, blocks: &Blocks) {
-        let mut state = self.state();
-        let finished = state.finished.as_mut().filter(|finished| finished.snapshot == *snapshot);
-        if let Some(Finished { marks, .. }) = finished {
-            let before = marks.range(..=blocks.place).next_back().map_or(0, |(place, _)| *place);
-            if blocks.place >= before + MARK_BYTES {
-                marks.insert(blocks.place, blocks.at);
-            }
-        }
-    }
-
-    fn read_chunk(
-        &self,
-        snapshot: &SnapshotMetadata,
-        offset: u64,
-        length: usize,
-    ) -> Result<Option<Bytes>, StorageError> {
-        let Some(mut blocks) = self.blocks(snapshot, offset)? else { return Ok(None) };
-        let length = (length as u64).min(snapshot.size.saturating_sub(offset)) as usize;
-        let mut chunk = BytesMut::with_capacity(length);
-        if length > 0 {
-            while blocks.skip_to(offset)? {
-                self.mark(snapshot, &blocks);
-            }
-        }
-        while chunk.len() < length {
-            self.mark(snapshot, &blocks);
-            let before = (offset + chunk.len() as u64 - blocks.place) as usize;
-            blocks.next()?;
-            let bytes = &blocks.bytes()[before..];
-            chunk.extend_from_slice(&bytes[..bytes.len().min(length - chunk.len())]);
-        }
-        Ok(Some(chunk.freeze()))
+        Ok(Some(Blocks::new(file, path, start, 0)))
     }
 
     fn finished(&self) -> Option<SnapshotMetadata> {
@@ -331,7 +288,7 @@ impl Snapshots for Shelf {
     }
 
     fn read(&self, snapshot: &SnapshotMetadata) -> Result<Box<dyn Read + Send>, StorageError> {
-        match self.blocks(snapshot, 0)? {
+        match self.blocks(snapshot)? {
             Some(blocks) => Ok(Box::new(Reading::new(blocks, snapshot.clone()))),
             None => {
                 let cause = format!("{snapshot} is not the finished one");
@@ -340,8 +297,9 @@ impl Snapshots for Shelf {
         }
     }
 
-    fn chunk(&self, snapshot: &SnapshotMetadata, offset: u64, length: usize) -> Result<Option<Bytes>, StorageError> {
-        self.read_chunk(snapshot, offset, length)
+    fn open(&self, snapshot: &SnapshotMetadata) -> Result<Option<Box<dyn SnapshotReader>>, StorageError> {
+        let blocks = self.blocks(snapshot)?;
+        Ok(blocks.map(|blocks| Box::new(Chunks::new(blocks, snapshot.size)) as Box<dyn SnapshotReader>))
     }
 
     fn store(&self, snapshot: &SnapshotMetadata, offset: u64, data: &[u8]) -> Result<Received, StorageError> {

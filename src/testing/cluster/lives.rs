@@ -143,7 +143,12 @@ impl<M: StateMachine> Cluster<M> {
             .clock_rate((inner.clock_rate)(id))
             .storage(Paced { storage: disk.storage(), pace });
         let application = Application::start(id, inner.diary.clone()).await;
-        let node = self.within(&format!("node {id} to start"), builder.spawn_linked(application.get_cell())).await?;
+        let started = self.within(&format!("node {id} to start"), builder.spawn_linked(application.get_cell())).await;
+        if started.is_err() {
+            application.stop(None);
+            let _ = application.wait(None).await;
+        }
+        let node = started?;
         Application::subscribe(&application, &node);
         self.running().insert(id, Running { node: node.clone(), application });
         Ok(node)

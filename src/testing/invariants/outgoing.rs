@@ -40,7 +40,9 @@ impl Seen {
                     format!("n{id} answers a read at {read_index}, and only {known} entries are committed")
                 })?;
                 let over = lease_until.filter(|until| observed.now >= *until);
-                expect(over.is_none(), "Lease", || format!("n{id} answers at {:?} by a lease until {over:?}", observed.now))
+                expect(over.is_none(), "Lease", || {
+                    format!("n{id} answers at {:?} by a lease until {over:?}", observed.now)
+                })
             }
             Effect::AnswerChange { index, .. } => expect(*index <= self.committed_index(), "Committed Changes", || {
                 format!("n{id} answers a change at {index}, which is not committed")

@@ -127,7 +127,9 @@ impl Seen {
                 Some(committed) => {
                     let same = term == Some(committed) || (term.is_none() && index < server.log.base.index);
                     expect(same, "State Machine Safety", || {
-                        format!("n{id} commits entry {index} of term {term:?}, where one of term {committed} was committed")
+                        format!(
+                            "n{id} commits entry {index} of term {term:?}, where one of term {committed} was committed"
+                        )
                     })?;
                 }
                 None => {
@@ -208,7 +210,10 @@ impl Seen {
         for (committed, index) in self.committed.iter().zip(1..).skip(server.log.base.index as usize) {
             let has = committed.committed_in >= term || server.log.at(index) == Some(committed.term);
             expect(has, "Leader Completeness", || {
-                format!("n{id} leads term {term} without {index}@{}, committed in {}", committed.term, committed.committed_in)
+                format!(
+                    "n{id} leads term {term} without {index}@{}, committed in {}",
+                    committed.term, committed.committed_in
+                )
             })?;
         }
         let voted = |voter: NodeId| self.votes.get(&(voter, term)) == Some(&id) || voter == id;

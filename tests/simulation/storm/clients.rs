@@ -240,7 +240,8 @@ impl Worker {
 
     async fn read(&mut self) {
         let swapped = self.random.random_range(0..100) < self.swaps;
-        let key = if swapped { self.history.swap_key() } else { format!("r/{}", self.random.random_range(0..REGISTERS)) };
+        let key =
+            if swapped { self.history.swap_key() } else { format!("r/{}", self.random.random_range(0..REGISTERS)) };
         let (consistency, what) = match self.random.random_range(0..8) {
             0 => (Consistency::Stale, "stale reads"),
             1 => (Consistency::AtLeast(self.seen), "reads of an index"),
@@ -257,7 +258,13 @@ impl Worker {
         if fresh {
             self.seen = self.seen.max(at);
         }
-        self.history.tell(Told { key, call: Call { begun, ended, act: Act::Read(value) }, index: Some(at), fresh, at_least });
+        self.history.tell(Told {
+            key,
+            call: Call { begun, ended, act: Act::Read(value) },
+            index: Some(at),
+            fresh,
+            at_least,
+        });
     }
 
     async fn look(&mut self, key: &str, consistency: Consistency) -> Option<Sight> {

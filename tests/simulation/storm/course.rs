@@ -129,7 +129,8 @@ impl Storm {
             .observed_by(invariants.clone())
             .sabotaged_by(move |node| over.over(node));
         let drift = plan.drift;
-        let builder = builder.clock_rates(move |node| 1.0 + f64::from(drift) / 1000.0 * [1.0, -1.0, 0.4][node as usize % 3]);
+        let builder =
+            builder.clock_rates(move |node| 1.0 + f64::from(drift) / 1000.0 * [1.0, -1.0, 0.4][node as usize % 3]);
         let cluster = builder.start().await;
         sky.gathers();
         let history = Arc::new(History::default());
@@ -203,7 +204,9 @@ impl Storm {
     async fn serves(&self) -> LogIndex {
         loop {
             for id in self.cluster.ids() {
-                if let Ok(written) = self.cluster.propose_on(id, Command::put("served", 0_u64.to_be_bytes().to_vec())).await {
+                if let Ok(written) =
+                    self.cluster.propose_on(id, Command::put("served", 0_u64.to_be_bytes().to_vec())).await
+                {
                     return written.index;
                 }
             }

@@ -88,9 +88,24 @@ impl Kind {
 
 /// What else must have happened in a run of many storms.
 pub const OUTCOMES: &[&str] = &[
-    "actor panics", "actor killed", "server replaced", "server added", "server removed", "leadership transferred",
-    "snapshot taken", "snapshot installed", "damaged disk refused", "stopped by its disk", "watched changes",
-    "session commands", "swaps", "lease reads", "stale reads", "reads of an index", "refused", "unknown",
+    "actor panics",
+    "actor killed",
+    "server replaced",
+    "server added",
+    "server removed",
+    "leadership transferred",
+    "snapshot taken",
+    "snapshot installed",
+    "damaged disk refused",
+    "stopped by its disk",
+    "watched changes",
+    "session commands",
+    "swaps",
+    "lease reads",
+    "stale reads",
+    "reads of an index",
+    "refused",
+    "unknown",
 ];
 
 /// One storm to be.

@@ -96,7 +96,8 @@ pub fn replay(committed: &[Entry]) -> Log {
 
 /// Fails when: an entry is applied twice or left out, a session's command counts twice.
 pub fn holds_what_the_log_says(id: NodeId, log: &Log) -> impl FnOnce(&Kv) + Send + 'static {
-    let last = |versions: &Vec<(LogIndex, Option<Value>)>| versions.last().and_then(|(at, value)| Some((*at, (*value)?)));
+    let last =
+        |versions: &Vec<(LogIndex, Option<Value>)>| versions.last().and_then(|(at, value)| Some((*at, (*value)?)));
     let expected: BTreeMap<_, _> =
         log.keys.iter().filter_map(|(key, versions)| Some((key.clone(), last(versions)?))).collect();
     move |store| {
@@ -128,7 +129,11 @@ pub fn check_by_index(calls: &[Told], log: &Log) {
         match &told.call.act {
             Act::Write(value) | Act::Swap { set: value, .. } if log.writes.contains_key(&index) => {
                 let written = &log.writes[&index];
-                assert_eq!(*written, (told.key.clone(), Some(*value)), "what was answered is not what stands there: {told:?}");
+                assert_eq!(
+                    *written,
+                    (told.key.clone(), Some(*value)),
+                    "what was answered is not what stands there: {told:?}"
+                );
             }
             Act::Write(_) => panic!("it was answered, and is not in the log: {told:?}"),
             Act::Read(value) => {
@@ -142,7 +147,8 @@ pub fn check_by_index(calls: &[Told], log: &Log) {
         }
     }
     let fresh = calls.iter().filter(|told| told.fresh && told.index.is_some());
-    let mut moments: Vec<_> = fresh.flat_map(|told| [(told.call.begun, told), (told.call.ended.unwrap_or(0), told)]).collect();
+    let mut moments: Vec<_> =
+        fresh.flat_map(|told| [(told.call.begun, told), (told.call.ended.unwrap_or(0), told)]).collect();
     moments.sort_by_key(|(moment, _)| *moment);
     let mut answered: Option<&Told> = None;
     let mut must_exceed = BTreeMap::new();

@@ -46,7 +46,11 @@ pub async fn watch(cluster: Cluster<Kv>, goal: Arc<AtomicU64>, seed: u64, prefix
         while goal.load(Relaxed) == 0 || next <= goal.load(Relaxed) {
             match tokio::time::timeout(PATIENCE, stream.next()).await {
                 Ok(Some(Ok(watched))) => {
-                    assert!(watched.applied_index + 1 >= next, "a watcher at {next} is told of {}", watched.applied_index);
+                    assert!(
+                        watched.applied_index + 1 >= next,
+                        "a watcher at {next} is told of {}",
+                        watched.applied_index
+                    );
                     seen.changes.extend(watched.changes);
                     next = watched.applied_index + 1;
                     // It breaks off now and then, and goes on elsewhere.

@@ -187,7 +187,8 @@ impl Weather {
                 network.partition(&these, &those);
             }
             Kind::Halves => {
-                let (these, those): (Vec<_>, Vec<_>) = ids.into_iter().partition(|_| self.random.random_range(0..2) == 0);
+                let (these, those): (Vec<_>, Vec<_>) =
+                    ids.into_iter().partition(|_| self.random.random_range(0..2) == 0);
                 network.partition(&these, &those);
             }
             Kind::OneWay => {
@@ -270,7 +271,9 @@ impl Weather {
     }
 
     fn remove(&mut self) -> bool {
-        let Some(leader) = self.cluster.known_leader().and_then(|leader| self.cluster.status(leader)) else { return false };
+        let Some(leader) = self.cluster.known_leader().and_then(|leader| self.cluster.status(leader)) else {
+            return false;
+        };
         let members: Vec<_> = leader.membership.addresses().map(|(id, _)| id).collect();
         if members.len() < 2 || self.shared.lock().expect(SOUND).wiped.is_some() {
             return false;
@@ -291,14 +294,18 @@ impl Weather {
     /// Takes a voter's disk away, or damages it, and replaces it. Raft bears that once at a time, and only where the cluster
     /// knows its disks and no change is open that could make the rest too small.
     async fn lose_disk(&mut self, flips: bool) -> bool {
-        let Some(leader) = self.cluster.known_leader().and_then(|leader| self.cluster.status(leader)) else { return false };
+        let Some(leader) = self.cluster.known_leader().and_then(|leader| self.cluster.status(leader)) else {
+            return false;
+        };
         let (membership, settled) = (leader.membership, leader.commit_index == leader.last_index);
         let voters: Vec<_> = membership.voters.keys().copied().collect();
         let known = membership.addresses().all(|(id, _)| membership.incarnations.contains_key(&id));
         let free = self.free();
         // A power cut loses what would show that an end of the log is damaged and not torn: only what runs is damaged.
         let one = self.one_of(&voters).filter(|one| free.contains(one) && (!flips || self.cluster.node(*one).is_some()));
-        let Some(one) = one.filter(|_| known && settled && !membership.is_joint() && voters.len() >= 3) else { return false };
+        let Some(one) = one.filter(|_| known && settled && !membership.is_joint() && voters.len() >= 3) else {
+            return false;
+        };
         if self.shared.lock().expect(SOUND).wiped.is_some() {
             return false;
         }
@@ -427,7 +434,9 @@ async fn replace(cluster: &Cluster<Kv>, id: NodeId, mut random: SmallRng) {
         let own = cluster.node(id).map(|node| node.incarnation());
         let done = leader.is_some_and(|leader| {
             let membership = &leader.membership;
-            membership.voters.contains_key(&id) && membership.incarnations.get(&id).copied() == own && !membership.is_joint()
+            membership.voters.contains_key(&id)
+                && membership.incarnations.get(&id).copied() == own
+                && !membership.is_joint()
         });
         if done {
             return;

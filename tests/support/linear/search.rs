@@ -20,7 +20,8 @@ pub fn check(calls: &[Call]) -> Result<(), String> {
         return Ok(());
     }
     let left = search.taken_at_deepest;
-    let left: Vec<_> = calls.iter().enumerate().filter(|(place, _)| left & 1 << place == 0).map(|(_, call)| call).collect();
+    let left: Vec<_> =
+        calls.iter().enumerate().filter(|(place, _)| left & 1 << place == 0).map(|(_, call)| call).collect();
     Err(format!("there is no order; the longest one leaves {left:?}"))
 }
 

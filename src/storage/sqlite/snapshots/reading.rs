@@ -5,6 +5,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use bytes::{Bytes, BytesMut};
+
 use super::{
     failed,
     format::{self, BLOCK, FOOTER, FORMAT, HEADER, Header, Kind},
@@ -12,7 +14,7 @@ use super::{
 use crate::{
     raft::SnapshotMetadata,
     storage::{
-        StorageError,
+        SnapshotReader, StorageError,
         sqlite::{failure::corrupt, files::File},
         to_io,
     },
@@ -20,7 +22,7 @@ use crate::{
 
 const CALL: &str = "reading of a snapshot";
 
-/// No head is longer: it may hold a membership, but not a damaged length's worth of memory.
+/// No head or tail is longer: it may hold a membership, but not a damaged length's worth of memory.
 const LARGEST_HEAD: usize = 16 << 20;
 
 /// What the tail of a finished file says the snapshot is, and where its data begins.
@@ -34,7 +36,8 @@ pub(super) fn read_tail(file: &mut dyn File, path: &Path) -> Result<(SnapshotMet
     if file.read_at(footer_at, &mut footer).map_err(error)? < FOOTER {
         return Err(damaged("it is not there"));
     }
-    let length = format::tail_length(footer).ok_or_else(|| damaged("what stands behind it does not fit"))?;
+    let length = format::tail_length(footer).filter(|length| *length <= LARGEST_HEAD);
+    let length = length.ok_or_else(|| damaged("what stands behind it does not fit"))?;
     let at = footer_at.checked_sub(length as u64).filter(|at| *at >= start);
     let at = at.ok_or_else(|| damaged("it would begin before the data"))?;
     let mut tail = vec![0; length];
@@ -101,6 +104,7 @@ impl Blocks {
             return Ok(false);
         }
         self.pass(length);
+        self.length = 0;
         Ok(true)
     }
 
@@ -118,6 +122,16 @@ impl Blocks {
     /// The bytes of the block that was read last.
     pub(super) fn bytes(&self) -> &[u8] {
         self.buffer.get(HEADER..HEADER + self.length).unwrap_or_default()
+    }
+
+    /// Where the block that was read last begins in the snapshot.
+    fn begin(&self) -> u64 {
+        self.place - self.length as u64
+    }
+
+    /// Goes on with the block that begins at `at` in the file and at `place` in the snapshot.
+    fn go_to(&mut self, at: u64, place: u64) {
+        (self.at, self.place, self.length) = (at, place, 0);
     }
 
     pub(super) fn into_file(self) -> Box<dyn File> {
@@ -139,6 +153,42 @@ impl Blocks {
 
     fn damaged(&self, cause: &str) -> StorageError {
         corrupt(&self.path, format!("byte {} of the snapshot (byte {} of the file)", self.place, self.at), cause)
+    }
+}
+
+/// Chunks of a snapshot, from any place on. The file stays open, so that they are there also when it was replaced.
+pub(super) struct Chunks {
+    blocks: Blocks,
+    size: u64,
+    /// Where its data begins in the file.
+    start: u64,
+}
+
+impl Chunks {
+    pub(super) fn new(blocks: Blocks, size: u64) -> Chunks {
+        Chunks { start: blocks.at, blocks, size }
+    }
+}
+
+impl SnapshotReader for Chunks {
+    fn chunk(&mut self, offset: u64, length: usize) -> Result<Bytes, StorageError> {
+        let Chunks { blocks, size, start } = self;
+        let end = offset.saturating_add(length as u64).min(*size);
+        if blocks.begin() > offset {
+            blocks.go_to(*start, 0);
+        }
+        let length = end.saturating_sub(offset) as usize;
+        let mut chunk = BytesMut::with_capacity(length);
+        while chunk.len() < length {
+            let at = offset + chunk.len() as u64;
+            if at >= blocks.place {
+                while blocks.skip_to(at)? {}
+                blocks.next()?;
+            }
+            let bytes = &blocks.bytes()[(at - blocks.begin()) as usize..];
+            chunk.extend_from_slice(&bytes[..bytes.len().min(length - chunk.len())]);
+        }
+        Ok(chunk.freeze())
     }
 }
 

@@ -1,0 +1,217 @@
+//! The real core, explored exhaustively: every state that some servers, their disks and their messages can reach within a
+//! bound is visited once, breadth first, and the properties of Figure 3 are checked in each (`model/history.rs`):
+//! Election Safety, Leader Append-Only, Log Matching, Leader Completeness, State Machine Safety; besides One Vote Per Term,
+//! Monotone Commit, No Reply Before Its Write, Read Linearizability, Joint Consensus, and the core's own assertions.
+//!
+//! What may happen in every configuration, at any time and any number of times: a message that was ever sent arrives, late,
+//! again, out of order or never; a write reaches its disk; an alarm rings that starts an election. What is bounded stands in
+//! the configuration (`model/scope.rs`): terms, proposals, crashes (before a write reaches its disk, or after that and before
+//! it is reported), and so on. Pre-votes are granted to whoever asks, except in the configuration about them: a model that
+//! lets more happen misses nothing.
+//!
+//! What makes the space small enough: a state is a few numbers (`model/explore.rs`); numbers that only tell one thing from
+//! another are counted anew (`Raft::renumber`); clocks stand still where no lease is at stake; of two servers that are
+//! alike, the second does not go first; and no more than a few requests wait at one server at a time.
+//!
+//! `cargo test --test model` explores each configuration to its end, or, where it says that it was cut, its first
+//! [`MOST_STATES`] states, nearest first. `MODEL=full` takes larger bounds, best one configuration at a time
+//! (`MODEL=full cargo test --test model elections`), and more states; `STATES` says how many, 0 for all; `LEVELS=1` tells how
+//! far it is. A violation prints the shortest way to it.
+#![cfg(feature = "testing")]
+
+use std::env;
+
+use ractor_raft::raft::*;
+
+use crate::{
+    explore::Search,
+    scope::{Scope, compacted_disk, disk, joint},
+    server::PreVotes,
+};
+
+#[path = "model/explore.rs"]
+mod explore;
+#[path = "model/history.rs"]
+mod history;
+#[path = "model/moves.rs"]
+mod moves;
+#[path = "model/scope.rs"]
+mod scope;
+#[path = "model/server.rs"]
+mod server;
+mod support;
+#[path = "model/turn_checks.rs"]
+mod turn_checks;
+
+/// Where a search stops at the latest: some seconds; with `MODEL=full`, about 4 GiB.
+const MOST_STATES: usize = 1_000_000;
+const MOST_STATES_FULL: usize = 25_000_000;
+
+/// The second bound with `MODEL=full`, else the first.
+fn bound<T>(first: T, full: T) -> T {
+    if env::var("MODEL").is_ok_and(|bounds| bounds == "full") { full } else { first }
+}
+
+fn explore(scope: Scope) {
+    let most = env::var("STATES").ok().map(|most| most.parse().expect("STATES is a number"));
+    let max_states = most.unwrap_or(bound(MOST_STATES, MOST_STATES_FULL));
+    Search::new(Scope { max_states, ..scope }).run();
+}
+
+/// Three voters with these logs, all in `term`.
+fn with_logs(name: &'static str, term: Term, max_term: Term, logs: [&[Term]; 3]) -> Scope {
+    let voters = Membership::of_voters((1..=3).map(|id| (id, "")));
+    let disks = logs.map(|log| disk(&voters, term, log, None)).into();
+    Scope { disks, mirrored: false, ..Scope::of(name, 3, max_term) }
+}
+
+/// n1 leads term 1, and everyone has what it has; n2 may take over (or, which is the same, n3).
+fn settled(name: &'static str) -> Scope {
+    let campaigners = bound(vec![2], vec![1, 2, 3]);
+    Scope { settled: true, campaigners, waiting: bound(1, 2), ..Scope::of(name, 3, 2) }
+}
+
+/// Fails when: a server votes twice in a term; a vote, or a candidate's request, leaves before it is on disk (E03).
+#[test]
+fn elections() {
+    let scope = Scope::of("elections", 3, bound(2, 3));
+    explore(Scope { crashes: 1, only_elections: true, waiting: bound(1, 2), ..scope });
+}
+
+/// The pre-votes as they are, with the answers of servers that know better.
+#[test]
+fn pre_votes() {
+    let scope = Scope::of("pre-votes", 3, 2);
+    explore(Scope { only_elections: true, pre_votes: PreVotes::Asked, prompt_disks: bound(true, false), ..scope });
+}
+
+/// Fails when: a matching suffix is truncated (L02); a late report is believed (L05); a leader counts its own copy, or a
+/// follower acknowledges it, before it is on disk.
+#[test]
+fn replication() {
+    explore(Scope {
+        proposals: bound(1, 2),
+        late_reports: true,
+        waiting: 2,
+        heartbeats: bound(false, true),
+        ..settled("replication")
+    });
+}
+
+/// Logs that differ.
+///
+/// Fails when: `leader_commit` counts beyond the last new entry (L04); a vote is forgotten in its own term (E02); the term at
+/// `prev_log_index` is not compared.
+#[test]
+fn conflicts() {
+    let scope = with_logs("conflicts", 3, bound(4, 5), [&[1, 3], &[1], &[1, 2, 2]]);
+    explore(Scope { late_reports: true, campaigners: bound(vec![1, 3], vec![1, 2, 3]), waiting: bound(1, 2), ..scope });
+}
+
+/// A server falls at any moment: before its write is on disk, or before that is reported.
+#[test]
+fn crashes() {
+    explore(Scope { proposals: 1, crashes: 1, ..settled("crashes") });
+}
+
+/// Figure 8 of the paper, from (c) on.
+///
+/// Fails when: an entry of an earlier term is committed by counting (L01).
+#[test]
+fn figure_8() {
+    let scope = with_logs("figure 8", 3, 5, [&[1, 2], &[1], &[1, 3]]);
+    explore(Scope {
+        batch: 1,
+        campaigners: bound(vec![1, 3], vec![1, 2, 3]),
+        prompt_disks: bound(true, false),
+        ..scope
+    });
+}
+
+/// Fails when: a read is answered without a round (R02), or at a leader that has not committed its no-op (R01).
+#[test]
+fn reads() {
+    explore(Scope { proposals: 1, reads: bound(1, 2), prompt_disks: true, ..settled("reads") });
+}
+
+/// Two reads, each with a round of its own, at leaders and followers.
+#[test]
+fn repeated_reads() {
+    explore(Scope { reads: 2, prompt_disks: true, ..settled("repeated reads") });
+}
+
+/// Fails when: a lease is dated from when it was confirmed; a vote does not wait for a leader that was heard (R04).
+#[test]
+fn leases() {
+    explore(Scope { reads: 2, leases: true, ticks: bound(3, 4), prompt_disks: true, ..settled("leases") });
+}
+
+/// n3 alone has the change from n1, n2 to n3: n1 fell before the entry was on its disk.
+///
+/// Fails when: votes, or acknowledgements, are counted in C_new alone.
+#[test]
+fn joint_consensus() {
+    let old = Membership::of_voters([(1, ""), (2, "")]);
+    let disk = |joint| disk(&old, 1, &[1], joint);
+    let disks = vec![disk(None), disk(None), disk(Some(joint(&[1, 2], &[3])))];
+    let scope = Scope::of("joint consensus", 3, 3);
+    explore(Scope { disks, mirrored: false, prompt_disks: bound(true, false), waiting: bound(1, 2), ..scope });
+}
+
+/// Fails when: a configuration whose entry was truncated stays in force (M02).
+#[test]
+fn removal() {
+    let changes = vec![Change::Remove { id: 3 }];
+    explore(Scope {
+        changes,
+        mirrored: false,
+        prompt_disks: bound(true, false),
+        crashes: bound(0, 1),
+        ..settled("removal")
+    });
+}
+
+/// Fails when: a leader that is not in C_new counts itself (M04).
+#[test]
+fn self_removal() {
+    let changes = vec![Change::Remove { id: 1 }];
+    explore(Scope { changes, prompt_disks: bound(true, false), crashes: bound(0, 1), ..settled("self-removal") });
+}
+
+/// n1 hands over, while it takes a proposal.
+#[test]
+fn transfer() {
+    explore(Scope { transfers: 1, proposals: 1, prompt_disks: bound(true, false), ..settled("transfer") });
+}
+
+/// n1 takes a snapshot, and a server that is behind or has another log receives it.
+#[test]
+fn snapshots() {
+    let scope = with_logs("snapshots", 3, bound(4, 5), [&[1, 3], &[1, 3], &[1, 2, 2]]);
+    let campaigners = bound(vec![1], vec![1, 2, 3]);
+    let prompt_disks = bound(true, false);
+    explore(Scope { snapshots: 1, crashes: bound(0, 1), campaigners, prompt_disks, waiting: bound(1, 2), ..scope });
+}
+
+/// Fails when: logs are compared by their length alone (E05).
+#[test]
+fn stale_logs() {
+    let scope = with_logs("stale logs", 3, 5, [&[1, 3], &[1, 3], &[1, 2, 2]]);
+    let campaigners = bound(vec![1, 3], vec![1, 2, 3]);
+    explore(Scope { campaigners, prompt_disks: bound(true, false), waiting: bound(1, 2), ..scope });
+}
+
+/// Two servers stand on a snapshot, and the log of the third differs where that ends.
+///
+/// Fails when: the log behind the boundary stays though the entry there is another (N02).
+#[test]
+fn installed_snapshots() {
+    let voters = Membership::of_voters((1..=3).map(|id| (id, "")));
+    let compacted = disk(&voters, 3, &[1, 3], None).entries;
+    let stands_on = |maker| compacted_disk(&voters, 3, &compacted, maker);
+    let disks = vec![stands_on(1), stands_on(2), disk(&voters, 3, &[1, 2, 2], None)];
+    let scope = with_logs("installed snapshots", 3, 4, [&[], &[], &[]]);
+    let campaigners = bound(vec![1], vec![1, 2, 3]);
+    let prompt_disks = bound(true, false);
+    explore(Scope { disks, compacted, crashes: bound(0, 1), campaigners, prompt_disks, waiting: 2, ..scope });
+}

@@ -1,0 +1,292 @@
+//! The breadth-first search: every state that can be reached within a [`Scope`], each once.
+//!
+//! A state is a row of numbers: of its history, of each of its servers, of the messages that were ever sent. Servers and
+//! messages are few where states are many, so that each is kept once; and since a core is pure, what a move makes of a server
+//! is computed once, by the real core, and looked up from then on.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    hash::{BuildHasherDefault, Hash, Hasher},
+    io::Write as _,
+    panic::{AssertUnwindSafe, catch_unwind},
+    rc::Rc,
+    time::Instant,
+};
+
+use ractor_raft::raft::*;
+
+use super::{
+    history::History,
+    scope::Scope,
+    server::{Contents, Event, Move, Packet, Server},
+};
+
+/// History, servers by rising id, then messages by rising number.
+pub type State = Box<[u32]>;
+
+/// Values by number, each once.
+pub struct Numbered<T> {
+    pub values: Vec<Rc<T>>,
+    numbers: HashMap<Rc<T>, u32, BuildHasherDefault<Mixed>>,
+}
+
+impl<T: Hash + Eq> Numbered<T> {
+    fn new() -> Self {
+        Numbered { values: Vec::new(), numbers: HashMap::default() }
+    }
+
+    pub fn number(&mut self, value: T) -> u32 {
+        if let Some(number) = self.numbers.get(&value) {
+            return *number;
+        }
+        let (number, value) = (self.values.len() as u32, Rc::new(value));
+        self.numbers.insert(value.clone(), number);
+        self.values.push(value);
+        number
+    }
+
+    pub fn get(&self, number: u32) -> &Rc<T> {
+        &self.values[number as usize]
+    }
+}
+
+/// A hash of no great strength for tables of our own making.
+#[derive(Default)]
+pub struct Mixed(u64);
+
+impl Hasher for Mixed {
+    fn finish(&self) -> u64 {
+        mix(self.0)
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.chunks(8).for_each(|chunk| {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            self.write_u64(u64::from_le_bytes(word));
+        });
+    }
+
+    fn write_u64(&mut self, word: u64) {
+        self.0 = (self.0.rotate_left(5) ^ word).wrapping_mul(0x517c_c1b7_2722_0a95);
+    }
+}
+
+fn mix(seed: u64) -> u64 {
+    let z = (seed ^ (seed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// 128 bits of a state: two of 2^30 states share theirs by chance once in 2^69 searches.
+fn fingerprint(state: &[u32]) -> [u64; 2] {
+    let fold = |seed: u64, factor: u64| {
+        state.iter().fold(seed, |sum, word| mix(sum.wrapping_mul(factor).wrapping_add(u64::from(*word) + 1)))
+    };
+    [fold(17, 0x9e37_79b9_7f4a_7c15), fold(0x1234_5678_9abc_def1, 0xd6e8_feb8_6659_fd93)]
+}
+
+/// How many seconds this thread has run, where that can be known: the machine may be busy with other things.
+fn on_cpu() -> f64 {
+    let nanoseconds = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    nanoseconds.split(' ').next().and_then(|text| text.parse::<f64>().ok()).unwrap_or(f64::NAN) / 1e9
+}
+
+/// What a move makes of a server, wherever it happens.
+pub struct Outcome {
+    pub server: u32,
+    pub sent: Vec<u32>,
+    /// The new numbers of this server's sessions, where they changed.
+    pub numbers: Option<BTreeMap<u64, u64>>,
+    pub events: Vec<Event>,
+    pub violation: Option<String>,
+}
+
+pub struct Search {
+    pub scope: Scope,
+    pub servers: Numbered<Server>,
+    pub packets: Numbered<Packet>,
+    /// Of each packet.
+    pub addressees: Vec<u8>,
+    /// Once it is made.
+    pub first: Option<State>,
+    pub histories: Numbered<History>,
+    pub contents: Contents,
+    pub outcomes: HashMap<(u32, Move), Rc<Outcome>, BuildHasherDefault<Mixed>>,
+    /// Pairs of servers whose logs have been compared.
+    pub compared: HashSet<(u32, u32), BuildHasherDefault<Mixed>>,
+    seen: HashSet<[u64; 2], BuildHasherDefault<Mixed>>,
+    /// How each state was reached first: from which, by whose turn.
+    reached: Vec<(u32, u8, Move)>,
+    transitions: u64,
+}
+
+impl Search {
+    pub fn new(scope: Scope) -> Self {
+        Search {
+            scope,
+            servers: Numbered::new(),
+            packets: Numbered::new(),
+            addressees: Vec::new(),
+            first: None,
+            histories: Numbered::new(),
+            contents: Contents::new(),
+            outcomes: HashMap::default(),
+            compared: HashSet::default(),
+            seen: HashSet::default(),
+            reached: Vec::new(),
+            transitions: 0,
+        }
+    }
+
+    /// Explores everything. Panics with the shortest way to a violation, if there is one.
+    pub fn run(&mut self) {
+        let began = Instant::now();
+        let first = self.first_state();
+        self.first = Some(first.clone());
+        self.seen.insert(fingerprint(&first));
+        self.reached.push((0, 0, Move::Tick));
+        let mut level = vec![(first, 0_u32)];
+        let (mut depth, mut cut) = (0, false);
+        while !level.is_empty() && !cut {
+            let mut next = Vec::new();
+            for (state, number) in level {
+                self.visit(&state, number, &mut next);
+                cut = self.scope.max_states > 0 && self.reached.len() >= self.scope.max_states;
+                if cut {
+                    break;
+                }
+            }
+            level = next;
+            depth += 1;
+            if std::env::var_os("LEVELS").is_some() {
+                self.tell(depth, "so far", began);
+            }
+        }
+        self.tell(depth - 1, if cut { "CUT at the bound" } else { "all explored" }, began);
+    }
+
+    /// Everything that may happen in a state. What is reached for the first time is put to `next`.
+    fn visit(&mut self, state: &State, number: u32, next: &mut Vec<(State, u32)>) {
+        for (id, what) in self.moves(state) {
+            self.transitions += 1;
+            match self.successor(state, id, what) {
+                Ok(Some(successor)) => {
+                    if self.seen.insert(fingerprint(&successor)) {
+                        next.push((successor, self.reached.len() as u32));
+                        self.reached.push((number, id as u8, what));
+                    }
+                }
+                Ok(None) => {}
+                Err(violation) => self.fail(number, id, what, &violation),
+            }
+        }
+    }
+
+    /// Written past the test harness, which keeps what a passing test prints to itself.
+    fn tell(&self, depth: usize, end: &str, began: Instant) {
+        let line = format!(
+            "model {}: {} states, {} transitions, depth {depth}, {end} in {:.1} s, {:.1} s of CPU ({} servers, {} messages, {} turns)\n",
+            self.scope.name,
+            self.reached.len(),
+            self.transitions,
+            began.elapsed().as_secs_f64(),
+            on_cpu(),
+            self.servers.values.len(),
+            self.packets.values.len(),
+            self.outcomes.len(),
+        );
+        std::io::stderr().write_all(line.as_bytes()).expect("the standard error stream takes a line");
+    }
+
+    /// Walks the shortest way once more and writes it down.
+    fn fail(&mut self, number: u32, id: NodeId, what: Move, violation: &str) -> ! {
+        let mut way = vec![(id, what)];
+        let mut at = number;
+        while at > 0 {
+            let (before, id, what) = self.reached[at as usize];
+            way.push((NodeId::from(id), what));
+            at = before;
+        }
+        way.reverse();
+        let mut state = self.first.clone().expect("the search has begun");
+        let mut story = String::new();
+        for (step, (id, what)) in way.iter().enumerate() {
+            let lines = catch_unwind(AssertUnwindSafe(|| self.tell_turn(&state, *id, *what)));
+            let lines = lines.unwrap_or_else(|_| vec![format!("n{id} panics at {what:?}")]);
+            story += &format!("{:>3}. {}\n", step + 1, lines.join("\n     "));
+            if let Ok(Some(next)) = self.successor(&state, *id, *what) {
+                state = next;
+            }
+        }
+        let (name, states) = (self.scope.name, self.reached.len());
+        let test = name.replace([' ', '-'], "_");
+        panic!(
+            "{story}{violation}\n(model {name}, step {}, after {states} states.) Rerun: cargo test --test model {test}",
+            way.len()
+        );
+    }
+
+    /// The server that a move happens at, and what it makes of it, in words.
+    fn tell_turn(&mut self, state: &State, id: NodeId, what: Move) -> Vec<String> {
+        if what == Move::Tick {
+            return vec!["the clocks go on".to_owned()];
+        }
+        let mut contents = std::mem::take(&mut self.contents);
+        let turn = self.take_turn(state[id as usize], what, &mut contents, true);
+        let lines = turn.lines.clone().unwrap_or_default();
+        drop(turn);
+        self.contents = contents;
+        lines
+    }
+
+    /// The outcome of a move, by the real core. A core that finds itself broken panics: that is an outcome as well.
+    pub fn outcome(&mut self, server: u32, what: Move) -> Rc<Outcome> {
+        if let Some(outcome) = self.outcomes.get(&(server, what)) {
+            return outcome.clone();
+        }
+        let outcome = Rc::new(self.compute(server, what));
+        self.outcomes.insert((server, what), outcome.clone());
+        outcome
+    }
+
+    fn compute(&mut self, number: u32, what: Move) -> Outcome {
+        let mut contents = std::mem::take(&mut self.contents);
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            let mut turn = self.take_turn(number, what, &mut contents, false);
+            turn.check(!matches!(what, Move::Crash { .. }));
+            let numbers = turn.renumber();
+            (turn.server, turn.sent, turn.events, turn.violation, numbers)
+        }));
+        self.contents = contents;
+        match result {
+            Ok((server, sent, events, violation, numbers)) => {
+                let server = self.servers.number(server);
+                let mut sent: Vec<u32> = sent.into_iter().map(|packet| self.number_packet(packet)).collect();
+                sent.sort_unstable();
+                let same = numbers.iter().all(|(old, new)| old == new) && numbers.len() >= self.sessions(number);
+                Outcome { server, sent, numbers: (!same).then_some(numbers), events, violation }
+            }
+            Err(panic) => {
+                let text = panic.downcast_ref::<String>().cloned();
+                let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+                let violation = Some(text.unwrap_or_else(|| "a panic without words".to_owned()));
+                Outcome { server: number, sent: Vec::new(), numbers: None, events: Vec::new(), violation }
+            }
+        }
+    }
+
+    pub fn number_packet(&mut self, packet: Packet) -> u32 {
+        let to = packet.to as u8;
+        let number = self.packets.number(packet);
+        if number as usize == self.addressees.len() {
+            self.addressees.push(to);
+        }
+        number
+    }
+
+    /// How many sessions of this server an answer may still belong to.
+    fn sessions(&self, number: u32) -> usize {
+        self.servers.get(number).raft.clone().renumber().len()
+    }
+}

@@ -1,0 +1,140 @@
+//! How far a search goes: what may happen, and how often.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use ractor_raft::raft::*;
+
+use super::server::PreVotes;
+use crate::support::disk::{Disk, snapshot_of};
+
+/// One configuration of the model. Whatever is not bounded here may happen at any time, any number of times: a message that
+/// was ever sent arrives (late, again, out of order, or never), a write reaches its disk, an alarm rings.
+#[derive(Clone)]
+pub struct Scope {
+    pub name: &'static str,
+    pub disks: Vec<Disk>,
+    /// What stands in the snapshots that are on these disks from the beginning.
+    pub compacted: Vec<Entry>,
+    /// Nobody campaigns for a later term.
+    pub max_term: Term,
+    pub proposals: u8,
+    pub reads: u8,
+    pub leases: bool,
+    pub changes: Vec<Change>,
+    pub transfers: u8,
+    /// How often somebody asks for a snapshot.
+    pub snapshots: u8,
+    pub crashes: u8,
+    /// How often a connection breaks, and its sender is told.
+    pub breaks: u8,
+    /// How often a leader finds that nobody has been heard for long.
+    pub alone: u8,
+    pub late_reports: bool,
+    pub pre_votes: PreVotes,
+    /// The clocks go on so often; else they stand still, and every timeout is over at once.
+    pub ticks: u8,
+    /// Whose alarms ring while they do not lead.
+    pub campaigners: Vec<NodeId>,
+    /// Every write is on disk at once.
+    pub prompt_disks: bool,
+    /// No more requests than these may wait at one server for its disk or for others.
+    pub waiting: usize,
+    /// All AppendEntries get lost.
+    pub only_elections: bool,
+    /// Leaders send heartbeats. Without, they send what elections, proposals and answers lead to; that may still arrive at
+    /// any time and any number of times.
+    pub heartbeats: bool,
+    /// The most entries in one AppendEntries.
+    pub batch: usize,
+    /// n2 and n3 begin alike, and nothing else tells one from the other.
+    pub mirrored: bool,
+    /// n1 leads term 1 from the beginning, and everyone has what it has.
+    pub settled: bool,
+    /// Stop here. 0: when all is explored.
+    pub max_states: usize,
+}
+
+/// A tick, where clocks go on.
+pub const TICK: Duration = Duration::from_millis(100);
+
+impl Scope {
+    /// `size` blank voters, to which nothing happens.
+    pub fn of(name: &'static str, size: u64, max_term: Term) -> Self {
+        let membership = Membership::of_voters((1..=size).map(|id| (id, "")));
+        Scope {
+            name,
+            disks: (0..size).map(|_| Disk::of(&membership)).collect(),
+            compacted: Vec::new(),
+            max_term,
+            proposals: 0,
+            reads: 0,
+            leases: false,
+            changes: Vec::new(),
+            transfers: 0,
+            snapshots: 0,
+            crashes: 0,
+            breaks: 0,
+            alone: 0,
+            late_reports: false,
+            pre_votes: PreVotes::Granted,
+            ticks: 0,
+            campaigners: (1..=size).collect(),
+            prompt_disks: false,
+            waiting: 2,
+            only_elections: false,
+            heartbeats: false,
+            batch: 2,
+            mirrored: true,
+            settled: false,
+            max_states: 0,
+        }
+    }
+
+    /// Zero timeouts: nobody waits for anything that it could wait for. With ticks, two of them make an election timeout.
+    pub fn settings(&self, id: NodeId) -> Settings {
+        let timeout = if self.ticks > 0 { 2 * TICK } else { Duration::ZERO };
+        Settings {
+            id,
+            incarnation: 0,
+            heartbeat_interval: Duration::ZERO,
+            election_timeout_min: timeout,
+            election_timeout_max: timeout,
+            max_batch_entries: self.batch,
+            max_batch_bytes: 64,
+            max_in_flight_batches: 2,
+            max_in_flight_bytes: 64,
+            snapshot_threshold: 1_000_000,
+            snapshot_threshold_bytes: 1 << 30,
+            snapshot_trailing: 0,
+            disk_timeout: Duration::from_secs(3600),
+        }
+    }
+}
+
+/// A disk that holds entries of these terms, the last of which may be a configuration.
+pub fn disk(membership: &Membership, current_term: Term, log: &[Term], then: Option<Membership>) -> Disk {
+    let payloads =
+        log.iter().map(|_| Payload::Noop).chain(then.map(|membership| Payload::Membership(membership.into())));
+    let terms = log.iter().chain(log.last());
+    let entries = (1..).zip(payloads).zip(terms).map(|((index, payload), term)| Entry { index, term: *term, payload });
+    let hard_state = HardState { current_term, voted_for: None };
+    Disk { hard_state, entries: entries.collect(), ..Disk::of(membership) }
+}
+
+/// From `outgoing` to `voters`.
+pub fn joint(outgoing: &[NodeId], voters: &[NodeId]) -> Membership {
+    let of = |ids: &[NodeId]| ids.iter().map(|id| (*id, String::new())).collect::<BTreeMap<_, _>>();
+    Membership { voters: of(voters), outgoing: of(outgoing), ..Membership::default() }
+}
+
+/// A disk whose log stands on a snapshot that `maker` took of these entries.
+pub fn compacted_disk(membership: &Membership, current_term: Term, prefix: &[Entry], maker: NodeId) -> Disk {
+    let finished = Some(snapshot_of(prefix, membership.clone().into(), maker_of(maker, prefix.len() as LogIndex)));
+    let base = prefix.last().map_or(LogPosition::default(), Entry::position);
+    Disk { base, finished, ..disk(membership, current_term, &[], None) }
+}
+
+/// By this number `id` writes a snapshot that ends at `index` in two chunks, and with other bytes than other servers.
+pub fn maker_of(id: NodeId, index: LogIndex) -> u64 {
+    4 * id + (5 - index % 4) % 4
+}
