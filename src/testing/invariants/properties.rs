@@ -1,7 +1,7 @@
 //! What holds over all nodes together: the five properties of Figure 3, one vote a term, one state at an index.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
@@ -18,6 +18,8 @@ pub(super) struct Seen {
     leaders: BTreeMap<Term, (NodeId, Terms)>,
     /// Votes that left their voter's disk.
     votes: BTreeMap<(NodeId, Term), NodeId>,
+    /// Of disks that are gone: (voter, term, candidate). They may still be on their way.
+    former_votes: BTreeSet<(NodeId, Term, NodeId)>,
     /// Each entry ever seen: the term of the entry before it, and what it says.
     entries: HashMap<LogPosition, (Term, Payload)>,
     committed: Vec<Committed>,
@@ -43,7 +45,10 @@ impl Seen {
     }
 
     pub(super) fn wiped(&mut self, id: NodeId) {
-        self.votes.retain(|(voter, _), _| *voter != id);
+        let (former, votes): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            std::mem::take(&mut self.votes).into_iter().partition(|((voter, _), _)| *voter == id);
+        self.votes = votes;
+        self.former_votes.extend(former.into_iter().map(|((voter, term), candidate)| (voter, term, candidate)));
     }
 
     pub(super) fn committed(&self) -> Vec<Entry> {
@@ -216,7 +221,10 @@ impl Seen {
                 )
             })?;
         }
-        let voted = |voter: NodeId| self.votes.get(&(voter, term)) == Some(&id) || voter == id;
+        let voted = |voter: NodeId| {
+            let votes = self.votes.get(&(voter, term)) == Some(&id) || voter == id;
+            votes || self.former_votes.contains(&(voter, term, id))
+        };
         expect(is_quorum(raft.membership(), voted), "Election Quorum", || {
             format!("n{id} leads term {term} without the votes of a majority of {}", raft.membership())
         })

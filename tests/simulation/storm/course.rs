@@ -180,8 +180,10 @@ impl Storm {
         for client in clients {
             joined(client.await);
         }
-        let members = self.members().await;
+        self.members().await;
         mending.end().await;
+        // Whoever was still on its way to be added is added now, or never.
+        let members = self.members().await;
         for id in self.cluster.ids() {
             if !members.contains(&id) {
                 self.cluster.crash(id).await;
