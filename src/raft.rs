@@ -193,7 +193,7 @@ impl Raft {
         effects.push(Effect::MembershipChanged(raft.memberships.current().clone()));
         let before = (Role::Follower, 0, None);
         raft.set_timer(now, Alarm::Election, effects);
-        if raft.is_alone() {
+        if raft.is_alone() && raft.may_campaign() {
             raft.start_election(now, false, effects);
         }
         raft.finish(now, before, effects);

@@ -57,11 +57,13 @@ impl Raft {
     /// Whoever votes. "A server that is not part of its own latest configuration should still start new elections, as it might
     /// still be needed until the C_new entry is committed" (thesis §4.2.2): the others may not even have that entry, and none
     /// of them can win against a log that has it.
-    fn may_campaign(&self) -> bool {
+    pub(super) fn may_campaign(&self) -> bool {
         let mut in_force = self.memberships.since(self.commit_index);
         // One whose disk is not the one that is meant waits until the log says that it is (M06).
         let known = self.membership().incarnations.get(&self.settings.id);
-        let wiped = self.told_wiped && known != Some(&self.settings.incarnation);
+        // Nor does one that catches up count as what its id was while another disk had it: alone, for instance.
+        let another = self.settings.incarnation != 0 && known.is_some_and(|known| *known != self.settings.incarnation);
+        let wiped = another || (self.told_wiped && known.is_none());
         // Without room, nobody could vote for itself, and a leader that answers would be deposed for nothing.
         !self.told_removed
             && !wiped

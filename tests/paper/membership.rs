@@ -399,3 +399,22 @@ fn a_server_that_was_told_that_it_was_wiped_campaigns_no_more() {
     n1.alarm();
     assert_eq!((n1.raft.role(), n1.sent().len()), (Role::Follower, 0));
 }
+
+/// M06. The log of a replaced disk that catches up tells of times when its id was another disk's: of a cluster of one, for
+/// instance, whose only voter it is by its number. It is none of those voters. (Found by a storm: seed 4861 of its day.)
+///
+/// Fails when: `may_campaign` looks only at what the server was told (`told_wiped`): it elects itself, and two lead.
+#[test]
+fn a_new_disk_is_no_voter_of_the_configurations_of_the_disk_before() {
+    for (incarnation, expected) in [(7, Role::Leader), (8, Role::Follower)] {
+        let membership = Membership { incarnations: [(1, 7)].into(), ..ids(&[1]) };
+        let entry = Entry { index: 1, term: 1, payload: Payload::Membership(membership.into()) };
+        let hard_state = HardState { current_term: 1, voted_for: None };
+        let recovered = Recovered { hard_state, entries: vec![entry], ..Recovered::default() };
+        let mut n1 = Fixture::start_with(recovered, |settings| settings.incarnation = incarnation);
+        for _ in 0..3 {
+            n1.persisted().alarm();
+        }
+        assert_eq!(n1.raft.role(), expected, "as disk {incarnation}");
+    }
+}

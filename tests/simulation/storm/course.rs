@@ -37,9 +37,6 @@ use super::{
 /// So many of each node's last messages are shown.
 const LAST_MESSAGES: usize = 60;
 
-/// A storm in which too little happens is over after so long.
-const LONGEST: Duration = Duration::from_secs(25);
-
 /// By then all that is waited for has come, or never will.
 const PATIENCE: Duration = Duration::from_secs(600);
 
@@ -161,12 +158,7 @@ impl Storm {
                 tokio::spawn(watchers::watch(self.cluster.clone(), goal.clone(), plan.seed + number, prefix))
             })
             .collect();
-        tokio::select! {
-            biased;
-            () = self.sky.passed() => {}
-            () = tokio::time::sleep(LONGEST) => {}
-            () = self.weather.rage() => {}
-        }
+        self.weather.rage(&self.sky).await;
 
         self.sky.clears();
         let mending = self.weather.mend();

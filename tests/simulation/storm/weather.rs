@@ -15,15 +15,22 @@ use ractor_raft::{
     testing::Cluster,
 };
 use rand::{RngExt, SeedableRng, rngs::SmallRng, seq::IndexedRandom};
-use tokio::{task::JoinHandle, time::{Instant, timeout}};
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, timeout},
+};
 
 use super::{
     clients::History,
     plan::{Kind, Plan},
+    sky::Sky,
 };
 
 /// The most servers of a cluster that grows.
 const MOST_SERVERS: usize = 6;
+
+/// A storm in which too little happens is over after so long.
+const LONGEST: Duration = Duration::from_secs(25);
 
 /// So much of what was done last is remembered.
 const LAST: usize = 60;
@@ -76,12 +83,14 @@ impl Weather {
         }
     }
 
-    /// Until it is dropped.
-    pub async fn rage(&mut self) {
+    /// Until enough has happened. What has been begun is done to its end: half a power cut is none.
+    pub async fn rage(&mut self, sky: &Sky) {
         self.cluster.network().set_faults(self.lost, self.broken);
-        loop {
+        while self.began.elapsed() < LONGEST {
             let calm = self.random.random_range(self.calm.clone());
-            tokio::time::sleep(Duration::from_millis(calm)).await;
+            if timeout(Duration::from_millis(calm), sky.passed()).await.is_ok() {
+                return;
+            }
             bury(&self.cluster).await;
             let kinds = self.weights.choose_weighted(&mut self.random, |(_, weight)| *weight);
             let kind = kinds.expect("what mends has a weight").0;
@@ -302,7 +311,8 @@ impl Weather {
         let known = membership.addresses().all(|(id, _)| membership.incarnations.contains_key(&id));
         let free = self.free();
         // A power cut loses what would show that an end of the log is damaged and not torn: only what runs is damaged.
-        let one = self.one_of(&voters).filter(|one| free.contains(one) && (!flips || self.cluster.node(*one).is_some()));
+        let one =
+            self.one_of(&voters).filter(|one| free.contains(one) && (!flips || self.cluster.node(*one).is_some()));
         let Some(one) = one.filter(|_| known && settled && !membership.is_joint() && voters.len() >= 3) else {
             return false;
         };
