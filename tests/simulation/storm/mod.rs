@@ -133,6 +133,19 @@ impl Sums {
     }
 }
 
+/// Storms that once broke something of the product, as they are now: 423 (keepers killed at once took the node down), 4861
+/// (a replaced disk elected itself under its number's former configuration). Each has a test of its own besides:
+/// `keepers_that_are_killed_at_once_start_anew`, `a_new_disk_is_no_voter_of_the_configurations_of_the_disk_before`.
+#[test]
+fn storms_that_once_broke_something_do_not_any_more() {
+    sky::silence_struck_actors();
+    for seed in [423, 4861] {
+        let ran = course::run(seed, true);
+        let failed = ran.err().map(|Failure { what, messages }| format!("seed {seed}: {what}\n{messages}"));
+        assert_eq!(failed, None);
+    }
+}
+
 /// Runs some seeds in two other processes. Fails when: anything takes its chance or its order from elsewhere than the seed:
 /// a hash map's order, an address, a clock, the system's random numbers.
 #[test]

@@ -343,9 +343,13 @@ impl Weather {
                 // Also one that started may hold damage that shows later.
                 cluster.wipe(one).await;
             }
-            replace(&cluster, one, SmallRng::seed_from_u64(seed)).await;
-            shared.lock().expect(SOUND).wiped = None;
-            true
+            let replaced = replace(&cluster, one, SmallRng::seed_from_u64(seed)).await;
+            let mut shared = shared.lock().expect(SOUND);
+            shared.wiped = None;
+            if !replaced {
+                shared.gone.insert(one);
+            }
+            replaced
         });
         true
     }
@@ -418,8 +422,8 @@ async fn bury(cluster: &Cluster<Kv>) {
     }
 }
 
-/// An operator who does not give up: the disk of `id` is another one now.
-async fn replace(cluster: &Cluster<Kv>, id: NodeId, mut random: SmallRng) {
+/// An operator who does not give up: the disk of `id` is another one now. `false`: another operator had removed it before.
+async fn replace(cluster: &Cluster<Kv>, id: NodeId, mut random: SmallRng) -> bool {
     let address = cluster.address(id);
     for _ in 0..1000 {
         let ids = cluster.ids();
@@ -428,6 +432,10 @@ async fn replace(cluster: &Cluster<Kv>, id: NodeId, mut random: SmallRng) {
         if let Some(node) = node
             && node.change_membership(change).await.is_ok()
         {
+            break;
+        }
+        let leader = cluster.known_leader().and_then(|leader| cluster.status(leader));
+        if leader.is_some_and(|leader| leader.membership.removed.contains(&id)) {
             break;
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -441,6 +449,10 @@ async fn replace(cluster: &Cluster<Kv>, id: NodeId, mut random: SmallRng) {
             let _ = cluster.try_join(id).await;
         }
         let leader = cluster.known_leader().and_then(|leader| cluster.status(leader));
+        if leader.as_ref().is_some_and(|leader| leader.membership.removed.contains(&id)) {
+            cluster.crash(id).await;
+            return false;
+        }
         let own = cluster.node(id).map(|node| node.incarnation());
         let done = leader.is_some_and(|leader| {
             let membership = &leader.membership;
@@ -449,7 +461,7 @@ async fn replace(cluster: &Cluster<Kv>, id: NodeId, mut random: SmallRng) {
                 && !membership.is_joint()
         });
         if done {
-            return;
+            return true;
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
