@@ -15,7 +15,10 @@ use ractor_raft::{
     testing::Cluster,
 };
 use rand::{RngExt, SeedableRng, rngs::SmallRng, seq::IndexedRandom};
-use tokio::{task::JoinHandle, time::{Instant, timeout}};
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, timeout},
+};
 
 use super::{
     clients::History,
@@ -302,7 +305,8 @@ impl Weather {
         let known = membership.addresses().all(|(id, _)| membership.incarnations.contains_key(&id));
         let free = self.free();
         // A power cut loses what would show that an end of the log is damaged and not torn: only what runs is damaged.
-        let one = self.one_of(&voters).filter(|one| free.contains(one) && (!flips || self.cluster.node(*one).is_some()));
+        let one =
+            self.one_of(&voters).filter(|one| free.contains(one) && (!flips || self.cluster.node(*one).is_some()));
         let Some(one) = one.filter(|_| known && settled && !membership.is_joint() && voters.len() >= 3) else {
             return false;
         };
