@@ -59,6 +59,11 @@ impl History {
         self.reads.insert(call, (at, self.told));
     }
 
+    /// What clients know is only compared with what they read later.
+    pub fn nobody_reads_any_more(&mut self) {
+        self.told = 0;
+    }
+
     pub fn crashed(&mut self, id: NodeId) {
         self.reads.retain(|_, (at, _)| *at != id);
     }
