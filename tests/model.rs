@@ -86,7 +86,7 @@ fn pre_votes() {
 }
 
 /// Fails when: a matching suffix is truncated (L02); a late report is believed (L05); a leader counts its own copy, or a
-/// follower acknowledges it, before it is on disk.
+/// follower acknowledges it, before it is on disk; who waits for an entry that was truncated waits on (L10).
 #[test]
 fn replication() {
     explore(Scope {
@@ -109,6 +109,8 @@ fn conflicts() {
 }
 
 /// A server falls at any moment: before its write is on disk, or before that is reported.
+///
+/// Fails when: who waits for an entry that was truncated waits on (L10).
 #[test]
 fn crashes() {
     explore(Scope { proposals: 1, crashes: 1, ..settled("crashes") });
@@ -134,7 +136,9 @@ fn reads() {
     explore(Scope { proposals: 1, reads: bound(1, 2), prompt_disks: true, ..settled("reads") });
 }
 
-/// Two reads, each with a round of its own, at leaders and followers.
+/// Two reads, each with a round of its own, at leaders and followers, and a write between them.
+///
+/// Fails when: the answer to an earlier question passes for one to a later (L06).
 #[test]
 fn repeated_reads() {
     explore(Scope { reads: 2, proposals: 1, prompt_disks: true, ..settled("repeated reads") });
@@ -189,14 +193,26 @@ fn joint_leader() {
     });
 }
 
-/// An operator makes two changes, of old leaders and of fresh ones.
+/// An operator makes two changes.
 ///
-/// Fails when: a second change is begun while one is not committed (M03); one is begun before the leader has committed its
-/// no-op (M01).
+/// Fails when: a second change is begun while one is not committed (M03).
 #[test]
 fn two_changes() {
     let changes = vec![Change::Remove { id: 3 }, Change::Remove { id: 2 }];
     explore(Scope { changes, mirrored: false, prompt_disks: true, ..settled("two changes") });
+}
+
+/// An operator removes a learner, of an old leader or of a fresh one, which takes no majority to be in touch.
+///
+/// Fails when: a change is begun before the leader has committed its no-op (M01).
+#[test]
+fn learner_removal() {
+    let learners = [(3, String::new())].into();
+    let membership = Membership { learners, ..Membership::of_voters([(1, ""), (2, "")]) };
+    let disks = vec![disk(&membership, 0, &[], None); 3];
+    let changes = vec![Change::Remove { id: 3 }];
+    let scope = Scope { disks, changes, mirrored: false, ..settled("learner removal") };
+    explore(Scope { campaigners: vec![2], prompt_disks: true, ..scope });
 }
 
 /// A snapshot is taken while the last configuration is not committed.
@@ -255,7 +271,8 @@ fn stale_logs() {
 
 /// Two servers stand on a snapshot, and the log of the third differs where that ends.
 ///
-/// Fails when: the log behind the boundary stays though the entry there is another (N02).
+/// Fails when: the log behind the boundary stays though the entry there is another (N02); a snapshot older than what is committed is
+/// installed (N01).
 #[test]
 fn installed_snapshots() {
     let voters = Membership::of_voters((1..=3).map(|id| (id, "")));
