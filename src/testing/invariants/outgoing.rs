@@ -83,7 +83,9 @@ impl Seen {
                 _ => Ok(()),
             },
             Reply::InstallSnapshot(reply) => match reply.outcome {
-                InstallOutcome::Installed { match_index } => self.check_matched(id, server, raft, reply.term, match_index),
+                InstallOutcome::Installed { match_index } => {
+                    self.check_matched(id, server, raft, reply.term, match_index)
+                }
                 _ => Ok(()),
             },
             _ => Ok(()),
@@ -110,8 +112,7 @@ impl Seen {
         // A finished snapshot is on disk before the log is told to stand on it.
         let in_snapshot = match_index <= log.base.index.max(raft.snapshot().index);
         let holds = leader_has.is_some()
-            && (log.at(match_index) == leader_has
-                || (in_snapshot && self.committed_term(match_index) == leader_has));
+            && (log.at(match_index) == leader_has || (in_snapshot && self.committed_term(match_index) == leader_has));
         expect(holds, DURABLE, || {
             let has = log.at(match_index);
             format!("n{id} acknowledges entry {match_index} of term {leader_has:?}; on its disk is one of {has:?}")
@@ -129,7 +130,8 @@ impl Seen {
                 format!("n{id} applies {}, and committed is one of term {committed:?}", entry.position())
             })?;
             let log = &server.disk.log;
-            let durable = log.at(index) == Some(entry.term) || index <= log.base.index.max(observed.raft.snapshot().index);
+            let durable =
+                log.at(index) == Some(entry.term) || index <= log.base.index.max(observed.raft.snapshot().index);
             expect(durable, DURABLE, || format!("n{id} applies {}, which is not on its disk", entry.position()))?;
             server.applying = index;
         }

@@ -15,7 +15,10 @@ use ractor_raft::{
     testing::Cluster,
 };
 use rand::{RngExt, SeedableRng, rngs::SmallRng, seq::IndexedRandom};
-use tokio::{task::JoinHandle, time::{Instant, timeout}};
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, timeout},
+};
 
 use super::{
     clients::History,
