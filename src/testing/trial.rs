@@ -202,9 +202,10 @@ where
 
     async fn run_seed(&self, seed: u64, passed: &mut Passed) -> Result<(), Failure> {
         let run = Run::start(self, seed).await;
-        let (outcome, done, counts) = run.through(self).await;
-        let faults = done[done.len().saturating_sub(5)..].to_vec();
-        outcome.map_err(|what| Failure { seed, what, faults })?;
+        let counts = run.through(self).await.map_err(|what| {
+            let done = run.done();
+            Failure { seed, what, faults: done[done.len().saturating_sub(5)..].to_vec() }
+        })?;
         let (commands, restored) = run.findings.counts();
         passed.seeds += 1;
         passed.commands += commands;
