@@ -33,13 +33,16 @@ use crate::{config::Config, state_machine::StateMachine};
 /// To be run on a current-thread runtime whose time is paused; then a seed gives the same run each time.
 pub struct Trial<M: StateMachine, S> {
     subject: Arc<Subject<M, S>>,
-    command: Arc<dyn Fn(&mut Dice) -> M::Command + Send + Sync>,
+    command: MakeCommand<M>,
     nodes: u64,
     seeds: u64,
     steps: u64,
     faults: Option<Vec<Fault>>,
     config: Config,
 }
+
+/// Makes a command.
+type MakeCommand<M> = Arc<dyn Fn(&mut Dice) -> <M as StateMachine>::Command + Send + Sync>;
 
 /// Chance for making commands, from the seed.
 pub struct Dice(SmallRng);

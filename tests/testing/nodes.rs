@@ -174,14 +174,11 @@ async fn leases_hold_while_clocks_differ_by_a_tenth() {
         let mut written = false;
         let mut writing = None;
         while began.elapsed() < Duration::from_millis(400) {
-            if !written && writing.is_none() {
-                if let Some(leader) =
-                    others.iter().copied().find(|id| cluster.status(*id).is_some_and(|one| one.role == Role::Leader))
-                {
-                    elections += 1;
-                    let cluster = cluster.clone();
-                    writing = Some(tokio::spawn(async move { cluster.propose_on(leader, Line::new("after")).await }));
-                }
+            let leads = |id: &NodeId| cluster.status(*id).is_some_and(|status| status.role == Role::Leader);
+            if let (None, Some(leader)) = (&writing, others.iter().copied().find(leads)) {
+                elections += 1;
+                let cluster = cluster.clone();
+                writing = Some(tokio::spawn(async move { cluster.propose_on(leader, Line::new("after")).await }));
             }
             written = written || writing.as_ref().is_some_and(|writing| writing.is_finished());
             let reading = cluster.read_on(slow, Consistency::Lease, Ledger::len);

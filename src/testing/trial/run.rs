@@ -15,7 +15,7 @@ use rand::{SeedableRng, rngs::SmallRng};
 use tokio::task::JoinSet;
 
 use super::{
-    Dice, Trial,
+    Dice, MakeCommand, Trial,
     history::{History, Operation, contradiction},
     machine::{Findings, Numbered, OnTrial},
 };
@@ -174,7 +174,7 @@ fn panic_text(panic: &(dyn Any + Send)) -> String {
 struct Client<M: StateMachine, S: PartialEq + Debug + Send + 'static> {
     cluster: Cluster<OnTrial<M, S>>,
     history: Arc<History>,
-    command: Arc<dyn Fn(&mut Dice) -> M::Command + Send + Sync>,
+    command: MakeCommand<M>,
     dice: Dice,
     /// Whether it tries a command again that may have been applied.
     in_session: bool,
