@@ -26,7 +26,7 @@ use crate::{config::Config, state_machine::StateMachine};
 /// clients send commands and read, once for each seed.
 ///
 /// Checked, besides your [`invariant`](Trial::invariant) after every command: all replicas give the same output to the same
-/// command and have the same [`state`](Trial::state) at the same entry, also when it came from a snapshot; every command
+/// command and have the same state at the same entry, also when it came from a snapshot; every command
 /// that was answered is there, with that output; no command is applied twice; what clients saw is linearizable; and once
 /// all is mended the cluster serves again.
 ///
