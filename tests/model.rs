@@ -92,7 +92,7 @@ fn replication() {
     explore(Scope {
         proposals: bound(1, 2),
         late_reports: true,
-        waiting: 2,
+        waiting: bound(1, 2),
         heartbeats: bound(false, true),
         ..settled("replication")
     });
@@ -170,7 +170,15 @@ fn joint_consensus() {
     let disk = |joint| disk(&old, 1, &[1], joint);
     let disks = vec![disk(None), disk(None), disk(Some(joint(&[1, 2], &[3])))];
     let scope = Scope::of("joint consensus", 3, 3);
-    explore(Scope { disks, mirrored: false, prompt_disks: bound(true, false), waiting: bound(1, 2), ..scope });
+    let campaigners = bound(vec![3], vec![1, 2, 3]);
+    explore(Scope {
+        disks,
+        campaigners,
+        mirrored: false,
+        prompt_disks: bound(true, false),
+        waiting: bound(1, 2),
+        ..scope
+    });
 }
 
 /// n1 alone has the change from n1, n2 to n3.
