@@ -11,7 +11,12 @@
 //!
 //! What makes the space small enough: a state is a few numbers (`model/explore.rs`); numbers that only tell one thing from
 //! another are counted anew (`Raft::renumber`); clocks stand still where no lease is at stake; of two servers that are
-//! alike, the second does not go first; and no more than a few requests wait at one server at a time.
+//! alike, the second does not go first; no more than a few requests wait at one server at a time; and states that another
+//! one includes are left out (`model/explore.rs`).
+//!
+//! Explored to the end by default (states, depth): elections 57,985, 18; pre-votes 4,184, 14; installed snapshots 4,193, 24;
+//! joint consensus 833,666, 46; joint leader 48,430, 39; snapshots of changes 42,947, 28; learner removal 58, 13. The others
+//! are cut.
 //!
 //! `cargo test --test model` explores each configuration to its end, or, where it says that it was cut, its first
 //! [`MOST_STATES`] states, nearest first. `MODEL=full` takes larger bounds, best one configuration at a time
@@ -92,7 +97,7 @@ fn replication() {
     explore(Scope {
         proposals: bound(1, 2),
         late_reports: true,
-        waiting: 2,
+        waiting: bound(1, 2),
         heartbeats: bound(false, true),
         ..settled("replication")
     });
@@ -170,7 +175,15 @@ fn joint_consensus() {
     let disk = |joint| disk(&old, 1, &[1], joint);
     let disks = vec![disk(None), disk(None), disk(Some(joint(&[1, 2], &[3])))];
     let scope = Scope::of("joint consensus", 3, 3);
-    explore(Scope { disks, mirrored: false, prompt_disks: bound(true, false), waiting: bound(1, 2), ..scope });
+    let campaigners = bound(vec![3], vec![1, 2, 3]);
+    explore(Scope {
+        disks,
+        campaigners,
+        mirrored: false,
+        prompt_disks: bound(true, false),
+        waiting: bound(1, 2),
+        ..scope
+    });
 }
 
 /// n1 alone has the change from n1, n2 to n3.
@@ -202,9 +215,8 @@ fn two_changes() {
     explore(Scope { changes, mirrored: false, prompt_disks: true, ..settled("two changes") });
 }
 
-/// An operator removes a learner, of an old leader or of a fresh one, which takes no majority to be in touch.
-///
-/// Fails when: a change is begun before the leader has committed its no-op (M01).
+/// An operator removes a learner, which takes no majority to be in touch. (M01, a change before the no-op of the leader is
+/// committed, has not been seen red here.)
 #[test]
 fn learner_removal() {
     let learners = [(3, String::new())].into();

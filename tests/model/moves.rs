@@ -51,7 +51,7 @@ impl Search {
         let (used, scope) = (&history.used, &self.scope);
         let leads = server.leads().is_some();
         // Where nothing has happened yet, all servers are alike.
-        let first = server.id == 1 || !history.is_blank();
+        let first = !scope.mirrored || server.id == 1 || !history.is_blank();
         let may_campaign = scope.campaigners.contains(&server.id) && server.raft.current_term() < scope.max_term;
         if server.is_due() && (leads && scope.heartbeats || !leads && may_campaign && first) {
             may(Move::Ring);
