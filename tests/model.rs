@@ -11,7 +11,12 @@
 //!
 //! What makes the space small enough: a state is a few numbers (`model/explore.rs`); numbers that only tell one thing from
 //! another are counted anew (`Raft::renumber`); clocks stand still where no lease is at stake; of two servers that are
-//! alike, the second does not go first; and no more than a few requests wait at one server at a time.
+//! alike, the second does not go first; no more than a few requests wait at one server at a time; and states that another
+//! one includes are left out (`model/explore.rs`).
+//!
+//! Explored to the end by default (states, depth): elections 57,985, 18; pre-votes 4,184, 14; installed snapshots 4,193, 24;
+//! joint consensus 833,666, 46; joint leader 48,430, 39; snapshots of changes 42,947, 28; learner removal 58, 13. The others
+//! are cut.
 //!
 //! `cargo test --test model` explores each configuration to its end, or, where it says that it was cut, its first
 //! [`MOST_STATES`] states, nearest first. `MODEL=full` takes larger bounds, best one configuration at a time
@@ -86,13 +91,13 @@ fn pre_votes() {
 }
 
 /// Fails when: a matching suffix is truncated (L02); a late report is believed (L05); a leader counts its own copy, or a
-/// follower acknowledges it, before it is on disk.
+/// follower acknowledges it, before it is on disk; who waits for an entry that was truncated waits on (L10).
 #[test]
 fn replication() {
     explore(Scope {
         proposals: bound(1, 2),
         late_reports: true,
-        waiting: 2,
+        waiting: bound(1, 2),
         heartbeats: bound(false, true),
         ..settled("replication")
     });
@@ -109,6 +114,8 @@ fn conflicts() {
 }
 
 /// A server falls at any moment: before its write is on disk, or before that is reported.
+///
+/// Fails when: who waits for an entry that was truncated waits on (L10).
 #[test]
 fn crashes() {
     explore(Scope { proposals: 1, crashes: 1, ..settled("crashes") });
@@ -134,16 +141,29 @@ fn reads() {
     explore(Scope { proposals: 1, reads: bound(1, 2), prompt_disks: true, ..settled("reads") });
 }
 
-/// Two reads, each with a round of its own, at leaders and followers.
+/// Two reads, each with a round of its own, at leaders and followers, and a write between them.
+///
+/// Fails when: the answer to an earlier question passes for one to a later (L06).
 #[test]
 fn repeated_reads() {
-    explore(Scope { reads: 2, prompt_disks: true, ..settled("repeated reads") });
+    explore(Scope { reads: 2, proposals: 1, prompt_disks: true, ..settled("repeated reads") });
 }
 
 /// Fails when: a lease is dated from when it was confirmed; a vote does not wait for a leader that was heard (R04).
 #[test]
 fn leases() {
     explore(Scope { reads: 2, leases: true, ticks: bound(3, 4), prompt_disks: true, ..settled("leases") });
+}
+
+/// n1 hands over, and has a lease.
+///
+/// Fails when: a transfer leaves the lease as it is (R04).
+#[test]
+fn handed_over_leases() {
+    let campaigners = bound(vec![], vec![2]);
+    let scope =
+        Scope { reads: 1, leases: true, ticks: 1, transfers: 1, prompt_disks: true, ..settled("handed over leases") };
+    explore(Scope { campaigners, ..scope });
 }
 
 /// n3 alone has the change from n1, n2 to n3: n1 fell before the entry was on its disk.
@@ -155,7 +175,67 @@ fn joint_consensus() {
     let disk = |joint| disk(&old, 1, &[1], joint);
     let disks = vec![disk(None), disk(None), disk(Some(joint(&[1, 2], &[3])))];
     let scope = Scope::of("joint consensus", 3, 3);
-    explore(Scope { disks, mirrored: false, prompt_disks: bound(true, false), waiting: bound(1, 2), ..scope });
+    let campaigners = bound(vec![3], vec![1, 2, 3]);
+    explore(Scope {
+        disks,
+        campaigners,
+        mirrored: false,
+        prompt_disks: bound(true, false),
+        waiting: bound(1, 2),
+        ..scope
+    });
+}
+
+/// n1 alone has the change from n1, n2 to n3.
+///
+/// Fails when: votes, or acknowledgements, are counted in C_old alone.
+#[test]
+fn joint_leader() {
+    let old = Membership::of_voters([(1, ""), (2, "")]);
+    let disk = |joint| disk(&old, 1, &[1], joint);
+    let disks = vec![disk(Some(joint(&[1, 2], &[3]))), disk(None), disk(None)];
+    let scope = Scope::of("joint leader", 3, bound(2, 3));
+    let campaigners = bound(vec![1], vec![1, 2, 3]);
+    explore(Scope {
+        disks,
+        campaigners,
+        mirrored: false,
+        prompt_disks: bound(true, false),
+        waiting: bound(1, 2),
+        ..scope
+    });
+}
+
+/// An operator makes two changes.
+///
+/// Fails when: a second change is begun while one is not committed (M03).
+#[test]
+fn two_changes() {
+    let changes = vec![Change::Remove { id: 3 }, Change::Remove { id: 2 }];
+    explore(Scope { changes, mirrored: false, prompt_disks: true, ..settled("two changes") });
+}
+
+/// An operator removes a learner, which takes no majority to be in touch. (M01, a change before the no-op of the leader is
+/// committed, has not been seen red here.)
+#[test]
+fn learner_removal() {
+    let learners = [(3, String::new())].into();
+    let membership = Membership { learners, ..Membership::of_voters([(1, ""), (2, "")]) };
+    let disks = vec![disk(&membership, 0, &[], None); 3];
+    let changes = vec![Change::Remove { id: 3 }];
+    let scope = Scope { disks, changes, mirrored: false, ..settled("learner removal") };
+    explore(Scope { campaigners: vec![2], prompt_disks: true, ..scope });
+}
+
+/// A snapshot is taken while the last configuration is not committed.
+///
+/// Fails when: a snapshot is given the configuration in force instead of the one at its end (N04).
+#[test]
+fn snapshots_of_changes() {
+    let changes = vec![Change::Remove { id: 3 }];
+    let campaigners = bound(vec![], vec![2]);
+    let scope = Scope { snapshots: 1, changes, campaigners, mirrored: false, ..settled("snapshots of changes") };
+    explore(Scope { prompt_disks: true, ..scope });
 }
 
 /// Fails when: a configuration whose entry was truncated stays in force (M02).
@@ -203,7 +283,8 @@ fn stale_logs() {
 
 /// Two servers stand on a snapshot, and the log of the third differs where that ends.
 ///
-/// Fails when: the log behind the boundary stays though the entry there is another (N02).
+/// Fails when: the log behind the boundary stays though the entry there is another (N02); a snapshot older than what is committed is
+/// installed (N01).
 #[test]
 fn installed_snapshots() {
     let voters = Membership::of_voters((1..=3).map(|id| (id, "")));

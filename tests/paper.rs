@@ -6,6 +6,8 @@
 
 #[path = "paper/boundaries.rs"]
 mod boundaries;
+#[path = "paper/bounds.rs"]
+mod bounds;
 #[path = "paper/compaction.rs"]
 mod compaction;
 #[path = "paper/elections.rs"]

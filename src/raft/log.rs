@@ -159,12 +159,13 @@ mod tests {
             prop_assert_eq!(log.last_index_up_to_term(term), last);
         }
 
+        /// Fails when: a limit of no entries is taken at its word: a leader would then send nothing, for ever.
         #[test]
-        fn slices_agree_with_a_list((log, list) in logs(), from in 1_u64..40, to in 0_u64..40, count in 1_usize..6, bytes in 0_usize..12) {
+        fn slices_agree_with_a_list((log, list) in logs(), from in 1_u64..40, to in 0_u64..40, count in 0_usize..6, bytes in 0_usize..12) {
             prop_assume!(from > log.base().index);
             let mut left = bytes;
             let mut naive = Vec::new();
-            for entry in list.iter().filter(|entry| (from..=to).contains(&entry.index)).take(count) {
+            for entry in list.iter().filter(|entry| (from..=to).contains(&entry.index)).take(count.max(1)) {
                 let size = entry.size().max(1);
                 if !naive.is_empty() && size > left {
                     break;

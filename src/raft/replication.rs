@@ -346,6 +346,11 @@ impl Raft {
         }
         peer.last_heard = now;
         peer.reachable = true;
+        if peer.lost_data.is_some() {
+            // What it said before may come behind the word that its disk lost entries: it has them no more (L08). One that
+            // says it again has fallen before its disk was marked.
+            return;
+        }
         if !matches!(reply.outcome, AppendOutcome::Lost { .. }) {
             // A disk that lost entries may have lost a vote: it confirms nobody.
             peer.read_round = peer.read_round.max(read_round);
@@ -386,11 +391,8 @@ impl Raft {
             }
             AppendOutcome::Stale => {}
             AppendOutcome::Lost { .. } => {
-                // One that says it again has fallen before its disk was marked.
-                if peer.lost_data.is_none() {
-                    peer.lost_data = Some(std::mem::take(&mut peer.match_index));
-                    effects.push(Effect::PeerLostData { peer: from });
-                }
+                peer.lost_data = Some(std::mem::take(&mut peer.match_index));
+                effects.push(Effect::PeerLostData { peer: from });
             }
         }
         self.note_catching_up(now, from);

@@ -369,6 +369,10 @@ impl Raft {
         }
         peer.last_heard = now;
         peer.reachable = true;
+        if peer.lost_data.is_some() {
+            // A late word, as for AppendEntries (L08).
+            return;
+        }
         match reply.outcome {
             InstallOutcome::Installed { match_index } => {
                 peer.matched(match_index);

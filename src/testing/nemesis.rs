@@ -25,7 +25,7 @@ pub enum Fault {
     Kill,
     /// All nodes lose their power at once.
     CrashAll,
-    /// A node is shut down in order.
+    /// A node is shut down in order, or killed if its disk does not answer as it should.
     Stop,
     /// All nodes that do not run are started.
     Restart,
@@ -284,6 +284,8 @@ impl<M: StateMachine> Nemesis<M> {
         match fault {
             Fault::Crash => cluster.crash(id).await,
             Fault::Kill => cluster.kill(id).await,
+            // Nobody can shut down in order what waits for its disk.
+            Fault::Stop if cluster.has_bad_disk(id) => cluster.kill(id).await,
             Fault::Stop => drop(cluster.stop(id).await),
             Fault::Pause => cluster.pause(id),
             Fault::Isolate => {

@@ -277,9 +277,11 @@ mod tests {
     async fn rings_and_bridges_leave_what_they_say() {
         let network = Network::new(1);
         network.ring(&[1, 2, 3, 4, 5]);
-        let neighbours = |one| links(&network, 5).into_iter().filter(move |(from, _)| *from == one).map(|(_, to)| to);
-        assert_eq!(neighbours(1).collect::<Vec<_>>(), [2, 5]);
-        assert_eq!(neighbours(4).collect::<Vec<_>>(), [3, 5]);
+        let neighbours = |one| -> Vec<NodeId> {
+            links(&network, 5).into_iter().filter(|(from, _)| *from == one).map(|(_, to)| to).collect()
+        };
+        assert_eq!(neighbours(1), [2, 5]);
+        assert_eq!(neighbours(4), [3, 5]);
         assert_eq!(links(&network, 5).len(), 10);
         network.heal();
         network.bridge(3, &[1, 2, 3, 4, 5]);

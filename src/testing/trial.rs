@@ -26,20 +26,23 @@ use crate::{config::Config, state_machine::StateMachine};
 /// clients send commands and read, once for each seed.
 ///
 /// Checked, besides your [`invariant`](Trial::invariant) after every command: all replicas give the same output to the same
-/// command and have the same [`state`](Trial::state) at the same entry, also when it came from a snapshot; every command
+/// command and have the same state at the same entry, also when it came from a snapshot; every command
 /// that was answered is there, with that output; no command is applied twice; what clients saw is linearizable; and once
 /// all is mended the cluster serves again.
 ///
 /// To be run on a current-thread runtime whose time is paused; then a seed gives the same run each time.
 pub struct Trial<M: StateMachine, S> {
     subject: Arc<Subject<M, S>>,
-    command: Arc<dyn Fn(&mut Dice) -> M::Command + Send + Sync>,
+    command: MakeCommand<M>,
     nodes: u64,
     seeds: u64,
     steps: u64,
     faults: Option<Vec<Fault>>,
     config: Config,
 }
+
+/// Makes a command.
+type MakeCommand<M> = Arc<dyn Fn(&mut Dice) -> <M as StateMachine>::Command + Send + Sync>;
 
 /// Chance for making commands, from the seed.
 pub struct Dice(SmallRng);
@@ -202,9 +205,10 @@ where
 
     async fn run_seed(&self, seed: u64, passed: &mut Passed) -> Result<(), Failure> {
         let run = Run::start(self, seed).await;
-        let (outcome, done, counts) = run.through(self).await;
-        let faults = done[done.len().saturating_sub(5)..].to_vec();
-        outcome.map_err(|what| Failure { seed, what, faults })?;
+        let counts = run.through(self).await.map_err(|what| {
+            let done = run.done();
+            Failure { seed, what, faults: done[done.len().saturating_sub(5)..].to_vec() }
+        })?;
         let (commands, restored) = run.findings.counts();
         passed.seeds += 1;
         passed.commands += commands;

@@ -1,4 +1,4 @@
-//! Streams that break, and what was on them.
+//! Streams that break, and what was on them (SAFETY: N05).
 
 use std::time::Duration;
 

@@ -3,6 +3,10 @@
 //! A state is a row of numbers: of its history, of each of its servers, of the messages that were ever sent. Servers and
 //! messages are few where states are many, so that each is kept once; and since a core is pure, what a move makes of a server
 //! is computed once, by the real core, and looked up from then on.
+//!
+//! Two observations keep the search short, and lose nothing, since a message is never taken back and need not arrive. Of two
+//! states that differ in their messages alone, the one that has all of the other's can do all that the other can: only such
+//! states are gone on from. And a message that changes nothing at its addressee, and is answered, is answered at once.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -10,6 +14,7 @@ use std::{
     io::Write as _,
     panic::{AssertUnwindSafe, catch_unwind},
     rc::Rc,
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
     time::Instant,
 };
 
@@ -78,12 +83,26 @@ fn mix(seed: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// 128 bits of a state: two of 2^30 states share theirs by chance once in 2^69 searches.
+/// 128 bits of a state without its messages: two of 2^30 states share theirs by chance once in 2^69 searches.
 fn fingerprint(state: &[u32]) -> [u64; 2] {
     let fold = |seed: u64, factor: u64| {
         state.iter().fold(seed, |sum, word| mix(sum.wrapping_mul(factor).wrapping_add(u64::from(*word) + 1)))
     };
     [fold(17, 0x9e37_79b9_7f4a_7c15), fold(0x1234_5678_9abc_def1, 0xd6e8_feb8_6659_fd93)]
+}
+
+/// States of all the searches of this process.
+static SUM: AtomicUsize = AtomicUsize::new(0);
+
+/// A bit for each message, of 64: what lacks one of these is no superset.
+fn summary(messages: &[u32]) -> u64 {
+    messages.iter().fold(0, |bits, message| bits | 1 << (message % 64))
+}
+
+/// Whether `many` has all of `few`; both rise.
+fn has_all(many: &[u32], few: &[u32]) -> bool {
+    let mut many = many.iter();
+    few.len() <= many.len() && few.iter().all(|wanted| many.find(|one| *one >= wanted) == Some(wanted))
 }
 
 /// How many seconds this thread has run, where that can be known: the machine may be busy with other things.
@@ -115,7 +134,10 @@ pub struct Search {
     pub outcomes: HashMap<(u32, Move), Rc<Outcome>, BuildHasherDefault<Mixed>>,
     /// Pairs of servers whose logs have been compared.
     pub compared: HashSet<(u32, u32), BuildHasherDefault<Mixed>>,
-    seen: HashSet<[u64; 2], BuildHasherDefault<Mixed>>,
+    /// Sets of messages.
+    sets: Numbered<Box<[u32]>>,
+    /// By what a state is without its messages: the largest sets that it was reached with, and their summaries.
+    seen: HashMap<[u64; 2], Vec<(u64, u32)>, BuildHasherDefault<Mixed>>,
     /// How each state was reached first: from which, by whose turn.
     reached: Vec<(u32, u8, Move)>,
     transitions: u64,
@@ -133,7 +155,8 @@ impl Search {
             contents: Contents::new(),
             outcomes: HashMap::default(),
             compared: HashSet::default(),
-            seen: HashSet::default(),
+            sets: Numbered::new(),
+            seen: HashMap::default(),
             reached: Vec::new(),
             transitions: 0,
         }
@@ -144,14 +167,14 @@ impl Search {
         let began = Instant::now();
         let first = self.first_state();
         self.first = Some(first.clone());
-        self.seen.insert(fingerprint(&first));
+        self.enter(&first);
         self.reached.push((0, 0, Move::Tick));
         let mut level = vec![(first, 0_u32)];
         let (mut depth, mut cut) = (0, false);
         while !level.is_empty() && !cut {
             let mut next = Vec::new();
             for (state, number) in level {
-                self.visit(&state, number, &mut next);
+                self.visit(state, number, &mut next);
                 cut = self.scope.max_states > 0 && self.reached.len() >= self.scope.max_states;
                 if cut {
                     break;
@@ -163,16 +186,18 @@ impl Search {
                 self.tell(depth, "so far", began);
             }
         }
+        SUM.fetch_add(self.reached.len(), Relaxed);
         self.tell(depth - 1, if cut { "CUT at the bound" } else { "all explored" }, began);
     }
 
     /// Everything that may happen in a state. What is reached for the first time is put to `next`.
-    fn visit(&mut self, state: &State, number: u32, next: &mut Vec<(State, u32)>) {
-        for (id, what) in self.moves(state) {
+    fn visit(&mut self, state: State, number: u32, next: &mut Vec<(State, u32)>) {
+        let Some(state) = self.complete(state) else { return };
+        for (id, what) in self.moves(&state) {
             self.transitions += 1;
-            match self.successor(state, id, what) {
+            match self.successor(&state, id, what) {
                 Ok(Some(successor)) => {
-                    if self.seen.insert(fingerprint(&successor)) {
+                    if self.enter(&successor) {
                         next.push((successor, self.reached.len() as u32));
                         self.reached.push((number, id as u8, what));
                     }
@@ -183,10 +208,53 @@ impl Search {
         }
     }
 
+    /// Takes note of a state. Whether it can do anything that those before it cannot.
+    fn enter(&mut self, state: &State) -> bool {
+        let (places, messages) = state.split_at(self.scope.disks.len() + 1);
+        let bits = summary(messages);
+        let largest = self.seen.entry(fingerprint(places)).or_default();
+        let sets = &self.sets;
+        if largest.iter().any(|(other, set)| bits & !other == 0 && has_all(sets.get(*set), messages)) {
+            return false;
+        }
+        largest.retain(|(other, set)| other & !bits != 0 || !has_all(messages, sets.get(*set)));
+        largest.push((bits, self.sets.number(messages.into())));
+        true
+    }
+
+    /// The state with all the answers to be had for nothing; none where another one has come to include it.
+    fn complete(&mut self, state: State) -> Option<State> {
+        let size = self.scope.disks.len() + 1;
+        let set = self.sets.number(state[size..].into());
+        if !self.seen[&fingerprint(&state[..size])].iter().any(|(_, largest)| *largest == set) {
+            return None;
+        }
+        let mut state = state;
+        loop {
+            let mut more = Vec::new();
+            for (id, what) in self.moves(&state) {
+                let Move::Deliver(_) = what else { continue };
+                let outcome = self.outcome(state[id as usize], what);
+                let unchanged = outcome.server == state[id as usize] && outcome.violation.is_none();
+                if unchanged && outcome.events.is_empty() && outcome.numbers.is_none() {
+                    more.extend(outcome.sent.iter().filter(|packet| self.is_news(**packet, &state)));
+                }
+            }
+            if more.is_empty() {
+                break;
+            }
+            more.extend(&state[size..]);
+            more.sort_unstable();
+            more.dedup();
+            state = state[..size].iter().copied().chain(more).collect();
+        }
+        (state[size..].len() == self.sets.get(set).len() || self.enter(&state)).then_some(state)
+    }
+
     /// Written past the test harness, which keeps what a passing test prints to itself.
     fn tell(&self, depth: usize, end: &str, began: Instant) {
         let line = format!(
-            "model {}: {} states, {} transitions, depth {depth}, {end} in {:.1} s, {:.1} s of CPU ({} servers, {} messages, {} turns)\n",
+            "model {}: {} states, {} transitions, depth {depth}, {end} in {:.1} s, {:.1} s of CPU ({} servers, {} messages, {} turns); {} states in all\n",
             self.scope.name,
             self.reached.len(),
             self.transitions,
@@ -195,6 +263,7 @@ impl Search {
             self.servers.values.len(),
             self.packets.values.len(),
             self.outcomes.len(),
+            SUM.load(Relaxed),
         );
         std::io::stderr().write_all(line.as_bytes()).expect("the standard error stream takes a line");
     }
@@ -209,7 +278,12 @@ impl Search {
             at = before;
         }
         way.reverse();
-        let mut state = self.first.clone().expect("the search has begun");
+        let first = self.first.clone().expect("the search has begun");
+        self.fail_along(first, &way, violation)
+    }
+
+    /// Panics with what leads from `state` to a violation.
+    pub fn fail_along(&mut self, mut state: State, way: &[(NodeId, Move)], violation: &str) -> ! {
         let mut story = String::new();
         for (step, (id, what)) in way.iter().enumerate() {
             let lines = catch_unwind(AssertUnwindSafe(|| self.tell_turn(&state, *id, *what)));
@@ -219,11 +293,10 @@ impl Search {
                 state = next;
             }
         }
-        let (name, states) = (self.scope.name, self.reached.len());
+        let (name, states, steps) = (self.scope.name, self.reached.len(), way.len());
         let test = name.replace([' ', '-'], "_");
         panic!(
-            "{story}{violation}\n(model {name}, step {}, after {states} states.) Rerun: cargo test --test model {test}",
-            way.len()
+            "{story}{violation}\n(model {name}, step {steps}, after {states} states.) Rerun: cargo test --test model {test}"
         );
     }
 

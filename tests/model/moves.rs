@@ -1,6 +1,6 @@
 //! What may happen in a state, and what it leads to.
 
-use std::{collections::BTreeMap, rc::Rc, time::Duration};
+use std::{collections::BTreeSet, rc::Rc, time::Duration};
 
 use ractor_raft::raft::*;
 
@@ -51,7 +51,7 @@ impl Search {
         let (used, scope) = (&history.used, &self.scope);
         let leads = server.leads().is_some();
         // Where nothing has happened yet, all servers are alike.
-        let first = server.id == 1 || !history.is_blank();
+        let first = !scope.mirrored || server.id == 1 || !history.is_blank();
         let may_campaign = scope.campaigners.contains(&server.id) && server.raft.current_term() < scope.max_term;
         if server.is_due() && (leads && scope.heartbeats || !leads && may_campaign && first) {
             may(Move::Ring);
@@ -162,8 +162,7 @@ impl Search {
         } else if let Some(numbers) = &outcome.numbers {
             self.give_numbers(id, &mut servers, &mut packets, |session| renumbered(numbers, session));
         }
-        let lost = |packet: &&u32| self.scope.only_elections && self.packets.get(**packet).is_append_entries();
-        packets.extend(outcome.sent.iter().filter(|packet| !lost(packet)));
+        packets.extend(outcome.sent.iter().filter(|packet| !self.is_lost(**packet)));
         // Only what this server hears, and what goes by another number now, can have become of no use.
         let renumbered = outcome.numbers.is_some() || matches!(what, Move::Crash { .. });
         packets.retain(|packet| {
@@ -179,6 +178,9 @@ impl Search {
             let values: Vec<Rc<Server>> = servers.iter().map(|number| self.servers.get(*number).clone()).collect();
             let values: Vec<&Server> = values.iter().map(|server| &**server).collect();
             outcome.events.iter().try_for_each(|event| history.note(id, event, &values))?;
+            if history.used.reads >= self.scope.reads {
+                history.nobody_reads_any_more();
+            }
             self.histories.number(history)
         } else {
             state[0]
@@ -187,6 +189,16 @@ impl Search {
             self.compare_logs(id, &servers)?;
         }
         Ok(Some([history].into_iter().chain(servers).chain(packets).collect()))
+    }
+
+    fn is_lost(&self, packet: u32) -> bool {
+        self.scope.only_elections && self.packets.get(packet).is_append_entries()
+    }
+
+    /// Whether a state with these servers lacks a message, and has a use for it.
+    pub fn is_news(&self, packet: u32, state: &State) -> bool {
+        let (places, packets) = state.split_at(self.size() + 1);
+        packets.binary_search(&packet).is_err() && !self.is_lost(packet) && !self.is_spent(packet, &places[1..])
     }
 
     fn compare_logs(&mut self, id: NodeId, servers: &[u32]) -> Result<(), String> {
@@ -274,10 +286,12 @@ impl Search {
         let history = self.histories.number(History::after(&self.scope.compacted));
         let mut state: State = [history].into_iter().chain(servers).collect();
         if self.scope.settled {
+            let mut way = Vec::new();
+            let begin = state.clone();
             // A second and third heartbeat tell what is committed, and that everyone keeps up.
             for _ in 0..4 {
-                state = self.successor(&state, 1, Move::Ring).expect("nothing is wrong yet").unwrap_or(state);
-                state = self.settle(state);
+                state = self.lead_on(&begin, state, (1, Move::Ring), &mut way);
+                state = self.settle(&begin, state, &mut way);
             }
             let lost = state[..=self.size()].to_vec();
             state = lost.into();
@@ -285,22 +299,29 @@ impl Search {
         state
     }
 
+    /// A step on the way to the first state.
+    fn lead_on(&mut self, begin: &State, state: State, step: (NodeId, Move), way: &mut Vec<(NodeId, Move)>) -> State {
+        way.push(step);
+        match self.successor(&state, step.0, step.1) {
+            Ok(next) => next.unwrap_or(state),
+            Err(violation) => self.fail_along(begin.clone(), way, &violation),
+        }
+    }
+
     /// Lets everything arrive, once, until nothing is new.
-    fn settle(&mut self, mut state: State) -> State {
-        let mut arrived: BTreeMap<u32, ()> = BTreeMap::new();
+    fn settle(&mut self, begin: &State, mut state: State, way: &mut Vec<(NodeId, Move)>) -> State {
+        let mut arrived = BTreeSet::new();
         loop {
             let waits = |what: &Move| match what {
                 Move::Sync => true,
-                Move::Deliver(packet) => !arrived.contains_key(packet),
+                Move::Deliver(packet) => !arrived.contains(packet),
                 _ => false,
             };
             let Some((id, what)) = self.moves(&state).into_iter().find(|(_, what)| waits(what)) else { return state };
             if let Move::Deliver(packet) = what {
-                arrived.insert(packet, ());
+                arrived.insert(packet);
             }
-            if let Some(next) = self.successor(&state, id, what).expect("nothing is wrong yet") {
-                state = next;
-            }
+            state = self.lead_on(begin, state, (id, what), way);
         }
     }
 }

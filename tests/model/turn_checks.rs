@@ -77,6 +77,17 @@ impl Turn<'_> {
         let raft = &self.server.raft;
         if same_life && self.before.leads().is_some() && self.before.leads() == self.server.leads() {
             let old = &self.before.raft;
+            let new = (old.last_index() + 1..=raft.last_index()).filter_map(|at| raft.entry(at));
+            let changes = new.filter(|entry| matches!(entry.payload, Payload::Membership(_))).count();
+            let position = |index| raft.entry(index).map(Entry::position).unwrap_or(raft.base());
+            if changes > 0 && position(raft.commit_index()).term != raft.current_term() {
+                return self.violate(format!("M01: n{id} changes the servers, and has committed nothing in its term"));
+            }
+            let is_change =
+                |at: &LogIndex| matches!(raft.entry(*at), Some(Entry { payload: Payload::Membership(_), .. }));
+            if changes > 0 && (raft.commit_index() + 1..=raft.last_index()).filter(is_change).count() > 1 {
+                return self.violate(format!("M03: n{id} makes a change while another is not committed"));
+            }
             let changed = (raft.base().index + 1..=old.last_index()).find(|at| old.entry(*at) != raft.entry(*at));
             if let Some(index) = changed.filter(|index| *index > old.base().index) {
                 let term = raft.current_term();

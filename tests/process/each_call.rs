@@ -1,5 +1,6 @@
 //! Every call by which a node changes its directory fails once: each write, sync, truncation, renaming, removal and creation
-//! of a file, at a start, under load, while snapshots are taken and the log is compacted, and as the node stops.
+//! of a file, at a start, under load, while snapshots are taken and the log is compacted, and as the node stops
+//! (SAFETY: D01).
 //!
 //! A node alone acknowledges alone: what it has acknowledged must be there when it starts again, from whatever it left. It
 //! ends with R016, or heals, and says so; it does not hang. CI tries a sample, drawn from a seed (`SEED`), and

@@ -1,5 +1,5 @@
 //! Every call by which one node of three changes its directory fails once: while it starts, is caught up by a snapshot,
-//! follows, takes snapshots, leads and stops.
+//! follows, takes snapshots, leads and stops (SAFETY: D01).
 //!
 //! Whatever it comes to, the others go on, nothing acknowledged is lost, and the node says R016 or heals; started again, it
 //! catches up. `FAULTS=all` tries each call, one way each; CI a sample.

@@ -142,7 +142,7 @@ async fn a_snapshot_that_does_not_advance_is_given_back_to_the_core() {
 
 /// Chunks that are lost, late, repeated, and that break their connection.
 ///
-/// Fails when: a chunk that comes again is stored again, or a stall is waited out for ever.
+/// Fails when: a stream that stalled is waited for without an end (`within_time`).
 #[tokio::test(start_paused = true)]
 async fn a_snapshot_arrives_over_a_bad_network() {
     for seed in 0..8 {

@@ -129,7 +129,7 @@ fn a_sound_machine_passes_in_the_same_way_each_time() {
     assert_eq!(passed, again, "the second time in one runtime");
     assert_eq!(run()[0], passed, "in another runtime");
     println!("{passed}");
-    assert!(passed.seeds == 4 && passed.commands > 200 && passed.restored > 4, "{passed:?}");
+    assert!(passed.seeds > 0 && passed.commands > 200 && passed.restored > 4, "{passed:?}");
     assert!(passed.faults.len() > 10, "{passed:?}");
 }
 

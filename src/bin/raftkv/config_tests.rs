@@ -1,4 +1,5 @@
 use clap::Parser;
+use proptest::{collection::vec, prelude::*};
 
 use super::*;
 
@@ -137,5 +138,43 @@ fn members_and_times_are_read_strictly() {
     ] {
         let read = settings(&format!("raftkv status --timeout {time}"), &[]).and_then(|settings| settings.client());
         assert_eq!(read.ok().map(|client| client.timeout.as_millis()), expected, "{time}");
+    }
+}
+
+/// Lines of a configuration file that are right, nearly right, and wrong.
+fn lines() -> impl Strategy<Value = String> {
+    let known: Vec<_> =
+        ["id", "data", "listen", "timeout", "endpoints", "cluster", "peer", "heartbeat_ms", "election_timeout_ms"]
+            .into();
+    let value = prop_oneof![
+        any::<i64>().prop_map(|number| number.to_string()),
+        any::<f64>().prop_map(|number| format!("{number:?}")),
+        "[a-z0-9:=,.-]{0,20}".prop_map(|text| format!("'{text}'")),
+        vec("[a-z0-9:]{0,8}", 0..4).prop_map(|texts| format!("{texts:?}")),
+        "\\PC{0,12}",
+    ];
+    prop_oneof![
+        (prop::sample::select(known), value).prop_map(|(key, value)| format!("{key} = {value}")),
+        "\\[(cluster|peer)\\]",
+        "\\PC{0,30}",
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    // Fails when: a value of another type or a number out of bounds is a panic; or a refusal names nothing.
+    #[test]
+    fn whatever_stands_in_a_file_is_settings_or_a_refusal(lines in vec(lines(), 0..8), bytes in vec(any::<u8>(), 0..40)) {
+        for content in [lines.join("\n").into_bytes(), bytes] {
+            let file = file("");
+            std::fs::write(file.path(), content).expect("it can be written");
+            let found = settings(&format!("raftkv serve --config {}", file.path().display()), &[]);
+            let serve = found.as_ref().map_err(Clone::clone).and_then(Settings::serve);
+            let client = found.and_then(|settings| settings.client().map(|_| ()));
+            for failure in [serve.map(|_| ()), client].into_iter().filter_map(Result::err) {
+                prop_assert!(failure.what.len() > 5, "{:?}", failure);
+            }
+        }
     }
 }

@@ -277,6 +277,8 @@ impl Lock for LockFile {
 
 #[cfg(test)]
 mod tests {
+    use proptest::{collection::vec, prelude::*, sample::Index};
+
     use super::*;
 
     #[test]
@@ -291,5 +293,26 @@ mod tests {
             assert_eq!(Note::of_line(&damaged), None, "byte {at}");
         }
         assert_eq!(Note::of_line(b""), None);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        /// Fails when: a note is believed that was not written so: nothing else guards the number of writes.
+        #[test]
+        fn whatever_stands_in_a_lock_file_is_the_note_or_none(
+            process in any::<u32>(), writes in any::<u64>(), bytes in vec(any::<u8>(), 0..60), bit in any::<Index>(), cut in any::<Index>(),
+        ) {
+            let note = Note { process, writes };
+            let line = note.to_line();
+            prop_assert_eq!(Note::of_line(&line), Some(note));
+            let mut flipped = line.clone();
+            let bit = bit.index(8 * line.len());
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            for line in [&flipped, &line[..cut.index(line.len())]] {
+                prop_assert!(Note::of_line(line).is_none_or(|found| found == note), "{:?}", line);
+            }
+            prop_assert_eq!(Note::of_line(&bytes), None);
+        }
     }
 }

@@ -185,7 +185,95 @@ pub(super) fn row_checksum(table: &str, numbers: &[Option<u64>], bytes: &[u8]) -
 
 #[cfg(test)]
 mod tests {
+    use proptest::{collection::vec, prelude::*};
+
     use super::*;
+
+    prop_compose! {
+        fn memberships()(
+            servers in vec((any::<u64>(), "[a-z]{0,3}:[0-9]{1,2}", 0..3), 0..6),
+            staged in vec(any::<u64>(), 0..3),
+            removed in vec(any::<u64>(), 0..3),
+            incarnations in vec(any::<(u64, u64)>(), 0..3),
+        ) -> Membership {
+            let of = |wanted| servers.iter().filter(move |(_, _, part)| *part == wanted);
+            let part = |wanted| of(wanted).map(|(id, address, _)| (*id, address.clone())).collect();
+            Membership {
+                voters: part(0),
+                outgoing: part(1),
+                learners: part(2),
+                staged: staged.into_iter().collect(),
+                removed: removed.into_iter().collect(),
+                incarnations: incarnations.into_iter().collect(),
+            }
+        }
+    }
+
+    fn payloads() -> impl Strategy<Value = Payload> {
+        let bytes = || vec(any::<u8>(), 0..20).prop_map(Bytes::from);
+        let call = (any::<[u64; 3]>(), bytes()).prop_map(|([session, sequence, first_unanswered], command)| {
+            Payload::SessionCommand(SessionCommand { session, sequence, first_unanswered, command })
+        });
+        prop_oneof![
+            Just(Payload::Noop),
+            Just(Payload::OpenSession),
+            bytes().prop_map(Payload::Command),
+            memberships().prop_map(|membership| Payload::Membership(membership.into())),
+            call,
+        ]
+    }
+
+    fn stored(payload: &Payload) -> Vec<u8> {
+        let mut stored = Vec::new();
+        encode_payload(payload, &mut stored);
+        stored
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        /// Fails when: a field is written that is not read, or as another one.
+        #[test]
+        fn any_payload_comes_back_as_it_was(payload in payloads(), membership in memberships()) {
+            prop_assert_eq!(decode_payload(&stored(&payload)), Ok(payload));
+            prop_assert_eq!(decode_membership(&encode_membership(&membership)), Ok(membership));
+        }
+
+        /// Fails when: the checksum leaves out the position, the payload, or the entry before.
+        #[test]
+        fn a_bit_that_flips_breaks_the_chain(
+            payload in payloads(), previous in any::<u32>(), [index, term] in any::<[u64; 2]>(), bit in any::<prop::sample::Index>(),
+        ) {
+            let (payload, position) = (stored(&payload), LogPosition { index, term });
+            let sum = chain(previous, position, &payload);
+            let mut flipped = payload.clone();
+            let bit = bit.index(8 * payload.len());
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            prop_assert_ne!(chain(previous, position, &flipped), sum);
+            let other = 1 << (bit % 64);
+            prop_assert_ne!(chain(previous, LogPosition { index: index ^ other, term }, &payload), sum);
+            prop_assert_ne!(chain(previous, LogPosition { index, term: term ^ other }, &payload), sum);
+            prop_assert_ne!(chain(previous ^ (1 << (bit % 32)), position, &payload), sum);
+        }
+
+        /// Whatever is read is a value that comes back, or an error.
+        ///
+        /// Fails when: what cannot be decoded is a panic.
+        #[test]
+        fn no_bytes_panic(bytes in vec(any::<u8>(), 0..60), payload in payloads(), at in any::<prop::sample::Index>()) {
+            let mut damaged = stored(&payload);
+            let at = at.index(damaged.len());
+            damaged[at] = bytes.first().copied().unwrap_or(0);
+            for bytes in [bytes, damaged] {
+                if let Ok(payload) = decode_payload(&bytes) {
+                    prop_assert_eq!(decode_payload(&stored(&payload)), Ok(payload));
+                }
+                if let Ok(membership) = decode_membership(&bytes) {
+                    prop_assert_eq!(decode_membership(&encode_membership(&membership)), Ok(membership));
+                }
+            }
+        }
+    }
 
     #[test]
     fn payloads_come_back_as_they_were() {

@@ -193,3 +193,79 @@ fn read_if_any<T>(
 fn number(row: &Row<'_>, column: usize) -> Result<u64> {
     row.get::<_, i64>(column).map(i64::cast_unsigned)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::storage::sqlite::schema;
+
+    /// What is read of each row, the owner's first; `None` for one that is refused.
+    fn all(connection: &Connection) -> (Option<Owner>, Option<Base>, Option<State>, Option<Option<Condemned>>) {
+        let (owner, base) = (Owner::read(connection).ok(), Base::read(connection).ok());
+        (owner, base, State::read(connection).ok(), Condemned::read(connection).ok())
+    }
+
+    const COLUMNS: [(&str, &str); 16] = [
+        ("identity", "cluster_id"),
+        ("identity", "node_id"),
+        ("identity", "incarnation"),
+        ("identity", "checksum"),
+        ("base", "last_included_index"),
+        ("base", "last_included_term"),
+        ("base", "chain"),
+        ("base", "checksum"),
+        ("state", "current_term"),
+        ("state", "voted_for"),
+        ("state", "last_index"),
+        ("state", "chain"),
+        ("state", "writes"),
+        ("state", "checksum"),
+        ("condemned", "acknowledged"),
+        ("condemned", "last"),
+    ];
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        /// Fails when: a checksum leaves a column out, or a row is read as another than it was written as.
+        #[test]
+        fn a_row_is_read_as_it_was_written_or_refused(
+            numbers in any::<[u64; 10]>(), voted_for in any::<Option<u64>>(), chains in any::<[u32; 2]>(),
+            membership in prop::collection::vec(any::<u8>(), 0..20), bit in 0..64_u32,
+        ) {
+            let [cluster_id, node_id, incarnation, index, term, current_term, last_index, writes, acknowledged, last] = numbers;
+            let connection = Connection::open_in_memory().expect("memory");
+            schema::create(&connection).expect("there is room");
+            let owner = Owner { identity: Identity { cluster_id, node_id }, incarnation };
+            let base = Base { position: LogPosition { index, term }, chain: chains[0], membership };
+            let hard_state = HardState { current_term, voted_for };
+            let state = State { hard_state, last_index, chain: chains[1], writes };
+            let condemned = Condemned { acknowledged, last };
+            owner.write(&connection).expect("there is room");
+            base.write(&connection).expect("there is room");
+            state.write(&connection).expect("there is room");
+            condemned.write(&connection).expect("there is room");
+            let written = (Some(owner), Some(base), Some(state), Some(Some(condemned)));
+            prop_assert_eq!(all(&connection), written.clone());
+            for (table, column) in COLUMNS {
+                let flip = format!("UPDATE {table} SET {column} = ({column} | ?1) - ({column} & ?1) WHERE {column} IS NOT NULL");
+                let mask = 1_i64.wrapping_shl(if column == "chain" || column == "checksum" { bit % 32 } else { bit });
+                let flipped = mask != i64::MIN && connection.execute(&flip, [mask]).expect("there is room") > 0;
+                let mut expected = written.clone();
+                match table {
+                    _ if !flipped => {}
+                    "identity" => expected.0 = None,
+                    "base" => expected.1 = None,
+                    "state" => expected.2 = None,
+                    _ => expected.3 = None,
+                }
+                prop_assert_eq!(all(&connection), expected, "{} of {}, bit {}", column, table, bit);
+                if flipped {
+                    connection.execute(&flip, [mask]).expect("there is room");
+                }
+            }
+        }
+    }
+}

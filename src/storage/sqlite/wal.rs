@@ -186,6 +186,8 @@ fn words(bytes: &[u8], at: usize) -> [u32; 2] {
 
 #[cfg(test)]
 mod tests {
+    use proptest::{collection::vec, prelude::*};
+
     use super::*;
 
     const PAGE: usize = 512;
@@ -264,5 +266,31 @@ mod tests {
         }
         old[..new.len()].copy_from_slice(&new);
         assert_eq!(scan(&old, PAGE), Scan::Sound { frames: 1 });
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        /// Whatever lies there, the scan ends, and counts no more frames than there is room for.
+        ///
+        /// Fails when: a length is taken from the bytes, or a frame that is not whole is looked at.
+        #[test]
+        fn no_bytes_panic(
+            bytes in vec(any::<u8>(), 0..100), transactions in vec(1..4_usize, 0..4), at in any::<prop::sample::Index>(),
+            cut in any::<prop::sample::Index>(), big in any::<bool>(),
+        ) {
+            let mut log = log(if big { Order::Big } else { Order::Little }, &transactions);
+            let at = at.index(log.len());
+            let end = (at + bytes.len()).min(log.len());
+            log[at..end].copy_from_slice(&bytes[..end - at]);
+            log.truncate(cut.index(2 * log.len()));
+            for bytes in [&log, &bytes] {
+                for page_size in [PAGE, 2 * PAGE] {
+                    if let Scan::Sound { frames } = scan(bytes, page_size) {
+                        prop_assert!(frames * (FRAME_HEADER + page_size) <= bytes.len());
+                    }
+                }
+            }
+        }
     }
 }

@@ -18,7 +18,7 @@ impl<M: StateMachine> Cluster<M> {
     /// Proposes to the leader, which is waited for.
     ///
     /// # Errors
-    /// As for [`Node::propose`].
+    /// As for [`Node::propose`](crate::node::Node::propose).
     pub async fn propose(&self, command: M::Command) -> Result<Committed<M::Output>, ProposeError> {
         let leader = self.leader().await;
         self.propose_on(leader, command).await
@@ -27,7 +27,7 @@ impl<M: StateMachine> Cluster<M> {
     /// Proposes to a certain node, which forwards the command if it does not lead.
     ///
     /// # Errors
-    /// As for [`Node::propose`]; `Unavailable` if the node does not run.
+    /// As for [`Node::propose`](crate::node::Node::propose); `Unavailable` if the node does not run.
     ///
     /// # Panics
     /// If there is no answer a second after the request's timeout: no caller may hang.
@@ -43,7 +43,7 @@ impl<M: StateMachine> Cluster<M> {
     /// Asks the state machine of a certain node, and tells which index the answer is of.
     ///
     /// # Errors
-    /// As for [`Node::read`]; `Unavailable` if the node does not run.
+    /// As for [`Node::read`](crate::node::Node::read); `Unavailable` if the node does not run.
     ///
     /// # Panics
     /// If there is no answer a second after the request's timeout: no caller may hang.

@@ -61,14 +61,14 @@ impl<M: StateMachine> Cluster<M> {
         }
     }
 
-    /// Lets a disk's `operation`th operation from now on fail, which is final: the node stops. 1 is the next one; on a disk in
+    /// Lets a disk's `operation`th operation from now on fail, which is final: the node stops. 1 is the next one, 0 none; on a disk in
     /// memory it is always the next write. Not for a storage of the test's own.
     ///
     /// # Panics
     /// If there is no such node.
     pub fn fail_disk(&self, id: NodeId, operation: u64) {
         match self.seat(id).disk {
-            Disk::Memory(storage) => storage.fail_writes(1),
+            Disk::Memory(storage) => storage.fail_writes(u32::from(operation > 0)),
             #[cfg(feature = "sqlite")]
             Disk::Simulated(disk) => disk.fail_at(operation),
             Disk::Own(_) => {}

@@ -6,6 +6,8 @@ use ractor::ActorRef;
 use rand::RngExt;
 
 use super::{Cluster, Running, Seat};
+#[cfg(feature = "sqlite")]
+use crate::testing::setup::Disk;
 use crate::{
     error::NodeError,
     node::Node,
@@ -14,7 +16,7 @@ use crate::{
     testing::{
         application::{Application, Heard, kill_tree},
         pace::{Pace, Paced},
-        setup::{Disk, address_of},
+        setup::address_of,
     },
 };
 

@@ -119,7 +119,7 @@ impl Server {
             disk.carry_out(&write);
             disk.is_in(raft)
         });
-        if !with.is_some_and(|with| with.is_ok()) {
+        if with.is_none_or(|with| with.is_err()) {
             without.map_err(named)?;
         }
         let had_another_disk = self.had_another_disk;

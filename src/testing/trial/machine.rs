@@ -21,10 +21,13 @@ const COMPARED: LogIndex = 8;
 pub(super) struct Subject<M, S> {
     pub make: Box<dyn Fn() -> M + Send + Sync>,
     pub state: Box<dyn Fn(&M) -> S + Send + Sync>,
-    pub invariant: Box<dyn Fn(&M) -> Result<(), String> + Send + Sync>,
+    pub invariant: Invariant<M>,
     /// A command and an output in words.
     pub show: (Show, Show),
 }
+
+/// `Err` says what does not hold.
+pub(super) type Invariant<M> = Box<dyn Fn(&M) -> Result<(), String> + Send + Sync>;
 
 /// Says in words what is encoded.
 pub(super) type Show = fn(&[u8]) -> String;

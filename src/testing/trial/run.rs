@@ -1,17 +1,21 @@
 //! One seed of a trial: the cluster, its clients, and what must be true in the end.
 
 use std::{
+    any::Any,
     collections::BTreeMap,
     fmt::Debug,
-    sync::{Arc, atomic::Ordering::Relaxed},
+    panic::AssertUnwindSafe,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
+use futures_util::FutureExt;
 use prost::Message;
 use rand::{SeedableRng, rngs::SmallRng};
+use tokio::task::JoinSet;
 
 use super::{
-    Dice, Trial,
+    Dice, MakeCommand, Trial,
     history::{History, Operation, contradiction},
     machine::{Findings, Numbered, OnTrial},
 };
@@ -31,6 +35,7 @@ pub(super) struct Run<M: StateMachine, S: PartialEq + Debug + Send + 'static> {
     pub(super) cluster: Cluster<OnTrial<M, S>>,
     pub(super) findings: Findings<S>,
     history: Arc<History>,
+    done: Mutex<Vec<String>>,
 }
 
 impl<M, S> Run<M, S>
@@ -47,40 +52,49 @@ where
         let builder = builder.nodes(trial.nodes).seed(seed).config(trial.config.clone()).restart_policy(policy);
         #[cfg(feature = "sqlite")]
         let builder = if seed.is_multiple_of(2) { builder.simulated_disks() } else { builder };
-        Run { seed, cluster: builder.start().await, findings, history: Arc::default() }
+        Run { seed, cluster: builder.start().await, findings, history: Arc::default(), done: Mutex::default() }
     }
 
-    /// What was wrong, what was done, and how often each.
-    pub(super) async fn through(&self, trial: &Trial<M, S>) -> (Result<(), String>, Vec<String>, BTreeMap<Fault, u64>) {
-        let mut nemesis = Nemesis::new(&self.cluster, self.seed);
-        if let Some(faults) = &trial.faults {
-            nemesis = nemesis.only(faults);
-        }
-        let clients: Vec<_> = (0..CLIENTS).map(|client| tokio::spawn(self.client(trial, client).work())).collect();
-        let mut done = Vec::new();
-        let mut outcome = Ok(());
-        for _ in 0..trial.steps {
-            done.push(nemesis.strike().await.to_string());
-            self.cluster.run_for(Duration::from_millis(50 + self.cluster.draw(400))).await;
-            outcome = self.check();
-            if outcome.is_err() {
-                break;
-            }
-        }
-        if outcome.is_ok() {
-            nemesis.heal().await;
-            outcome = self.end(trial).await;
-        }
+    /// From the first fault to the last check. `Err` also where a wait was in vain, or something else of this panicked.
+    pub(super) async fn through(&self, trial: &Trial<M, S>) -> Result<BTreeMap<Fault, u64>, String> {
+        let tried = AssertUnwindSafe(self.try_through(trial)).catch_unwind().await;
         self.history.over.store(true, Relaxed);
-        for client in clients {
-            client.abort();
-            let _ = client.await;
-        }
         // Nothing of it goes on while the next seed runs.
         for id in self.cluster.ids() {
             self.cluster.crash(id).await;
         }
-        (outcome, done, nemesis.counts().clone())
+        tried.unwrap_or_else(|panic| Err(panic_text(&*panic)))
+    }
+
+    async fn try_through(&self, trial: &Trial<M, S>) -> Result<BTreeMap<Fault, u64>, String> {
+        let mut nemesis = Nemesis::new(&self.cluster, self.seed);
+        if let Some(faults) = &trial.faults {
+            nemesis = nemesis.only(faults);
+        }
+        // They end with this.
+        let mut clients = JoinSet::new();
+        for client in 0..CLIENTS {
+            clients.spawn(self.client(trial, client).work());
+        }
+        for _ in 0..trial.steps {
+            let struck = nemesis.strike().await.to_string();
+            self.done().push(struck);
+            self.cluster.run_for(Duration::from_millis(50 + self.cluster.draw(400))).await;
+            self.check()?;
+        }
+        nemesis.heal().await;
+        self.serve(trial).await?;
+        self.history.over.store(true, Relaxed);
+        while let Some(client) = clients.join_next().await {
+            client.map_err(|error| panic_text(&*error.into_panic()))?;
+        }
+        self.compare(trial).await?;
+        Ok(nemesis.counts().clone())
+    }
+
+    /// What the nemesis has done.
+    pub(super) fn done(&self) -> MutexGuard<'_, Vec<String>> {
+        self.done.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// After each step.
@@ -100,17 +114,20 @@ where
     }
 
     /// When all is mended.
-    async fn end(&self, trial: &Trial<M, S>) -> Result<(), String> {
-        let mut last = self.client(trial, CLIENTS);
+    async fn serve(&self, trial: &Trial<M, S>) -> Result<(), String> {
         let patience = 10 * trial.config.election_timeout_max;
-        let served = tokio::time::timeout(patience, last.until_answered()).await;
-        if served.is_err() {
+        let mut client = self.client(trial, CLIENTS);
+        let served = tokio::time::timeout(patience, client.until_answered()).await.map(drop);
+        served.or_else(|_| {
             self.check()?;
-            return Err(format!("it does not serve {patience:?} after all was mended\n{}", self.cluster.describe()));
-        }
-        self.history.over.store(true, Relaxed);
-        let index = last.until_answered().await;
-        self.cluster.until_applied(index).await;
+            Err(format!("it does not serve {patience:?} after all was mended\n{}", self.cluster.describe()))
+        })
+    }
+
+    /// When the clients have ended.
+    async fn compare(&self, trial: &Trial<M, S>) -> Result<(), String> {
+        let last = self.client(trial, CLIENTS + 1).until_answered().await;
+        self.cluster.until_applied(last).await;
         self.check()?;
         let mut states = Vec::new();
         for id in self.cluster.ids() {
@@ -118,9 +135,8 @@ where
         }
         for pair in states.windows(2) {
             let [(one, first), (other, second)] = pair else { unreachable!("windows of two") };
-            // A client's command may just come.
-            if first.0 == second.0 && first.1 != second.1 {
-                return Err(format!("at {} node {one} has {:?}, and node {other} {:?}", first.0, first.1, second.1));
+            if first != second {
+                return Err(format!("in the end node {one} has {first:?}, and node {other} {second:?}"));
             }
         }
         let operations = self.history.operations();
@@ -149,11 +165,16 @@ where
     }
 }
 
+fn panic_text(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&'static str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic without words".to_owned())
+}
+
 /// Calls one after the other, to any node.
 struct Client<M: StateMachine, S: PartialEq + Debug + Send + 'static> {
     cluster: Cluster<OnTrial<M, S>>,
     history: Arc<History>,
-    command: Arc<dyn Fn(&mut Dice) -> M::Command + Send + Sync>,
+    command: MakeCommand<M>,
     dice: Dice,
     /// Whether it tries a command again that may have been applied.
     in_session: bool,

@@ -4,7 +4,7 @@
 //! | file | |
 //! |---|---|
 //! | `plan` | what a seed means: how many nodes and clients, how often which fault |
-//! | `sky` | the actors that are struck, and the count of what all actors handle |
+//! | `sky` | the actors that are struck (SAFETY: C04), and the count of what all actors handle |
 //! | `course` | one storm, from its start to the verdict |
 //! | `clients`, `watchers` | those who use the cluster, and write down what they were told |
 //! | `weather` | what is done to the cluster |
