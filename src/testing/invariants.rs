@@ -187,14 +187,15 @@ impl State {
         let (id, raft) = (observed.node, observed.raft);
         let mut server = servers.remove(&id).unwrap_or_default();
         let checked = (|| {
+            let mut recovered = None;
             if observed.begins {
                 seen.begins(raft);
-                server.begins(id, raft)?;
+                recovered = Some(server.begins(id, raft)?);
             }
             if let Some(seq) = observed.released_by {
                 server.persisted(id, seq)?;
             }
-            let new = server.follow_log(raft);
+            let new = recovered.unwrap_or_else(|| server.follow_log(raft));
             seen.check_log(id, &server, raft, new)?;
             seen.check_votes(id, &mut server, raft)?;
             seen.check_commit(id, &server, raft, servers)?;
@@ -223,3 +224,6 @@ impl State {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

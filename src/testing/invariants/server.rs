@@ -109,8 +109,8 @@ pub(super) struct New {
 }
 
 impl Server {
-    /// It starts from its disk: all that was on it must be there again.
-    pub(super) fn begins(&mut self, id: NodeId, raft: &Raft) -> Check {
+    /// It starts from its disk: all that was on it must be there again. The whole log is new.
+    pub(super) fn begins(&mut self, id: NodeId, raft: &Raft) -> Result<New, Broken> {
         let named = |Broken(invariant, detail)| Broken(invariant, format!("n{id}: {detail}"));
         let without = self.disk.is_in(raft);
         // A write that nobody has heard of may be there or not.
@@ -124,12 +124,12 @@ impl Server {
         }
         let had_another_disk = self.had_another_disk;
         *self = Server { had_another_disk, ..Server::default() };
-        self.follow_log(raft);
+        let new = self.follow_log(raft);
         let hard_state = HardState { current_term: raft.current_term(), voted_for: raft.voted_for() };
         self.disk = Disk { hard_state, log: self.log.clone() };
         (self.commit_index, self.applying) = (raft.base().index, raft.base().index);
         self.membership = Arc::new(raft.membership().clone());
-        Ok(())
+        Ok(new)
     }
 
     pub(super) fn wiped(&mut self) {

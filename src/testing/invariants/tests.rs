@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::*;
 use crate::raft::{
-    AppendEntriesReply, AppendOutcome, CallId, Effect, Entry, HardState, Input, Membership, Payload, Raft, Recovered, Reply,
-    RequestVoteReply, Settings, Write,
+    AppendEntriesReply, AppendOutcome, CallId, Effect, Entry, HardState, Input, Membership, Payload, Raft, Recovered,
+    Reply, RequestVoteReply, Settings, Write,
 };
 
 const NOW: Duration = Duration::from_secs(1);
@@ -157,7 +157,8 @@ fn state_machine_safety_and_commit_quorum() {
 fn one_vote_a_term() {
     let invariants = Invariants::new();
     let voted = |candidate| HardState { current_term: 3, voted_for: Some(candidate) };
-    let granted = [Effect::Reply { call: 1, reply: Reply::RequestVote(RequestVoteReply { term: 3, vote_granted: true }) }];
+    let granted =
+        [Effect::Reply { call: 1, reply: Reply::RequestVote(RequestVoteReply { term: 3, vote_granted: true }) }];
     let one = Watched::begin(&invariants, 1, &[1, 2, 3], voted(2), &[]);
     one.show(&granted, None, false);
     assert_eq!(broken(&invariants), "nothing");
@@ -185,7 +186,9 @@ fn durable_before_reply() {
 /// Fails when: a node that starts is not compared with what its disk had.
 #[test]
 fn durability() {
-    for (hard_state, entries) in [(in_term(1), vec![entry(1, 1, "a"), entry(2, 1, "b")]), (in_term(2), vec![entry(1, 1, "a")])] {
+    for (hard_state, entries) in
+        [(in_term(1), vec![entry(1, 1, "a"), entry(2, 1, "b")]), (in_term(2), vec![entry(1, 1, "a")])]
+    {
         let invariants = Invariants::new();
         Watched::begin(&invariants, 1, &[1, 2, 3], in_term(2), &[entry(1, 1, "a"), entry(2, 1, "b")]);
         Watched::begin(&invariants, 1, &[1, 2, 3], hard_state, &entries);
