@@ -52,6 +52,8 @@ pub struct WatchClient {
     failures: usize,
     /// What each of them failed with last, by its place.
     causes: BTreeMap<usize, Status>,
+    /// Endpoints of another cluster, since the last answer.
+    elsewhere: usize,
     /// When somebody was last watched, or the first was tried.
     heard: Option<Instant>,
     /// The one whose history goes back furthest, of those that said since the last answer that it does not suffice.
@@ -76,6 +78,7 @@ impl WatchClient {
             place: 0,
             failures: 0,
             causes: BTreeMap::new(),
+            elsewhere: 0,
             heard: None,
             compacted: None,
         }
@@ -102,7 +105,7 @@ impl WatchClient {
     ///
     /// # Errors
     /// None of the endpoints remembers what is next (reason
-    /// [`REVISION_COMPACTED`](crate::rpc::reason::REVISION_COMPACTED)), an endpoint belongs to another cluster by now, whose
+    /// [`REVISION_COMPACTED`](crate::rpc::reason::REVISION_COMPACTED)), all of them belong to another cluster by now, whose
     /// changes are none of this watch ([`WRONG_CLUSTER`](crate::rpc::reason::WRONG_CLUSTER)), an endpoint is no such service, or the
     /// [`patience`](Self::patience) is at its end. It may be called again.
     pub async fn next(&mut self) -> Result<Watched, Status> {
@@ -137,7 +140,10 @@ impl WatchClient {
         };
         let late = |_| Err(Status::deadline_exceeded(format!("no answer within {FIRST_RESPONSE:?}")));
         let (cluster_id, stream, response) = timeout(FIRST_RESPONSE, begin).await.unwrap_or_else(late)?;
-        (self.cluster_id, self.stream) = (cluster_id, Some(stream));
+        if cluster_id != 0 {
+            self.cluster_id = cluster_id;
+        }
+        self.stream = Some(stream);
         Ok(response)
     }
 
@@ -145,6 +151,7 @@ impl WatchClient {
         let watched = Watched::from(response);
         self.next = watched.applied_index + 1;
         (self.heard, self.failures, self.compacted) = (Some(Instant::now()), 0, None);
+        self.elsewhere = 0;
         self.causes.clear();
         watched
     }
@@ -159,9 +166,10 @@ impl WatchClient {
         let told = Told::of(&status);
         let is_compacted = told.as_ref().is_some_and(|told| told.reason == reason::REVISION_COMPACTED);
         let is_elsewhere = told.as_ref().is_some_and(|told| told.reason == reason::WRONG_CLUSTER);
-        if is_elsewhere || (told.is_none() && is_final(&status)) {
+        if told.is_none() && is_final(&status) {
             return Err(status);
         }
+        self.elsewhere += usize::from(is_elsewhere);
         if is_compacted {
             let oldest = told.and_then(|told| told.metadata.get("oldest")?.parse().ok()).unwrap_or(LogIndex::MAX);
             if self.compacted.as_ref().is_none_or(|(furthest, _)| oldest < *furthest) {
@@ -172,6 +180,10 @@ impl WatchClient {
         self.failures += 1;
         if !self.failures.is_multiple_of(self.endpoints.len()) {
             return Ok(());
+        }
+        if self.elsewhere >= self.endpoints.len() {
+            self.elsewhere = 0;
+            return Err(status);
         }
         // Histories differ: a node that was restarted, or given a snapshot, remembers less. All have been asked now.
         if let Some((_, compacted)) = self.compacted.take() {

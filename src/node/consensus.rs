@@ -56,7 +56,9 @@ use crate::{
         shared::{PeerGauge, Shared},
         traces::Traces,
     },
-    raft::{Address, CallId, Effect, Input, LogIndex, NodeId, Payload, Raft, Recovered, Reply, Request, Settings},
+    raft::{
+        Address, CallId, Effect, Input, LogIndex, NodeId, Payload, Raft, Recovered, Reply, Request, Role, Settings,
+    },
     storage::Storage,
 };
 
@@ -409,12 +411,14 @@ impl Consensus {
 
     /// Whoever gave up waiting takes no permit any more, though the fate of what was proposed may be open for as long as this
     /// server is cut off: else those who come later would be refused for its sake. A server whose calls stay open has lost
-    /// touch, so its alarm rings.
+    /// touch, so its alarm rings. What a leader took in stands in its log, which nothing else bounds (C02): those permits stay
+    /// taken while it leads.
     fn let_go_of_abandoned(&mut self) {
         let now = self.shared.clock.now();
         if now >= self.swept + SWEEP {
             self.swept = now;
-            self.calls.retain(|_, call| !call.abandoned());
+            let leads = self.raft.role() == Role::Leader;
+            self.calls.retain(|_, call| !call.abandoned() || (leads && matches!(call, Call::Propose(_))));
         }
     }
 

@@ -261,6 +261,12 @@ impl Root {
                 Ok(()) => break,
                 Err(error) => causes.push(error.to_string()),
             }
+            // A port that stays taken makes each try so long that the window would forget the first.
+            let RestartPolicy { budget, window } = self.blueprint.policy;
+            if causes.len() > budget {
+                let (failures, cause) = (causes.len(), causes.pop().expect("there are several"));
+                return Err(NodeError::BudgetSpent { actor: SERVER.to_owned(), failures, budget, window, cause });
+            }
         }
         causes.into_iter().for_each(|cause| self.restarted(SERVER.to_owned(), cause));
         Ok(())
@@ -325,6 +331,7 @@ impl Root {
         let (flow, me) = (shared.flow.clone(), context.cell());
         // One that was killed with its consensus may still be at a block of its own; nobody opens the disk before that.
         await_namesake(&flow, SNAPSHOTTER, GIVE_UP).await;
+        self.check_disk().map_err(|error| StartFailure(LOG_STORE, error))?;
         let storage = self.blueprint.storage.clone();
         let placement = if storage.blocks() { Placement::OwnThread } else { Placement::Runtime };
         let (opened, opening) = oneshot::channel();

@@ -217,7 +217,8 @@ impl Progress {
 
     /// Requests may be lost. With `at_once`, the next probe does not wait for the heartbeat.
     pub fn lost(&mut self, session: u64, at_once: bool) {
-        self.restart(self.match_index + 1);
+        // What a lost disk had acknowledged is said again, behind a place that is no earlier (L08).
+        self.restart(self.match_index.max(self.lost_data.unwrap_or(0)) + 1);
         self.heartbeat_due = at_once;
         self.session = session;
         self.reachable = false;

@@ -111,7 +111,9 @@ impl Raft {
         let membership = self.memberships.current();
         let RoleState::Leader(leadership) = &mut self.role else { return };
         let progress = &mut leadership.progress;
-        let in_touch = |peer| progress.get(&peer).is_some_and(|progress| now <= progress.last_heard + patience);
+        // A peer whose disk lost what it had says so, and can do no more for a quorum.
+        let answers = |peer: &Progress| peer.lost_data.is_none() && now <= peer.last_heard + patience;
+        let in_touch = |peer| progress.get(&peer).is_some_and(answers);
         if !quorum::reached(membership, |peer| peer == id || in_touch(peer)) {
             self.become_follower(now, self.current_term(), None, effects);
             return;
@@ -444,6 +446,11 @@ impl Sender<'_> {
         peer.next_index = peer.next_index.max(self.log.base().index + 1);
         let LogPosition { index: prev_log_index, term: prev_log_term } = self.log.position_at(peer.next_index - 1);
         let bytes = entries.iter().map(Entry::size).sum();
+        let acknowledged = peer.lost_data.unwrap_or(peer.match_index);
+        assert!(
+            acknowledged <= prev_log_index,
+            "n{to} acknowledged {acknowledged}, and is asked about {prev_log_index}"
+        );
         peer.sent(entries.last().map(|entry| entry.index), bytes);
         peer.commit_sent = self.commit_index;
         peer.read_round_sent = self.read_round;
@@ -455,7 +462,7 @@ impl Sender<'_> {
             entries,
             leader_commit: self.commit_index,
             read_round: self.read_round,
-            acknowledged: peer.lost_data.unwrap_or(peer.match_index),
+            acknowledged,
         };
         self.effects.push(Effect::Send { to, session: peer.session, request: Request::AppendEntries(request) });
     }

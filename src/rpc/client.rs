@@ -26,6 +26,8 @@ type Generated = pb::cluster_client::ClusterClient<Channel>;
 pub struct ClusterClient {
     client: pb::cluster_client::ClusterClient<Channel>,
     timeout: Duration,
+    /// Which cluster is meant. 0: whichever answers.
+    cluster_id: u64,
 }
 
 impl ClusterClient {
@@ -61,7 +63,12 @@ impl ClusterClient {
     /// A client over a connection that is there already.
     pub fn over(channel: Channel, timeout: Duration) -> Self {
         let client = pb::cluster_client::ClusterClient::new(channel).max_decoding_message_size(usize::MAX);
-        ClusterClient { client, timeout }
+        ClusterClient { client, timeout, cluster_id: 0 }
+    }
+
+    /// Says with each command which cluster it is for: a node of another one refuses it (R004). 0: whichever answers.
+    pub fn of_cluster(self, cluster_id: u64) -> Self {
+        ClusterClient { cluster_id, ..self }
     }
 
     /// What the node is at the moment.
@@ -201,6 +208,7 @@ impl ClusterClient {
         let mut request = Request::new(message);
         request.set_timeout(self.timeout);
         trace::write(trace, request.metadata_mut());
+        cluster::write(self.cluster_id, request.metadata_mut());
         if !forward {
             request.metadata_mut().insert(NO_FORWARD, tonic::metadata::MetadataValue::from_static("1"));
         }

@@ -46,14 +46,15 @@ impl Leaders {
     }
 }
 
-/// Proposes `payload` at node `to`, which must not forward it again.
+/// Proposes `payload` at node `to` of this cluster, which must not forward it again.
 pub(super) async fn propose(
     client: Result<ClusterClient, BadAddress>,
+    cluster_id: u64,
     to: NodeId,
     payload: Payload,
     trace: TraceId,
 ) -> Result<Applied, ProposeError> {
     // An address that cannot be dialled: the command has not left this node.
     let client = client.map_err(|_| ProposeError::Unavailable { node: to })?;
-    client.propose_payload(to, payload, false, trace).await
+    client.of_cluster(cluster_id).propose_payload(to, payload, false, trace).await
 }

@@ -179,7 +179,7 @@ impl Transport for Grpc {
         trace: TraceId,
     ) -> BoxFuture<'static, Result<Applied, ProposeError>> {
         let client = self.0.leaders.client(&to.address, self.0.deadlines().request);
-        Box::pin(forward::propose(client, to.to, payload, trace))
+        Box::pin(forward::propose(client, to.from.cluster_id, to.to, payload, trace))
     }
 
     fn order(

@@ -183,6 +183,7 @@ impl pb::cluster_server::Cluster for Handlers {
         &self,
         request: Request<pb::OpenSessionRequest>,
     ) -> Result<Response<pb::OpenSessionResponse>, Status> {
+        cluster::check(&self.node, request.metadata())?;
         let trace = trace::read(request.metadata()).unwrap_or_else(|| self.node.flow().new_trace());
         let id = self.node.open_session_traced(wants_forwarding(request.metadata()), trace).await?;
         let mut response = Response::new(pb::OpenSessionResponse { id });

@@ -52,7 +52,7 @@ async fn a_paused_leader_does_nothing_and_is_deposed_and_hears_of_it_when_it_goe
 
 /// Others see silence: no letter of its own, no answer, and no break of a connection.
 ///
-/// Fails when: the transport does not wait for the addressee to be awake (`Status` is answered).
+/// Fails when: the node is not held, or what waited for it is lost.
 #[tokio::test(start_paused = true)]
 async fn letters_to_a_paused_node_wait_and_come_at_once() {
     let cluster = cluster(2).await;

@@ -54,6 +54,8 @@ pub(super) struct Driver {
     session: u64,
     /// Where that session was opened. 0: it is not known.
     cluster_id: u64,
+    /// So many endpoints said since the last answer that they are of another cluster.
+    elsewhere: usize,
     pending: Pending,
     pause: Duration,
     /// Hints followed since anything was applied: nodes may point at each other for a while.
@@ -86,6 +88,7 @@ impl Driver {
             received: Vec::new(),
             session: 0,
             cluster_id: 0,
+            elsewhere: 0,
             pending: Pending::default(),
             pause: FIRST_PAUSE,
             hints: 0,
@@ -245,7 +248,7 @@ impl Driver {
         for answer in reply.answers {
             let (sequence, answer) = read(answer);
             if answer.is_ok() {
-                (self.pause, self.hints) = (FIRST_PAUSE, 0);
+                (self.pause, self.hints, self.elsewhere) = (FIRST_PAUSE, 0, 0);
             }
             match (self.pending.answered(sequence, answer), &gravest) {
                 (Heard::Answered, _) | (_, Heard::Elsewhere(Some(_))) => {}
@@ -266,7 +269,13 @@ impl Driver {
     fn failed(&mut self, status: &Status) -> End {
         if Told::of(status).is_some_and(|told| told.reason == reason::WRONG_CLUSTER) {
             // Another cluster is there now, restored from a backup of the former perhaps. It does not know the session, and
-            // has not looked at what was sent.
+            // has not looked at what was sent. One stranger among the endpoints is not yet the end of the former.
+            self.elsewhere += 1;
+            if self.elsewhere < self.endpoints.len() {
+                return End::Broken;
+            }
+            tracing::warn!(status = %status.message(), "all endpoints are of another cluster; a new session begins there");
+            self.elsewhere = 0;
             self.pending.all_expired(self.session);
             return End::Expired;
         }

@@ -64,7 +64,12 @@ impl Pending {
 
     /// How many more commands may be in flight.
     pub(super) fn room(&self) -> usize {
-        if self.bytes >= WINDOW_BYTES { 0 } else { WINDOW.saturating_sub(self.commands.len() + self.homeless.len()) }
+        let homeless: usize = self.homeless.iter().map(|command| command.command.len()).sum();
+        if self.bytes + homeless >= WINDOW_BYTES {
+            0
+        } else {
+            WINDOW.saturating_sub(self.commands.len() + self.homeless.len())
+        }
     }
 
     /// Numbers a command.
