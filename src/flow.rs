@@ -36,7 +36,7 @@ mod tests;
 use ractor::{ActorCell, ActorProcessingErr};
 use tokio::time::Instant;
 
-#[cfg(feature = "testing")]
+#[cfg(any(test, feature = "testing"))]
 pub(crate) use self::adapter::{CHILD_STOPPED, START, STOP};
 pub use self::{
     adapter::{Placement, spawn},

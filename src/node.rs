@@ -80,7 +80,7 @@ pub use self::{
 };
 #[cfg(all(feature = "grpc", feature = "sqlite"))]
 pub(crate) use builder::{cluster_id, fnv};
-#[cfg(feature = "testing")]
+#[cfg(any(test, feature = "testing"))]
 pub use messages::vocabulary;
 
 /// A command's result, and where in the log it was applied.

@@ -30,7 +30,7 @@
 
 mod words;
 
-#[cfg(feature = "testing")]
+#[cfg(any(test, feature = "testing"))]
 pub use words::vocabulary;
 
 use std::sync::Arc;

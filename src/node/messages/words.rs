@@ -9,7 +9,7 @@ use super::*;
 /// All that an actor may be told.
 pub(crate) trait Vocabulary {
     /// Every word of it, also of what is within a message.
-    #[cfg(feature = "testing")]
+    #[cfg(any(test, feature = "testing"))]
     fn words() -> Vec<&'static str>;
 
     /// Which one this is.
@@ -19,7 +19,7 @@ pub(crate) trait Vocabulary {
 macro_rules! vocabulary {
     ($message:ident: $($word:ident)* $(, $holder:ident { $held:ident: $inner:ident })?) => {
         impl Vocabulary for $message {
-            #[cfg(feature = "testing")]
+            #[cfg(any(test, feature = "testing"))]
             fn words() -> Vec<&'static str> {
                 #[allow(unused_mut, reason = "only one of them holds another vocabulary")]
                 let mut words = vec![$(stringify!($word)),*];
@@ -53,7 +53,7 @@ vocabulary!(NodeMessage:
 
 /// Every actor of a node's tree, by its place ("consensus/replicator *" is one for each peer), with all that it handles:
 /// the messages, and what no mailbox holds.
-#[cfg(feature = "testing")]
+#[cfg(any(test, feature = "testing"))]
 pub fn vocabulary() -> Vec<(&'static str, Vec<&'static str>)> {
     let mut actors = vec![
         ("node", NodeMessage::words()),
