@@ -22,7 +22,7 @@ use super::{
         TimeoutNowRequest,
     },
     quorum,
-    types::{CallId, HardState, NodeId, Term},
+    types::{CallId, HardState, LogPosition, NodeId, Term},
 };
 
 /// One attempt to win: votes that were asked for in another session belong to another attempt (E04).
@@ -142,7 +142,7 @@ impl Raft {
         }
         let free = self.voted_for().is_none_or(|id| id == request.candidate_id);
         let vote_granted =
-            !sticky && request.term == self.current_term() && free && request.last_log >= self.log.last();
+            !sticky && request.term == self.current_term() && free && self.is_as_up_to_date(request.last_log);
         if vote_granted {
             if self.voted_for().is_none() {
                 let current_term = self.current_term();
@@ -161,7 +161,7 @@ impl Raft {
     /// Receiver's side of the pre-vote: would it vote, and has it lost its leader too? Nothing changes here.
     pub(super) fn pre_vote(&mut self, now: Duration, call: CallId, request: PreVoteRequest, effects: &mut Vec<Effect>) {
         let vote_granted =
-            !self.has_live_leader(now) && request.term > self.current_term() && request.last_log >= self.log.last();
+            !self.has_live_leader(now) && request.term > self.current_term() && self.is_as_up_to_date(request.last_log);
         // A refusal carries this server's term, so that a candidate of an older one catches up (E10).
         let reply = PreVoteReply { term: self.current_term(), vote_granted };
         self.reply(call, Reply::PreVote(reply), effects);
@@ -201,6 +201,13 @@ impl Raft {
             campaign.votes.insert(from);
             self.count_pre_votes(now, effects);
         }
+    }
+
+    /// "The voter denies its vote if its own log is more up-to-date than that of the candidate" (§5.4.1). A server that joins
+    /// and knows no cluster yet has no vote to give: whoever counted on it would have to have sent it the log before, so it
+    /// lost that, or its disk is another one (M06).
+    fn is_as_up_to_date(&self, candidate: LogPosition) -> bool {
+        candidate >= self.log.last() && !self.membership().voters.is_empty()
     }
 
     pub(super) fn request_vote_reply(

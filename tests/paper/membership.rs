@@ -418,3 +418,16 @@ fn a_new_disk_is_no_voter_of_the_configurations_of_the_disk_before() {
         assert_eq!(n1.raft.role(), expected, "as disk {incarnation}");
     }
 }
+
+/// M06. A disk that takes another one's place joins with nothing, and cannot know what its id has voted before.
+/// (Found by a storm: seed 7367 of its day, where it made a leader of a first member that had never heard of anything.)
+///
+/// Fails when: `is_as_up_to_date` compares logs alone.
+#[test]
+fn a_server_that_knows_no_cluster_yet_votes_for_nobody() {
+    let mut n1 = Fixture::start(Recovered::default());
+    n1.pre_vote(2, 1, (0, 0));
+    assert_eq!(n1.replies(), ["PreVoteReply term=0 refused"]);
+    n1.request_vote(2, 1, (0, 0)).persisted();
+    assert_eq!(n1.replies(), ["RequestVoteReply term=1 refused"]);
+}

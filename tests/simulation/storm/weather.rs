@@ -61,6 +61,8 @@ struct Shared {
     gone: BTreeSet<NodeId>,
     /// The one whose disk was lost, until another one votes.
     wiped: Option<NodeId>,
+    /// Why a node did not start last, when all was mended.
+    refused: BTreeMap<NodeId, String>,
 }
 
 impl Weather {
@@ -110,7 +112,10 @@ impl Weather {
         let line = |(at, kind, up): &(Duration, Kind, Vec<NodeId>)| {
             format!("{:.6} {}, while {up:?} ran\n", at.as_secs_f64(), kind.name())
         };
-        self.log.iter().map(line).collect()
+        let shared = self.shared.lock().expect(SOUND);
+        let Shared { busy, gone, wiped, refused } = &*shared;
+        let done: String = self.log.iter().map(line).collect();
+        format!("{done}busy {busy:?}, gone {gone:?}, wiped {wiped:?}, did not start: {refused:?}\n")
     }
 
     /// Whether a node may have stopped because of its disk.
@@ -328,8 +333,10 @@ impl Weather {
         } else {
             self.cluster.wipe(one).await;
         }
-        // The only first member would begin a cluster of its own.
-        let as_before = flips || (self.first_members > 1 && self.random.random_range(0..2) == 0);
+        // The only first member would begin a cluster of its own, and so would two with another one that is empty and was
+        // removed before it heard of anything.
+        let others = self.first_members > 1 && (1..=self.first_members).all(|id| membership.contains(id));
+        let as_before = flips || (others && self.random.random_range(0..2) == 0);
         let pause = Duration::from_millis(self.random.random_range(0..300));
         let (cluster, shared, history) = (self.cluster.clone(), self.shared.clone(), self.history.clone());
         let seed = self.random.random();
@@ -374,8 +381,12 @@ impl Weather {
                     if cluster.node(id).is_none() && !known.gone.contains(&id) && known.busy.insert(id) {
                         let (cluster, shared) = (cluster.clone(), shared.clone());
                         starting.push(tokio::spawn(async move {
-                            let _ = cluster.try_restart(id).await;
-                            shared.lock().expect(SOUND).busy.remove(&id);
+                            let refused = cluster.try_restart(id).await.err();
+                            let mut shared = shared.lock().expect(SOUND);
+                            shared.busy.remove(&id);
+                            if let Some(refused) = refused {
+                                shared.refused.insert(id, refused.to_string());
+                            }
                         }));
                     }
                 }
