@@ -6,7 +6,7 @@ use std::{
 };
 
 use ractor_raft::rpc::pb::{SnapshotMetadata, StatusReply, TakeSnapshotRequest, cluster_client::ClusterClient};
-use tokio::{sync::watch, task::JoinSet, time::sleep};
+use tokio::{sync::watch, task::JoinSet, time::{sleep, timeout}};
 
 use crate::{
     client,
@@ -129,8 +129,17 @@ fn peak_memory(pid: u32) -> u64 {
 async fn a_fresh_node_is_caught_up_by_a_snapshot_while_writers_go_on() {
     let flags = ["--snapshot-threshold", "100", "--snapshot-trailing", "10"];
     let mut cluster = two_of_three(&flags, state_bytes()).await;
-    let leader = cluster.leader().await;
-    assert!(leader.snapshot > 10, "the log begins behind a snapshot");
+    // The log begins behind a snapshot, once the one that is due is written.
+    let compacted = async {
+        loop {
+            let leader = cluster.leader().await;
+            if leader.snapshot > 10 {
+                break leader;
+            }
+            sleep(LOOK_AGAIN).await;
+        }
+    };
+    let leader = timeout(PATIENCE, compacted).await.expect("a snapshot is taken");
 
     let writers = cluster.addresses.iter().filter(|(id, _)| **id != 3).map(|(id, at)| (*id, at.clone())).collect();
     let load = Load::start(&writers, 4);
