@@ -6,7 +6,11 @@ use std::{
 };
 
 use ractor_raft::rpc::pb::{SnapshotMetadata, StatusReply, TakeSnapshotRequest, cluster_client::ClusterClient};
-use tokio::{sync::watch, task::JoinSet, time::{sleep, timeout}};
+use tokio::{
+    sync::watch,
+    task::JoinSet,
+    time::{sleep, timeout},
+};
 
 use crate::{
     client,
