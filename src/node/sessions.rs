@@ -7,8 +7,9 @@
 //! 3. Answers are kept until the client says that it has them (`first_unanswered`). A command below that is not applied,
 //!    whether it ever was or not: nobody waits for it any more.
 //! 4. What would have to forget an answer that the client may still ask for is refused as not applied: a session keeps
-//!    [`MAX_REPLIES`] answers and [`MAX_REPLY_BYTES`] at most, and one more for the first unanswered. A client that never says what it has (`first_unanswered` 0)
-//!    loses its lowest answers instead; those commands are then below rule 3's line, so they are not applied again either.
+//!    [`MAX_REPLIES`] answers and [`MAX_REPLY_BYTES`] at most, and one more for the first unanswered. A client that never says
+//!    what it has (`first_unanswered` 0) loses its lowest answers instead; those commands are then below rule 3's line, so
+//!    they are not applied again either.
 //! 5. A session that was not used for [`EXPIRY`] entries is gone. Where there would be more than [`MAX_SESSIONS`], or more
 //!    than [`MAX_ALL_REPLY_BYTES`] of answers, the least recently used one goes. "Used" is an entry of the log, so no clock
 //!    decides.

@@ -1,9 +1,9 @@
 //! The root of the tree: starts the others, and decides what becomes of the node when one of them dies.
 //!
 //! Parent: the application's supervisor. Restart: that is for the application to decide.
-//! Hears: RoleChanged, MembershipChanged, CourierRestarted, SnapshotTaken, SnapshotInstalled from consensus; DiskFailed
-//! from the log store and the snapshotter, RestoreFailed from the latter; Subscribe and Shutdown from the handles; the
-//! death of its children.
+//! Hears: RoleChanged, MembershipChanged, CourierRestarted from consensus; Happened from consensus and the log store;
+//! DiskFailed from the log store and the snapshotter, RestoreFailed from the latter; StartKeepers from itself; Subscribe and
+//! Shutdown from the handles; the death of its children.
 //! Says: events to the subscribers.
 //!
 //! 1. *Keepers fall together.* When the log store, the applier or consensus dies, the others are stopped in reverse order,
@@ -17,6 +17,8 @@
 //! "Stops" means: the server, and with it the keepers in reverse order; then the root fails with the [`NodeError`], so that
 //! the application's supervisor gets an `ActorFailed` whose error can be downcast to it.
 
+mod order;
+
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::{
@@ -26,48 +28,34 @@ use std::{
     time::Duration,
 };
 
-use ractor::{ActorCell, ActorProcessingErr, RpcReplyPort, SpawnErr};
-use rand::{RngExt, SeedableRng, rngs::SmallRng};
-use tokio::{
-    sync::oneshot,
-    time::{Instant, sleep},
-};
+use ractor::{ActorCell, ActorProcessingErr, RpcReplyPort};
+use rand::{SeedableRng, rngs::SmallRng};
+use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
     error::NodeError,
-    flow::{self, Actor, Context, Origin, Placement},
+    flow::{self, Actor, Context, Origin},
     node::{
-        NodeRef, RestartPolicy,
-        applier::{Applier, ApplierArguments, Factory},
-        child::{Child, await_namesake},
-        consensus::{Consensus, ConsensusArguments},
+        RestartPolicy,
+        applier::Factory,
+        child::Child,
         events::{NodeEvent, Subscribers},
-        log_store::{LogStore, LogStoreArguments},
         messages::{ApplierMessage, ConsensusMessage, LogStoreMessage, NodeMessage, ServerMessage},
         ports::ChangePort,
-        server::Server,
-        shared::{Shared, Standing},
+        shared::Shared,
     },
     raft::{LogIndex, Membership, Role},
-    storage::{Bootstrap, Storage, StorageError},
+    storage::Storage,
 };
 
 /// How long those who wait are given for their answers when the node is shut down.
 const DRAIN: Duration = Duration::from_secs(1);
-
-/// How long the store is waited for when this process itself has it.
-const RELEASE: Duration = Duration::from_secs(1);
-
-/// How long a snapshotter whose consensus fell is waited for: as long as any actor that is to stop.
-const GIVE_UP: Duration = Duration::from_secs(10);
 
 /// The places of the root's children in the tree.
 pub(crate) const LOG_STORE: &str = "log store";
 pub(crate) const APPLIER: &str = "applier";
 pub(crate) const CONSENSUS: &str = "consensus";
 pub(crate) const SERVER: &str = "server";
-/// And of one that stands under consensus.
-const SNAPSHOTTER: &str = "consensus/snapshotter";
 
 /// What it takes to start the actors, again and again.
 pub(crate) struct Blueprint {
@@ -262,10 +250,8 @@ impl Root {
                 Err(error) => causes.push(error.to_string()),
             }
             // A port that stays taken makes each try so long that the window would forget the first.
-            let RestartPolicy { budget, window } = self.blueprint.policy;
-            if causes.len() > budget {
-                let (failures, cause) = (causes.len(), causes.pop().expect("there are several"));
-                return Err(NodeError::BudgetSpent { actor: SERVER.to_owned(), failures, budget, window, cause });
+            if causes.len() > self.blueprint.policy.budget {
+                return Err(self.budget_spent(SERVER, causes.len(), &causes[causes.len() - 1]));
             }
         }
         causes.into_iter().for_each(|cause| self.restarted(SERVER.to_owned(), cause));
@@ -299,153 +285,18 @@ impl Root {
         if deaths.len() <= budget {
             return Ok(());
         }
-        let (actor, failures, cause) = (path.to_owned(), deaths.len(), cause.to_owned());
-        Err(NodeError::BudgetSpent { actor, failures, budget, window, cause })
+        let failures = deaths.len();
+        Err(self.budget_spent(path, failures, cause))
+    }
+
+    fn budget_spent(&self, path: &str, failures: usize, cause: &str) -> NodeError {
+        let RestartPolicy { budget, window } = self.blueprint.policy;
+        NodeError::BudgetSpent { actor: path.to_owned(), failures, budget, window, cause: cause.to_owned() }
     }
 
     fn restarted(&mut self, path: String, cause: String) {
         self.shared().restarts.fetch_add(1, Relaxed);
         self.subscribers.publish(NodeEvent::ActorRestarted { path, cause });
-    }
-}
-
-/// Starting and stopping, each in its order.
-impl Root {
-    /// A tree of this process that was killed may hold the store for a moment longer; that is waited for.
-    async fn first_start(&mut self, context: &mut Context<NodeMessage>) -> Result<(), StartFailure> {
-        let last_try = Instant::now() + RELEASE;
-        loop {
-            let started = self.start_keepers(context).await;
-            let Err(StartFailure(_, NodeError::Storage(StorageError::InUse { owner, .. }))) = &started else {
-                return started;
-            };
-            if *owner != Some(std::process::id()) || Instant::now() >= last_try {
-                return started;
-            }
-            sleep(RELEASE / 100).await;
-        }
-    }
-
-    async fn start_keepers(&mut self, context: &mut Context<NodeMessage>) -> Result<(), StartFailure> {
-        let shared = self.shared().clone();
-        let (flow, me) = (shared.flow.clone(), context.cell());
-        // One that was killed with its consensus may still be at a block of its own; nobody opens the disk before that.
-        await_namesake(&flow, SNAPSHOTTER, GIVE_UP).await;
-        self.check_disk().map_err(|error| StartFailure(LOG_STORE, error))?;
-        let storage = self.blueprint.storage.clone();
-        let placement = if storage.blocks() { Placement::OwnThread } else { Placement::Runtime };
-        let (opened, opening) = oneshot::channel();
-        let bootstrap = Bootstrap {
-            identity: shared.identity.clone(),
-            incarnation: self.random.random(),
-            membership: self.blueprint.members.clone(),
-        };
-        let arguments =
-            LogStoreArguments { shared: shared.clone(), storage, bootstrap, root: context.myself().clone(), opened };
-        let spawned = Child::spawn::<LogStore>(&flow, LOG_STORE, placement, arguments, me.clone()).await;
-        // What the opening said is worth more than that the actor did not start.
-        let recovered = match opening.await {
-            Ok(Ok(recovered)) => recovered,
-            Ok(Err(error)) => return Err(StartFailure(LOG_STORE, error.into())),
-            Err(_) => Default::default(),
-        };
-        let log_store = spawned.map_err(|error| not_started(LOG_STORE, error))?;
-        let log_store_address = log_store.address.clone();
-        self.log_store = Some(log_store);
-
-        shared.set_snapshot(recovered.snapshot.clone());
-        // The server may be asked for a status before consensus has said anything: it never shows a term of long ago.
-        let term = recovered.hard_state.current_term;
-        shared.standing.send_modify(|standing| standing.term = standing.term.max(term));
-        let (factory, applying) = (self.blueprint.factory.clone(), self.applying.clone());
-        let from_snapshot = recovered.snapshot.is_some();
-        let arguments = ApplierArguments { shared: shared.clone(), factory, from_snapshot, applying };
-        let spawned = Child::spawn::<Applier>(&flow, APPLIER, Placement::Runtime, arguments, me.clone()).await;
-        let applier = spawned.map_err(|error| not_started(APPLIER, error))?;
-        let applier_address = applier.address.clone();
-        self.applier = Some(applier);
-
-        let arguments = ConsensusArguments {
-            shared: shared.clone(),
-            recovered,
-            seed: self.random.random(),
-            root: context.myself().clone(),
-            log_store: log_store_address.clone(),
-            applier: applier_address.clone(),
-            storage: self.blueprint.storage.clone(),
-            factory: self.blueprint.factory.clone(),
-        };
-        let spawned = Child::spawn::<Consensus>(&flow, CONSENSUS, Placement::Runtime, arguments, me).await;
-        let consensus = spawned.map_err(|error| not_started(CONSENSUS, error))?;
-        let consensus_address = consensus.address.clone();
-        self.consensus = Some(consensus);
-
-        shared.log_store.set(Some(log_store_address));
-        shared.applier.set(Some(applier_address));
-        shared.consensus.set(Some(consensus_address));
-        // Calls may have come while nobody could be told.
-        shared.announce(context.origin());
-        Ok(())
-    }
-
-    async fn start_server(&mut self, context: &mut Context<NodeMessage>) -> Result<(), NodeError> {
-        let shared = self.shared().clone();
-        let node = NodeRef::new(shared.clone());
-        let spawned = Child::spawn::<Server>(&shared.flow, SERVER, Placement::Runtime, node, context.cell()).await;
-        self.server = Some(spawned.map_err(|error| not_started(SERVER, error).1)?);
-        Ok(())
-    }
-
-    /// Each is waited for. One whose thread is blocked (a disk that does not answer, an `apply` that does not return)
-    /// cannot be ended, and nobody may take its place: that is an error, and final.
-    async fn stop_keepers(&mut self, context: &mut Context<NodeMessage>) -> Result<(), NodeError> {
-        let (me, shared) = (context.cell(), self.shared().clone());
-        shared.consensus.set(None);
-        shared.applier.set(None);
-        shared.log_store.set(None);
-        let mut blocked = None;
-        if let Some(mut consensus) = self.consensus.take()
-            && !consensus.stop(&me).await
-        {
-            blocked = Some(CONSENSUS);
-        }
-        if let Some(mut applier) = self.applier.take()
-            && !applier.stop(&me).await
-        {
-            blocked = Some(APPLIER);
-        }
-        if let Some(mut log_store) = self.log_store.take()
-            && !log_store.stop(&me).await
-        {
-            blocked = Some(LOG_STORE);
-        }
-        shared.progress.reset();
-        shared.standing.send_modify(|standing| *standing = Standing::starting(standing.membership.clone()));
-        match blocked {
-            None => Ok(()),
-            Some(path) => Err(NodeError::Start {
-                what: path.to_owned(),
-                cause: "the one before does not stop: its thread is blocked".to_owned(),
-            }),
-        }
-    }
-
-    /// The server and the keepers at the same time: a call that can never be answered hears so when consensus drops it, and
-    /// the server waits for that.
-    async fn stop_all(&mut self, verdict: Result<(), NodeError>, context: &mut Context<NodeMessage>) {
-        self.shared().applied_waiters.end();
-        let (server, me) = (self.server.take(), context.cell());
-        let stop_server = async {
-            if let Some(mut server) = server {
-                server.stop(&me).await;
-            }
-        };
-        let ((), stopped) = tokio::join!(stop_server, self.stop_keepers(context));
-        let verdict = verdict.and(stopped);
-        self.shared().intake.end();
-        let cause = verdict.as_ref().err().cloned();
-        let _ = self.shared().verdict.set(verdict);
-        self.subscribers.publish(NodeEvent::Stopped { cause });
     }
 
     /// Stops everything because of `error`, which the application's supervisor is then told.
@@ -490,16 +341,4 @@ async fn hand_over(shared: &Shared, consensus: &flow::Address<ConsensusMessage>,
         Ok(Ok(Ok(_))) => {}
         _ => tracing::info!(node = shared.id(), "nobody took the leadership over in time; the others will elect"),
     }
-}
-
-/// What an actor said when it did not start.
-fn not_started(path: &'static str, error: SpawnErr) -> StartFailure {
-    let error = match error {
-        SpawnErr::StartupFailed(cause) => match cause.downcast::<NodeError>() {
-            Ok(error) => *error,
-            Err(cause) => NodeError::Start { what: path.to_owned(), cause: cause.to_string() },
-        },
-        other => NodeError::Start { what: path.to_owned(), cause: other.to_string() },
-    };
-    StartFailure(path, error)
 }

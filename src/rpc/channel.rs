@@ -55,7 +55,8 @@ pub(super) fn lazy_for_bulk(sockets: &dyn Sockets, address: &str, patience: Dura
     Ok(sockets.dial(endpoint(address)?.keep_alive_timeout(patience)))
 }
 
-fn endpoint(address: &str) -> Result<Endpoint, BadAddress> {
+/// What [`lazy`] dials: its address read, nothing opened.
+pub(super) fn endpoint(address: &str) -> Result<Endpoint, BadAddress> {
     let uri = if address.contains("://") { address.to_owned() } else { format!("http://{address}") };
     let endpoint = Endpoint::from_shared(uri)
         .map_err(|error| BadAddress { address: address.to_owned(), cause: error.to_string() })?;

@@ -2,7 +2,7 @@
 //!
 //! [`SessionClient`] is the handle; a task behind it holds the session, numbers the commands and keeps what is not answered.
 //! They go over one `Cluster.ClientStream`: whatever waits goes into one message, answers come in any order. When the
-//! stream breaks, or the node does not lead, or says nothing for three seconds, the task opens another one (where the leader
+//! stream breaks, or the node does not lead, or says nothing for two seconds, the task opens another one (where the leader
 //! is said to be, else at the next endpoint), and sends again what was not answered, under the same session and sequences.
 //!
 //! The task ends when the last handle is gone and everything is answered.
@@ -78,7 +78,7 @@ impl SessionClient {
     ) -> Result<Self, BadAddress> {
         let endpoints: Vec<String> = endpoints.into_iter().map(Into::into).collect();
         for endpoint in &endpoints {
-            channel::lazy_over(&sockets, endpoint)?;
+            channel::endpoint(endpoint)?;
         }
         if endpoints.is_empty() {
             return Err(BadAddress { address: String::new(), cause: "there is no endpoint".to_owned() });
