@@ -13,7 +13,7 @@
 //!
 //! A message that is sent while another is handled carries that event as its cause, so the recorder holds chains: from
 //! the client's call, which opens a trace ([`Flow::new_trace`]), to the answer. [`Flow::tree`] returns the meters,
-//! [`Flow::events`] the recorded messages, and [`Flow::incidents`] what was kept when something fell.
+//! [`Flow::events`] the recorded messages, [`Flow::follow`] those to come, and [`Flow::incidents`] what was kept when something fell.
 //!
 //! Applications reach an actor of the tree by its [`Address`], or through ractor's own `cast!` and `call!`: an
 //! [`Envelope`] is made [`From`] any message, with the sender "application".
@@ -24,6 +24,7 @@ mod adapter;
 mod address;
 mod context;
 mod event;
+mod follow;
 mod meter;
 mod names;
 mod node_flow;
@@ -43,6 +44,7 @@ pub use self::{
     address::Address,
     context::Context,
     event::{Event, Filter, Incident, Outcome},
+    follow::{Batch, Follow},
     meter::{ActorReport, CurrentMessage, Status},
     node_flow::{Flow, Settings},
     sabotage::{Crash, Moment, Saboteur},

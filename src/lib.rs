@@ -68,6 +68,7 @@ pub mod state_machine;
 pub mod storage;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod trace;
 pub mod transport;
 
 pub use crate::{

@@ -12,9 +12,10 @@ use std::{
 mod table;
 
 /// What each module of the crate may name with `crate::`. Arrows point one way: there is no cycle.
-const LAYERS: [(&str, &[&str]); 15] = [
+const LAYERS: [(&str, &[&str]); 16] = [
     ("raft", &[]),
     ("flow", &[]),
+    ("trace", &["flow"]),
     ("storage", &["raft"]),
     ("state_machine", &["raft"]),
     ("error", &["raft", "storage"]),

@@ -1,6 +1,7 @@
 //! A recorded message as a reader sees it: names instead of numbers.
 
 use std::{
+    borrow::Cow,
     fmt::{self, Display, Formatter},
     sync::Arc,
     time::Duration,
@@ -69,8 +70,8 @@ pub struct Event {
     pub receiver: Arc<str>,
     /// Which life of the receiver. 0: not an actor of the tree.
     pub receiver_incarnation: u32,
-    /// The message's name.
-    pub message: &'static str,
+    /// The message's name. Borrowed where it was recorded here, owned where another node told it.
+    pub message: Cow<'static, str>,
     /// The term and index it is about.
     pub mark: Mark,
     /// When it was sent, since the node's epoch.

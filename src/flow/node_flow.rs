@@ -13,7 +13,7 @@ use std::{
 use tokio::time::Instant;
 
 use super::{
-    ActorId, ActorReport, Event, Filter, Incident, Mark, Origin, Outcome, Saboteur, Sender, TraceId,
+    ActorId, ActorReport, Event, Filter, Follow, Incident, Mark, Origin, Outcome, Saboteur, Sender, TraceId,
     meter::{Meter, NEVER_POISONED},
     names::Names,
     pause::Pause,
@@ -124,6 +124,12 @@ impl Flow {
         &self.0.name
     }
 
+    /// Differs from one [`Flow`] to the next that has the same name and another [`Settings::seed`]: from one process of a node to
+    /// the next, whose epochs differ.
+    pub fn life(&self) -> u64 {
+        self.0.trace_seed
+    }
+
     /// Time since the node's epoch, which all times in here count from.
     pub fn now(&self) -> Duration {
         self.0.epoch.elapsed()
@@ -210,15 +216,23 @@ impl Flow {
     /// The recorded events that pass the filter, in the order in which their handling began.
     pub fn events(&self, filter: &Filter) -> Vec<Event> {
         let mut records = self.0.recorder.last(usize::MAX);
-        records.retain(|record| {
-            let ended = Duration::from_nanos(record.sent + record.waited + record.handling);
-            filter.trace.is_none_or(|trace| trace == record.trace)
-                && filter.since.is_none_or(|since| ended >= since)
-                && filter.until.is_none_or(|until| Duration::from_nanos(record.sent) <= until)
-        });
+        records.retain(|record| passes(filter, record));
         in_order(&mut records);
         let surplus = filter.last.map_or(0, |last| records.len().saturating_sub(last));
         self.resolve(&records[surplus..])
+    }
+
+    /// The events that end from now on and pass the filter, as they come. Whoever reads too slowly misses some, and is told
+    /// how many; no actor ever waits for a reader.
+    pub fn follow(&self, filter: Filter) -> Follow {
+        Follow::new(self.clone(), filter, self.0.recorder.end())
+    }
+
+    /// The events from this position of the recorder on that pass the filter, where to go on, and how many were missed.
+    pub(super) fn read_on(&self, filter: &Filter, position: u64, limit: usize) -> (Vec<Event>, u64, u64) {
+        let (mut records, next, missed) = self.0.recorder.from(position, limit);
+        records.retain(|record| passes(filter, record));
+        (self.resolve(&records), next, missed)
     }
 
     /// Keeps the last events (4,096 of them, 30 seconds at most), because something fell.
@@ -307,7 +321,7 @@ impl Flow {
             sender_incarnation: record.sender.incarnation,
             receiver: path(event_parts(record.id).0),
             receiver_incarnation: record.receiver_incarnation,
-            message: self.0.names.name(record.message),
+            message: self.0.names.name(record.message).into(),
             mark: record.mark,
             sent: Duration::from_nanos(record.sent),
             waited: Duration::from_nanos(record.waited),
@@ -322,6 +336,13 @@ impl Debug for Flow {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         f.debug_struct("Flow").field("name", &self.0.name).field("recording", &self.is_recording()).finish()
     }
+}
+
+fn passes(filter: &Filter, record: &Record) -> bool {
+    let ended = Duration::from_nanos(record.sent + record.waited + record.handling);
+    filter.trace.is_none_or(|trace| trace == record.trace)
+        && filter.since.is_none_or(|since| ended >= since)
+        && filter.until.is_none_or(|until| Duration::from_nanos(record.sent) <= until)
 }
 
 /// By when their handling began. In simulated time many begin at once; then as they ended.

@@ -17,6 +17,9 @@ use super::{ActorId, EventId, Mark, Outcome, Sender, TraceId};
 const WORDS: usize = 7;
 const PIECE: usize = 1024;
 
+/// An event that is not there although so many have begun after it was given up: nobody is at one for so long.
+const IN_WRITING: u64 = 256;
+
 /// The receiver's id stands in an event id's upper 16 bits.
 const RECEIVER_SHIFT: u32 = 48;
 
@@ -129,6 +132,11 @@ impl Slot {
         true
     }
 
+    /// Whether the event of this position has yet to be written. It never will where its writer gave it up.
+    fn is_awaited(&self, position: u64) -> bool {
+        self.mark.load(Ordering::Acquire) <= 2 * position + 1
+    }
+
     /// `None`: another event stands here, or one is just being written.
     fn read(&self, position: u64) -> Option<[u64; WORDS]> {
         let written = 2 * position + 2;
@@ -187,6 +195,31 @@ impl Recorder {
         let count = count.min(self.capacity()) as u64;
         let positions = next.saturating_sub(count)..next;
         positions.filter_map(|at| self.slot(at).read(at)).map(Record::from_words).collect()
+    }
+
+    /// Where the next event will stand.
+    pub(super) fn end(&self) -> u64 {
+        self.next.load(Ordering::Acquire)
+    }
+
+    /// The events from `position` on, `limit` positions at most; where to go on; how many were missed between: the ring came
+    /// round, or they were given up. One that is being written ends the reading: it is there the next time.
+    pub(super) fn from(&self, position: u64, limit: usize) -> (Vec<Record>, u64, u64) {
+        let end = self.end();
+        let oldest = end.saturating_sub(self.capacity() as u64);
+        let begin = position.clamp(oldest, end);
+        let mut missed = begin - position.min(begin);
+        let mut records = Vec::new();
+        let mut at = begin;
+        while at < end.min(begin.saturating_add(limit as u64)) {
+            match self.slot(at).read(at) {
+                Some(words) => records.push(Record::from_words(words)),
+                None if self.slot(at).is_awaited(at) && end - at <= IN_WRITING => break,
+                None => missed += 1,
+            }
+            at += 1;
+        }
+        (records, at, missed)
     }
 
     pub(super) fn capacity(&self) -> usize {
@@ -288,6 +321,33 @@ mod tests {
         assert_eq!(kept, expected);
         assert_eq!(recorder.last(2), [numbered(3 * PIECE as u64 + 3), numbered(3 * PIECE as u64 + 4)]);
         assert_eq!(recorder.lost(), 0);
+    }
+
+    /// Fails when: a reader that goes on is given an event twice, or skips one without counting it.
+    #[test]
+    fn a_reader_goes_on_where_it_was_and_is_told_what_it_missed() {
+        let recorder = Recorder::new(1);
+        (0..5).for_each(|number| recorder.write(&numbered(number)));
+        let (first, next, missed) = recorder.from(2, 2);
+        assert_eq!((first, next, missed), (vec![numbered(2), numbered(3)], 4, 0));
+        assert_eq!(recorder.from(next, 10), (vec![numbered(4)], 5, 0));
+        assert_eq!(recorder.from(5, 10), (vec![], 5, 0));
+        (5..5 + PIECE as u64).for_each(|number| recorder.write(&numbered(number)));
+        let (events, next, missed) = recorder.from(4, usize::MAX);
+        assert_eq!((events.len(), next, missed), (PIECE, 5 + PIECE as u64, 1));
+    }
+
+    /// Fails when: a reader passes an event over that is being written, or waits for ever for one that was given up.
+    #[test]
+    fn a_reader_waits_for_an_event_that_is_being_written_and_not_for_one_that_was_given_up() {
+        let recorder = Recorder::new(1);
+        recorder.write(&numbered(0));
+        let given_up = recorder.next.fetch_add(1, Ordering::Relaxed);
+        recorder.write(&numbered(2));
+        assert_eq!(recorder.from(0, 10), (vec![numbered(0)], given_up, 0));
+        (3..3 + IN_WRITING).for_each(|number| recorder.write(&numbered(number)));
+        let (events, next, missed) = recorder.from(given_up, usize::MAX);
+        assert_eq!((events[0], next, missed), (numbered(2), 3 + IN_WRITING, 1));
     }
 
     /// Fails when: `read` ignores the odd mark, or `write` overwrites a slot that another writer is at.

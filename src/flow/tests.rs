@@ -264,7 +264,7 @@ async fn a_killed_actor_leaves_its_last_message_behind() {
     handle.await.expect("it ends");
     assert_eq!(hear(&mut heard).await, "dropped");
     let events = flow.events(&Filter::last(1));
-    assert_eq!((events[0].message, events[0].outcome), ("Work", Outcome::Killed));
+    assert_eq!((&*events[0].message, events[0].outcome), ("Work", Outcome::Killed));
     assert_eq!(events[0].handling, Duration::from_secs(1));
     let report = report(&flow, "victim");
     assert_eq!((report.status, report.handled, report.current), (Status::Stopped, 0, None));
@@ -306,9 +306,36 @@ async fn messages_that_were_admitted_are_recorded_like_any_other() {
     assert_eq!(hear(&mut first_heard).await, "dropped");
     let events = flow.events(&Filter::default());
     let panicked = events.iter().filter(|event| event.outcome == Outcome::Panicked);
-    let mut panicked: Vec<_> = panicked.map(|event| event.message).collect();
+    let mut panicked: Vec<_> = panicked.map(|event| event.message.to_string()).collect();
     panicked.sort_unstable();
     assert_eq!(panicked, ["Admit", "Panic"]);
+}
+
+/// Fails when: a follower is told of what was before it, twice of anything, or of what does not pass; or never ends.
+#[tokio::test]
+async fn a_follower_is_told_what_comes_and_passes() {
+    let flow = flow("follow");
+    let (address, mut heard) = speaker(&flow, "one", None).await;
+    let trace = flow.new_trace();
+    let work = |trace| (Origin { trace, ..Origin::default() }, Word::Work(Duration::ZERO));
+    let mut say = async |trace| {
+        let (origin, word) = work(trace);
+        address.send(origin, word).ok().expect("it lives");
+        hear(&mut heard).await
+    };
+    say(trace).await;
+    let mut follow = flow.follow(Filter { last: Some(2), ..Filter::of_trace(trace) });
+    say(0).await;
+    say(trace).await;
+    let first = timeout(DEADLINE, follow.next()).await.expect("in time").expect("there is one");
+    assert_eq!((first.events.len(), first.missed, first.events[0].trace), (1, 0, trace));
+    say(trace).await;
+    let second = timeout(DEADLINE, follow.next()).await.expect("in time").expect("there is one");
+    assert_eq!(second.events.len(), 1);
+    assert!(second.events[0].id > first.events[0].id);
+    assert_eq!(timeout(DEADLINE, follow.next()).await.expect("in time"), None, "two were asked for");
+    let mut until = flow.follow(Filter { until: Some(flow.now()), ..Filter::default() });
+    assert_eq!(timeout(DEADLINE, until.next()).await.expect("in time"), None);
 }
 
 /// Fails when: the time of a message handled within another one counts twice.

@@ -25,7 +25,7 @@ use crate::{
     },
 };
 
-pub use node::{event_to_pb, status_from_pb, status_to_pb};
+pub use node::{event_to_pb, flow_clock, status_from_pb, status_to_pb};
 pub use snapshot::{
     BackupHead, backup_head_from_pb, backup_head_to_pb, install_reply_from_pb, install_reply_to_pb,
     install_snapshot_from_pb, install_snapshot_to_pb, snapshot_from_pb, snapshot_to_pb,

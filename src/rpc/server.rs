@@ -202,7 +202,8 @@ impl pb::cluster_server::Cluster for Handlers {
     }
 
     async fn status(&self, _: Request<pb::StatusRequest>) -> Result<Response<pb::StatusReply>, Status> {
-        Ok(Response::new(convert::status_to_pb(&self.node.status())))
+        let clock = Some(convert::flow_clock(self.node.flow()));
+        Ok(Response::new(pb::StatusReply { clock, ..convert::status_to_pb(&self.node.status()) }))
     }
 
     async fn take_snapshot(
@@ -259,6 +260,20 @@ impl pb::cluster_server::Cluster for Handlers {
 
     async fn events(&self, _: Request<pb::EventsRequest>) -> Result<Response<Self::EventsStream>, Status> {
         Ok(Response::new(events::events(self.node.clone(), self.closing.clone()).boxed()))
+    }
+
+    type FlowStream = BoxStream<'static, Result<pb::FlowReply, Status>>;
+
+    async fn flow(&self, _: Request<pb::FlowRequest>) -> Result<Response<Self::FlowStream>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn incidents(&self, _: Request<pb::IncidentsRequest>) -> Result<Response<pb::IncidentsReply>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn actors(&self, _: Request<pb::ActorsRequest>) -> Result<Response<pb::ActorsReply>, Status> {
+        Err(Status::unimplemented("not yet"))
     }
 }
 

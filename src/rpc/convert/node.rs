@@ -6,11 +6,12 @@ use super::{
     pb,
 };
 use crate::{
+    flow::Flow,
     node::{NodeEvent, PeerStatus, Status, Trouble},
     raft::{Membership, Role},
 };
 
-/// A node's status on its way out.
+/// A node's status on its way out; without its clock, which is no part of it.
 pub fn status_to_pb(status: &Status) -> pb::StatusReply {
     let peer =
         |peer: &PeerStatus| pb::PeerStatus { id: peer.id, match_index: peer.match_index, reachable: peer.reachable };
@@ -33,7 +34,13 @@ pub fn status_to_pb(status: &Status) -> pb::StatusReply {
         membership: Some(membership_to_pb(&status.membership)),
         incarnation: status.incarnation,
         trouble: status.trouble.map(|trouble| trouble.to_string()).unwrap_or_default(),
+        clock: None,
     }
+}
+
+/// What a node's clock shows.
+pub fn flow_clock(flow: &Flow) -> pb::FlowClock {
+    pb::FlowClock { life: flow.life(), now: flow.now().as_nanos() as u64 }
 }
 
 /// A node's status as it came.

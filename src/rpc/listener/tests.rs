@@ -91,6 +91,20 @@ impl pb::cluster_server::Cluster for Stuck {
     async fn events(&self, _: Request<pb::EventsRequest>) -> Result<Response<Self::EventsStream>, Status> {
         Err(Status::unimplemented(""))
     }
+
+    type FlowStream = futures_util::stream::Empty<Result<pb::FlowReply, Status>>;
+
+    async fn flow(&self, _: Request<pb::FlowRequest>) -> Result<Response<Self::FlowStream>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn incidents(&self, _: Request<pb::IncidentsRequest>) -> Result<Response<pb::IncidentsReply>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn actors(&self, _: Request<pb::ActorsRequest>) -> Result<Response<pb::ActorsReply>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
 }
 
 struct Served {

@@ -211,6 +211,20 @@ impl pb::cluster_server::Cluster for FakePeer {
     async fn events(&self, _: tonic::Request<pb::EventsRequest>) -> Result<Response<Self::EventsStream>, Status> {
         Err(Status::unimplemented(""))
     }
+
+    type FlowStream = futures_util::stream::Empty<Result<pb::FlowReply, Status>>;
+
+    async fn flow(&self, _: tonic::Request<pb::FlowRequest>) -> Result<Response<Self::FlowStream>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn incidents(&self, _: tonic::Request<pb::IncidentsRequest>) -> Result<Response<pb::IncidentsReply>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn actors(&self, _: tonic::Request<pb::ActorsRequest>) -> Result<Response<pb::ActorsReply>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
 }
 
 /// Someone waits for an answer until this is dropped.

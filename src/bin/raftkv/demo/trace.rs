@@ -53,7 +53,7 @@ fn way(Seen { node, event, .. }: &Seen) -> String {
 
 fn word(event: &Event) -> String {
     match event.mark.index {
-        0 => event.message.to_owned(),
+        0 => event.message.to_string(),
         index => format!("{} {index}", event.message),
     }
 }
