@@ -25,6 +25,7 @@ mod address;
 mod context;
 mod event;
 mod follow;
+mod histogram;
 mod meter;
 mod names;
 mod node_flow;
@@ -33,6 +34,7 @@ mod recorder;
 mod sabotage;
 #[cfg(test)]
 mod tests;
+mod times;
 
 use ractor::{ActorCell, ActorProcessingErr};
 use tokio::time::Instant;
@@ -45,7 +47,8 @@ pub use self::{
     context::Context,
     event::{Event, Filter, Incident, Outcome},
     follow::{Batch, Follow},
-    meter::{ActorReport, CurrentMessage, Status},
+    histogram::{Counts, Histogram},
+    meter::{ActorReport, ActorTimes, CurrentMessage, Lately, Status},
     node_flow::{Flow, Settings},
     sabotage::{Crash, Moment, Saboteur},
 };

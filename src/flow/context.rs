@@ -41,6 +41,8 @@ pub(super) struct Handling {
     began: u64,
     /// Nanoseconds of it that count for messages handled within.
     within: u64,
+    /// Whether it stood in a mailbox, and one knows since when.
+    waited: bool,
     stale: bool,
 }
 
@@ -146,7 +148,17 @@ impl<M: Message> Context<M> {
 
     /// The handling of a message begins.
     pub(super) fn begin(&mut self, name: &'static str, mark: Mark, origin: Origin, sent: Option<Instant>) {
-        let mut handling = Handling { origin, event: 0, message: 0, mark, sent: 0, began: 0, within: 0, stale: false };
+        let mut handling = Handling {
+            origin,
+            event: 0,
+            message: 0,
+            mark,
+            sent: 0,
+            began: 0,
+            within: 0,
+            waited: sent.is_some(),
+            stale: false,
+        };
         if self.flow.is_recording() {
             handling.event = self.next_event();
             handling.message = self.flow.number(name);
@@ -163,10 +175,12 @@ impl<M: Message> Context<M> {
         if handling.event == 0 {
             return 0;
         }
-        let took = self.flow.nanoseconds(Instant::now()).saturating_sub(handling.began);
+        let ended = self.flow.nanoseconds(Instant::now());
+        let took = ended.saturating_sub(handling.began);
         let waited = handling.began - handling.sent;
         self.life.show(0, 0);
-        self.meter.add_times(waited, took.saturating_sub(handling.within));
+        let own = took.saturating_sub(handling.within);
+        self.meter.add_times(ended, handling.message, handling.waited.then_some(waited), own);
         self.flow.record(&Record {
             id: handling.event,
             cause: handling.origin.cause,

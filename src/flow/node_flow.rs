@@ -13,7 +13,8 @@ use std::{
 use tokio::time::Instant;
 
 use super::{
-    ActorId, ActorReport, Event, Filter, Follow, Incident, Mark, Origin, Outcome, Saboteur, Sender, TraceId,
+    ActorId, ActorReport, ActorTimes, Event, Filter, Follow, Incident, Mark, Origin, Outcome, Saboteur, Sender,
+    TraceId,
     meter::{Meter, NEVER_POISONED},
     names::Names,
     pause::Pause,
@@ -206,17 +207,41 @@ impl Flow {
         self.0.recorder.lost()
     }
 
+    /// How many messages were recorded so far, those that the ring has forgotten included.
+    pub fn recorded_events(&self) -> u64 {
+        self.0.recorder.end()
+    }
+
+    /// The memory that the recorder has taken, in bytes. It takes it in pieces of 64 KiB, as the ring fills for the first
+    /// time, and no more than [`recorder_limit`](Flow::recorder_limit).
+    pub fn recorder_bytes(&self) -> usize {
+        self.0.recorder.bytes()
+    }
+
+    /// The memory that the recorder takes at most, in bytes: 64 for each event of [`Settings::capacity`].
+    pub fn recorder_limit(&self) -> usize {
+        self.0.recorder.most_bytes()
+    }
+
     /// Every actor that ever lived in this node's tree, by path.
     pub fn tree(&self) -> Vec<ActorReport> {
         let places = self.places();
         let meters = places.numbers.values().map(|actor| &places.meters[usize::from(actor.0)]);
-        meters.filter_map(|meter| meter.report(|number| self.0.names.name(number))).collect()
+        let now = self.nanoseconds(Instant::now());
+        meters.filter_map(|meter| meter.report(|number| self.0.names.name(number), now)).collect()
+    }
+
+    /// How long messages waited and took, for every actor that ever lived in this node's tree, by path.
+    pub fn times(&self) -> Vec<ActorTimes> {
+        let places = self.places();
+        let meters = places.numbers.values().map(|actor| &places.meters[usize::from(actor.0)]);
+        meters.filter_map(|meter| meter.times(|number| self.0.names.name(number))).collect()
     }
 
     /// The recorded events that pass the filter, in the order in which their handling began.
     pub fn events(&self, filter: &Filter) -> Vec<Event> {
         let mut records = self.0.recorder.last(usize::MAX);
-        records.retain(|record| passes(filter, record));
+        self.sift(filter, &mut records);
         in_order(&mut records);
         let surplus = filter.last.map_or(0, |last| records.len().saturating_sub(last));
         self.resolve(&records[surplus..])
@@ -231,7 +256,7 @@ impl Flow {
     /// The events from this position of the recorder on that pass the filter, where to go on, and how many were missed.
     pub(super) fn read_on(&self, filter: &Filter, position: u64, limit: usize) -> (Vec<Event>, u64, u64) {
         let (mut records, next, missed) = self.0.recorder.from(position, limit);
-        records.retain(|record| passes(filter, record));
+        self.sift(filter, &mut records);
         (self.resolve(&records), next, missed)
     }
 
@@ -310,6 +335,22 @@ impl Flow {
         self.0.recorder.write(record);
     }
 
+    /// Leaves those that pass.
+    fn sift(&self, filter: &Filter, records: &mut Vec<Record>) {
+        let places = self.places();
+        let at = |actor: ActorId, beginning: &str| places.of(actor).path.starts_with(beginning);
+        records.retain(|record| {
+            let ended = Duration::from_nanos(record.sent + record.waited + record.handling);
+            filter.trace.is_none_or(|trace| trace == record.trace)
+                && filter.since.is_none_or(|since| ended >= since)
+                && filter.until.is_none_or(|until| Duration::from_nanos(record.sent) <= until)
+                && filter.message.as_ref().is_none_or(|message| *message == self.0.names.name(record.message))
+                && filter.actor.as_ref().is_none_or(|beginning| {
+                    at(event_parts(record.id).0, beginning) || at(record.sender.actor, beginning)
+                })
+        });
+    }
+
     fn resolve(&self, records: &[Record]) -> Vec<Event> {
         let places = self.places();
         let path = |actor: ActorId| places.of(actor).path.clone();
@@ -336,13 +377,6 @@ impl Debug for Flow {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         f.debug_struct("Flow").field("name", &self.0.name).field("recording", &self.is_recording()).finish()
     }
-}
-
-fn passes(filter: &Filter, record: &Record) -> bool {
-    let ended = Duration::from_nanos(record.sent + record.waited + record.handling);
-    filter.trace.is_none_or(|trace| trace == record.trace)
-        && filter.since.is_none_or(|since| ended >= since)
-        && filter.until.is_none_or(|until| Duration::from_nanos(record.sent) <= until)
 }
 
 /// By when their handling began. In simulated time many begin at once; then as they ended.
