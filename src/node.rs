@@ -43,6 +43,7 @@ use crate::raft::{Address, Incarnation, LogIndex, Membership, NodeId, Role, Term
 
 mod admission;
 mod alarm;
+mod answered;
 mod applied;
 mod applier;
 mod builder;
@@ -69,6 +70,7 @@ mod traces;
 mod trust;
 
 pub use self::{
+    answered::Figures,
     applier::Query,
     builder::Builder,
     events::{NodeEvent, Subscriber},

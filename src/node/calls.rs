@@ -16,6 +16,7 @@ use tokio::{
 use super::{
     Applied, Consistency, ReadPoint,
     admission::{Denied, Permit},
+    answered,
     applier::Query,
     messages::{ApplierMessage, ConsensusMessage},
     ports::{ProposePort, ReadPort},
@@ -45,14 +46,31 @@ impl Shared {
         forward: bool,
         trace: TraceId,
     ) -> Result<Applied, ProposeError> {
+        let mut passed_on = false;
+        let answer = self.propose_until_answered(payload, forward, trace, &mut passed_on).await;
+        let result = if passed_on && answer.is_ok() { answered::FORWARDED } else { answered::result(&answer) };
+        self.admission.answered.count(result);
+        answer
+    }
+
+    /// `passed_on`: whether the answer is another node's.
+    async fn propose_until_answered(
+        &self,
+        payload: Payload,
+        forward: bool,
+        trace: TraceId,
+        passed_on: &mut bool,
+    ) -> Result<Applied, ProposeError> {
         let began = Instant::now();
         let deadline = began + self.config.request_timeout;
         let mut pause = FIRST_PAUSE;
         let mut tries = Tries::new(&payload, self.patience());
         loop {
             let until = tries.next(deadline);
+            *passed_on = false;
             let refused = match self.propose_once(payload.clone(), trace, until).await {
                 Err(ProposeError::NotLeader { leader, .. }) if forward => {
+                    *passed_on = true;
                     self.forward(leader, payload.clone(), trace, until).await
                 }
                 answer => answer,
@@ -126,6 +144,7 @@ impl Shared {
             Ok(permit) => Arc::new(permit),
             Err(denied) => {
                 let refused = self.denied(denied);
+                commands.iter().for_each(|_| self.admission.answered.count(answered::result(&Err(refused.clone()))));
                 // Whoever has stopped listening needs no answer.
                 commands.iter().for_each(|call| drop(answers.send((call.sequence, Err(refused.clone())))));
                 return;

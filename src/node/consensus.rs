@@ -340,10 +340,13 @@ impl Consensus {
             match self.shared.admission.admit(bytes) {
                 Ok(permit) => port.permit(permit),
                 Err(denied) => {
-                    port.answer(match denied {
+                    let answer = match denied {
                         Denied::Closed => A::lost(node, false),
                         Denied::Busy(limit) => busy(&self.shared, limit),
-                    });
+                    };
+                    // Without a permit the port does not know where.
+                    answer.result().into_iter().for_each(|result| self.shared.admission.answered.count(result));
+                    port.answer(answer);
                     return None;
                 }
             }

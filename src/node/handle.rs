@@ -12,7 +12,7 @@ use ractor::{ActorRef, DerivedActorRef};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    Applied, Builder, Consistency, NodeRequest, Status,
+    Applied, Builder, Consistency, Figures, NodeRequest, Status,
     events::{NodeEvent, Subscriber},
     messages::{ConsensusMessage, NodeMessage},
     shared::Shared,
@@ -74,6 +74,18 @@ impl NodeRef {
     /// The peers that could not be reached when they were last tried, and why.
     pub fn unreachable(&self) -> std::collections::BTreeMap<NodeId, String> {
         self.0.standing.borrow().unreachable.clone()
+    }
+
+    /// What it has counted and timed since it was built. Never waits for an actor.
+    pub fn figures(&self) -> Figures {
+        let Shared { progress, admission, .. } = &*self.0;
+        Figures {
+            leader_changes: progress.leader_changes.load(Relaxed),
+            proposals: admission.answered.results(),
+            proposal_times: admission.answered.times.counts(),
+            fsync_times: progress.fsync_times.counts(),
+            snapshot_times: progress.snapshot_times.counts(),
+        }
     }
 
     /// Its message flow: the flight recorder and the meters.

@@ -128,8 +128,12 @@ impl Actor for LogStore {
 impl LogStore {
     async fn persist(&mut self, seq: u64, write: Write, context: &mut Context<LogStoreMessage>) {
         let Some(store) = &mut self.store else { return };
+        let began = Instant::now();
         let persisted = store.persist(&write);
         pace(&self.storage).await;
+        if persisted.is_ok() {
+            self.shared.progress.fsync_times.add_shared(began.elapsed());
+        }
         match persisted {
             Ok(()) => self.persisted(seq, &write, context),
             Err(StorageError::Full { path, call }) => {

@@ -22,7 +22,7 @@ use tokio::{
 use crate::{
     config::Config,
     error::{ChangeError, NodeError, ProposeError, ReadError},
-    flow::{self, Envelope, Flow, Message, Origin},
+    flow::{self, Envelope, Flow, Histogram, Message, Origin},
     node::{
         PeerStatus, Status, Trouble,
         admission::{Admission, Intake},
@@ -121,6 +121,13 @@ pub(crate) struct Progress {
     pub lease_until: AtomicU64,
     /// Over all lives of the log store.
     pub log_writes: AtomicU64,
+    /// How long each of them took.
+    pub fsync_times: Histogram,
+    /// How long snapshots took that this node wrote.
+    pub snapshot_times: Histogram,
+    /// The last term in which this node has known a leader, and how many there were. Written by consensus.
+    pub led_term: AtomicU64,
+    pub leader_changes: AtomicU64,
     /// The members' progress as the leader knows it, each with whether it answered lately. Rebuilt with the membership.
     pub peers: RwLock<BTreeMap<NodeId, Arc<PeerGauge>>>,
 }
@@ -189,6 +196,13 @@ impl Standing {
 }
 
 impl Progress {
+    /// The leader of this term is known. A consensus that starts anew learns of the same one again, and that counts for none.
+    pub(crate) fn leads(&self, term: Term) {
+        if self.led_term.fetch_max(term, Relaxed) < term {
+            self.leader_changes.fetch_add(1, Relaxed);
+        }
+    }
+
     /// Before the keepers start anew.
     pub(crate) fn reset(&self) {
         let Progress { commit_index, applied_index, last_index, last_term, lease_until, .. } = self;
