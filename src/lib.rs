@@ -46,6 +46,7 @@
 //! | [`transport`] | How nodes reach each other: a trait, and the network inside one process. |
 //! | `rpc` | The network between processes: gRPC with `raft.v1` (feature `grpc`). |
 //! | [`flow`] | The envelope around every message, the flight recorder and the meters. |
+//! | `metrics` | What a node is and does, in figures, as Prometheus reads it (feature `metrics`). |
 //! | `backup` | A snapshot as one file, and a new cluster out of it (feature `grpc`). |
 //! | [`config`] | The settings of a node, their defaults and their bounds. |
 //! | [`error`] | What can go wrong, each with its number, what, why and the fix. |
@@ -60,6 +61,8 @@ pub mod config;
 pub mod error;
 pub mod flow;
 pub mod kv;
+#[cfg(feature = "metrics")]
+pub mod metrics;
 pub mod node;
 pub mod raft;
 #[cfg(feature = "grpc")]
