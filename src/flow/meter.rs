@@ -290,8 +290,8 @@ pub struct ActorTimes {
     pub path: String,
     /// How long they stood in the mailbox, or in the queue before consensus.
     pub waits: Counts,
-    /// How long their handlers took, by the message's name. 64 names at most; what came after them is counted with one
-    /// of those.
+    /// How long their handlers took, by the message's name. 64 names at most; what came after them is
+    /// counted as "?".
     pub handling: BTreeMap<&'static str, Counts>,
 }
 

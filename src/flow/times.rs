@@ -16,7 +16,7 @@ use super::histogram::{Counts, Histogram};
 /// "Lately" begins one to two of these ago.
 const WINDOW: u64 = 10_000_000_000;
 
-/// Far more words than any actor hears. What finds no room is counted with a word that did.
+/// Far more words than any actor hears. What finds no room is counted as number 0, which is no name's.
 const WORDS: usize = 64;
 
 /// The times of one actor.
@@ -27,11 +27,18 @@ pub(super) struct Times {
     /// The number of the window in which something was counted last.
     window: AtomicU64,
     words: [OnceLock<Box<Word>>; WORDS],
+    others: OnceLock<Box<Word>>,
 }
 
 struct Word {
     number: u16,
     handling: Histogram,
+}
+
+impl Word {
+    fn new(number: u16) -> Box<Self> {
+        Box::new(Word { number, handling: Histogram::default() })
+    }
 }
 
 impl Default for Times {
@@ -41,6 +48,7 @@ impl Default for Times {
             marks: [Histogram::default(), Histogram::default()],
             window: AtomicU64::new(0),
             words: [const { OnceLock::new() }; WORDS],
+            others: OnceLock::new(),
         }
     }
 }
@@ -74,11 +82,12 @@ impl Times {
     pub(super) fn add_handling(&self, word: u16, took: u64) {
         for step in 0..WORDS {
             let slot = &self.words[(usize::from(word) + step) % WORDS];
-            let held = slot.get_or_init(|| Box::new(Word { number: word, handling: Histogram::default() }));
-            if held.number == word || step == WORDS - 1 {
+            let held = slot.get_or_init(|| Word::new(word));
+            if held.number == word {
                 return held.handling.add(took);
             }
         }
+        self.others.get_or_init(|| Word::new(0)).handling.add(took);
     }
 
     /// All waits.
@@ -99,7 +108,11 @@ impl Times {
 
     /// The times of handling by the number of the name.
     pub(super) fn handling(&self) -> impl Iterator<Item = (u16, Counts)> {
-        self.words.iter().filter_map(OnceLock::get).map(|word| (word.number, word.handling.counts()))
+        self.words
+            .iter()
+            .chain([&self.others])
+            .filter_map(OnceLock::get)
+            .map(|word| (word.number, word.handling.counts()))
     }
 }
 
@@ -128,16 +141,18 @@ mod tests {
         assert_eq!(times.waits().count(), 5);
     }
 
-    /// Fails when: two words share a slot, or a word that finds no room is lost.
+    /// Fails when: two words share a slot, or a word that finds no room is lost or counted with another.
     #[test]
     fn each_word_has_its_own_times_while_there_is_room() {
         let times = Times::default();
         (1..=100).for_each(|word| times.add_handling(word, u64::from(word)));
         times.add_handling(5, 1);
         let words: Vec<_> = times.handling().collect();
-        assert_eq!(words.len(), WORDS);
+        assert_eq!(words.len(), WORDS + 1);
         assert_eq!(words.iter().map(|(_, counts)| counts.count()).sum::<u64>(), 101);
         let five = words.iter().find(|(word, _)| *word == 5).expect("it came early");
         assert_eq!((five.1.count(), five.1.sum()), (2, Duration::from_nanos(6)));
+        let others = words.last().expect("there are more than fit");
+        assert_eq!((others.0, others.1.count()), (0, 100 - WORDS as u64));
     }
 }

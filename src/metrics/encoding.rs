@@ -111,6 +111,6 @@ fn buckets(counts: &Counts, powers: impl Iterator<Item = u32>) -> Vec<(f64, u64)
         .into_iter()
         .map(|(bound, count)| (bound.as_secs_f64(), count - std::mem::replace(&mut before, count)))
         .collect();
-    buckets.push((f64::MAX, counts.count() - before));
+    buckets.push((f64::INFINITY, counts.count() - before));
     buckets
 }
