@@ -91,7 +91,8 @@ impl NodeRef {
     pub fn above(&self) -> Vec<String> {
         let root = self.0.root.get().map(|root| root.actor().get_cell());
         let supervisors = std::iter::successors(root, |actor| actor.try_get_supervisor()).skip(1);
-        let mut above: Vec<_> = supervisors.map(|actor| actor.get_name().unwrap_or_else(|| actor.get_id().to_string())).collect();
+        let mut above: Vec<_> =
+            supervisors.map(|actor| actor.get_name().unwrap_or_else(|| actor.get_id().to_string())).collect();
         above.reverse();
         above
     }

@@ -16,11 +16,7 @@ pub(super) async fn list(node: &NodeRef) -> Result<pb::IncidentsReply, Status> {
     let flow = node.flow().clone();
     let incidents = apart(move || flow.all_incidents()).await?;
     let incidents = incidents.iter().map(convert::incident_to_pb).collect();
-    Ok(pb::IncidentsReply {
-        clock: Some(convert::flow_clock(node.flow())),
-        node: node.identity().node_id,
-        incidents,
-    })
+    Ok(pb::IncidentsReply { clock: Some(convert::flow_clock(node.flow())), node: node.identity().node_id, incidents })
 }
 
 /// The messages of one. The clock is that of the process that it happened in, as it stood then.
@@ -32,7 +28,9 @@ pub(super) async fn messages(
     let node = handlers.node.identity().node_id;
     let incident = apart(move || flow.incident(id)).await?;
     let incident = incident.ok_or_else(|| {
-        Status::not_found(format!("node {node} keeps no incident {id}; `raftkv trace --incident list` tells those it keeps"))
+        Status::not_found(format!(
+            "node {node} keeps no incident {id}; `raftkv trace --incident list` tells those it keeps"
+        ))
     })?;
     let begin = (incident, FlowNames::default(), 0, false);
     Ok(stream::unfold(begin, move |(incident, mut names, at, told)| async move {
