@@ -26,6 +26,7 @@ mod context;
 mod event;
 mod follow;
 mod histogram;
+mod incidents;
 mod meter;
 mod names;
 mod node_flow;
