@@ -233,6 +233,27 @@ async fn a_wiped_node_is_refused_until_it_is_replaced() {
     cluster.agree_on(&[(before, "before".to_owned())]).await;
 }
 
+/// M06. A wiped node knows it when it has started, and need not be told by a request: who asks it for a vote first may not know
+/// its former disk.
+///
+/// Fails when: `Builder::start` does not ask the others, or waits for all of them.
+#[tokio::test(start_paused = true)]
+async fn a_wiped_node_asks_whether_it_was_wiped_before_it_votes() {
+    let cluster = cluster(3, 616).await;
+    cluster.acquainted().await;
+    let leader = cluster.leader().await;
+    let (wiped, third) = (leader % 3 + 1, (leader + 1) % 3 + 1);
+    cluster.wipe(wiped).await;
+    // The third one cannot answer: the leader's word is enough. Nobody else says anything to it before it has started.
+    cluster.pause(third);
+    let began = tokio::time::Instant::now();
+    let node = cluster.restart(wiped).await;
+    assert!(began.elapsed() < ELECTION_TIMEOUT / 4, "it waits for no more than it has to: {:?}", began.elapsed());
+    cluster.network().partition(&[wiped], &[leader, third]);
+    cluster.until("it to know", |_| (node.status().trouble == Some(Trouble::Wiped)).then_some(())).await;
+    cluster.resume(third);
+}
+
 /// M06, where the operator replaces it while it runs, started as ever before.
 ///
 /// Fails when: `recognised_by` does not clear what it was told: it then votes no more for ever.
@@ -387,8 +408,8 @@ async fn a_joiner_is_not_kept_by_a_member_that_stands_still() {
 /// M05. Whoever was removed hears of no later leader. An order that is given to it is carried out all the same, since the one
 /// that it takes for the leader says who leads now.
 ///
-/// Fails when: `pass_on` does not ask the leader that the former one names: the order is refused with `NotLeader` when all
-/// its time is over, and with it a joiner that asks such a node (storm 11908).
+/// Fails when: `pass_on` does not ask the leader that the former one names: the order is refused when all its time is over,
+/// and with it that of a joiner that asks such a node (storm 11908).
 #[tokio::test(start_paused = true)]
 async fn an_order_to_a_removed_node_finds_the_leader_that_came_after() {
     let cluster = cluster(4, 615).await;
