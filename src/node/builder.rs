@@ -205,7 +205,9 @@ impl<M: StateMachine> Builder<M> {
         let joining = std::mem::take(&mut self.join);
         if joining.is_empty() || !self.members.is_empty() {
             let blueprint = self.blueprint(None)?;
-            return Ok(Node::new(spawn_root(blueprint, supervisor).await?));
+            let node = spawn_root(blueprint, supervisor).await?;
+            node.ask_for_former_disk().await;
+            return Ok(Node::new(node));
         }
         self.config.validate()?;
         let address = self.reached_at()?;
