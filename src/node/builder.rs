@@ -294,6 +294,7 @@ impl<M: StateMachine> Builder<M> {
             restarts: Default::default(),
             disk_failure: Default::default(),
             verdict: Default::default(),
+            stopping: watch::Sender::new(false),
             bound_address: Default::default(),
             client: flow.outside("client", 0),
             server: flow.outside("server", 0),

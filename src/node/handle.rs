@@ -242,6 +242,7 @@ impl NodeRef {
     /// # Errors
     /// The node had stopped by itself before, because of this.
     pub async fn shutdown(&self) -> Result<(), NodeError> {
+        self.0.stopping.send_replace(true);
         self.tell_root(NodeMessage::Shutdown);
         self.stopped().await
     }
