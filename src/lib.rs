@@ -34,6 +34,11 @@
 //! 7. applier → client: the output, directly.
 //! 8. applier → consensus `Applied`.
 //!
+//! # See it
+//! Every message is recorded: [`Node::flow`](node::NodeRef::flow) gives what was and what comes, filtered, and `flow::layer` puts
+//! your own spans into the same sequence ([`flow`]); [`Node::tree`](node::NodeRef::tree) is the supervision tree as data, and
+//! `metrics::text` all figures as Prometheus reads them.
+//!
 //! # The modules
 //! | module | |
 //! |---|---|

@@ -8,6 +8,7 @@ use std::{
 
 use ractor::ActorCell;
 use tokio::time::Instant;
+use tracing::Span;
 
 use super::{
     Address, Envelope, EventId, Flow, Mark, Message, Moment, Origin, Outcome, Sender, TraceId,
@@ -127,12 +128,15 @@ impl<M: Message> Context<M> {
         let outer = self.handling;
         let Envelope { message, origin, sent, .. } = envelope;
         let name = message.name();
-        self.begin(name, message.mark(), origin, sent);
+        let mark = message.mark();
+        self.begin(name, mark, origin, sent);
+        let span = self.span(name, mark, origin).entered();
         let result = catch_unwind(AssertUnwindSafe(|| {
             self.is_struck(name, Moment::Before);
             handle(message, self);
             self.is_struck(name, Moment::After);
         }));
+        drop(span);
         let outcome = if result.is_ok() { Outcome::Handled } else { Outcome::Panicked };
         self.meter.count_handled();
         let taken = self.finish(outcome);
@@ -167,6 +171,11 @@ impl<M: Message> Context<M> {
             self.life.show(handling.message, handling.began);
         }
         self.handling = Some(handling);
+    }
+
+    /// The `tracing` span of the message being handled.
+    pub(super) fn span(&self, name: &'static str, mark: Mark, origin: Origin) -> Span {
+        self.flow.message_span(&self.meter.path, name, mark, origin, self.event())
     }
 
     /// The handling of a message ended. Returns the nanoseconds it took. Does nothing if none is being handled.

@@ -14,13 +14,14 @@ use std::{
 use tokio::time::Instant;
 
 use super::{
-    ActorId, ActorReport, ActorTimes, Event, Filter, Follow, Incident, Mark, Origin, Outcome, Saboteur, Sender,
-    TraceId,
+    ActorId, ActorReport, ActorTimes, Event, EventId, Filter, Follow, Incident, Mark, Origin, Outcome, Saboteur,
+    Sender, TraceId,
     incidents::{INCIDENT_EVENTS, Incidents, Kept},
     meter::{Meter, NEVER_POISONED},
     names::Names,
     pause::Pause,
     recorder::{Record, Recorder, event_id, event_parts},
+    spans::Calls,
 };
 
 /// The name of [`ActorId`] 0: whoever sends without being an actor of the tree.
@@ -56,6 +57,7 @@ struct Shared {
     incidents: Incidents,
     saboteur: OnceLock<Arc<dyn Saboteur>>,
     pause: Pause,
+    calls: Calls,
 }
 
 /// Every place in the tree that was ever asked for, by path and by number.
@@ -89,6 +91,7 @@ impl Flow {
             incidents: Incidents::new(),
             saboteur: OnceLock::new(),
             pause: Pause::default(),
+            calls: Calls::default(),
             name,
         }));
         assert_eq!(flow.actor(APPLICATION), ActorId::default());
@@ -102,6 +105,10 @@ impl Flow {
 
     pub(super) fn saboteur(&self) -> Option<&Arc<dyn Saboteur>> {
         self.0.saboteur.get()
+    }
+
+    pub(super) fn calls(&self) -> &Calls {
+        &self.0.calls
     }
 
     pub(super) fn pause_state(&self) -> &Pause {
@@ -164,8 +171,7 @@ impl Flow {
         if !self.is_recording() {
             return Origin { sender, cause: 0, trace: origin.trace };
         }
-        let id = self.places().of(receiver).reserve_events(1).start;
-        let id = event_id(receiver, id);
+        let id = self.next_event(receiver);
         self.record(&Record {
             id,
             cause: origin.cause,
@@ -178,6 +184,20 @@ impl Flow {
             ..Record::default()
         });
         Origin { sender, cause: id, trace: origin.trace }
+    }
+
+    /// What a call that is made here and now is said by, because of, and belongs to: the present `tracing` span, where
+    /// a layer of this flow has seen it (feature `tracing-layer`). The default: nobody, nothing, and no trace.
+    pub fn current(&self) -> Origin {
+        #[cfg(feature = "tracing-layer")]
+        return super::layer::current(self);
+        #[cfg(not(feature = "tracing-layer"))]
+        Origin::default()
+    }
+
+    /// The number of an event of a place where events are rare.
+    pub(super) fn next_event(&self, receiver: ActorId) -> EventId {
+        event_id(receiver, self.places().of(receiver).reserve_events(1).start)
     }
 
     /// Turns the recorder on or off. Off, messages are still counted, but neither timed nor recorded.
