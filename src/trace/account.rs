@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     election, names,
-    path::{self, Part},
+    path::{self, Part, Path},
     sequence::{Lane, Step},
 };
 use crate::flow::Outcome;
@@ -31,6 +31,8 @@ pub struct Account {
     pub ended: i64,
     /// What the time between went into. Empty where that is not recorded to its end.
     pub parts: Vec<Part>,
+    /// The messages on the way through which that time went, as places in [`Sequence::steps`](super::Sequence::steps).
+    pub path: Vec<usize>,
     /// Who agreed to it, the first first, and then those of whom nothing is recorded.
     pub acknowledged: Vec<Acknowledgement>,
     /// The same for a person, line by line; the first is its title.
@@ -132,6 +134,7 @@ fn write(steps: &[Step], lanes: &[Lane], trace: u64, tries: &[usize]) -> Account
         began,
         ended: steps[first].ended,
         parts: Vec::new(),
+        path: Vec::new(),
         acknowledged: Vec::new(),
         lines: Vec::new(),
     };
@@ -165,7 +168,7 @@ fn write(steps: &[Step], lanes: &[Lane], trace: u64, tries: &[usize]) -> Account
     let heard = |step: &&Step| is(step, "Answered") && &*step.event.receiver == "client" && step.event.trace == trace;
     let last = steps.iter().rposition(|step| heard(&step) && step.node == node).unwrap_or(last);
     account.ended = steps[last].ended;
-    account.parts = path::parts(steps, began, last, |_| None);
+    Path { parts: account.parts, steps: account.path } = path::to_end(steps, began, last, |_| None);
     account.lines = vec![format!("{title}: {} ms", names::milliseconds(account.ended - began))];
     account.lines.push(path::line(&account.parts));
     account.lines.extend(agreement(
@@ -275,6 +278,7 @@ fn read(steps: &[Step], lanes: &[Lane], asked: usize) -> Account {
         began,
         ended: query.map_or(steps[asked].ended, |query| steps[query].ended),
         parts: Vec::new(),
+        path: Vec::new(),
         acknowledged: Vec::new(),
         lines: Vec::new(),
     };
@@ -282,7 +286,8 @@ fn read(steps: &[Step], lanes: &[Lane], asked: usize) -> Account {
         account.lines.push(format!("read at node {node}: not answered in this recording"));
         return account;
     };
-    account.parts = path::parts(steps, began, query, |number| (number == query).then(|| answered(query)).flatten());
+    let before = |number: usize| if number == query { answered(query) } else { None };
+    Path { parts: account.parts, steps: account.path } = path::to_end(steps, began, query, before);
     let took = names::milliseconds(account.ended - began);
     account.lines = vec![format!("read at node {node}, as of index {}: {took} ms", account.index)];
     account.lines.push(path::line(&account.parts));
@@ -311,6 +316,7 @@ fn plain(what: What, step: &Step, ended: i64, lines: Vec<String>) -> Account {
         began: step.sent,
         ended,
         parts: Vec::new(),
+        path: Vec::new(),
         acknowledged: Vec::new(),
         lines,
     }

@@ -65,14 +65,15 @@ fn campaign(steps: &[Step], lanes: &[Lane], term: u64, candidate: u64) -> Accoun
         votes += &format!("; of {} no answer is recorded", names::nodes(&silent));
     }
     lines.push(votes);
-    let parts = match (leads, last) {
-        (Some(_), Some(last)) => path::parts_until_sent(steps, began, last),
-        _ => Vec::new(),
+    let path = match (leads, last) {
+        (Some(_), Some(last)) => path::to_sending(steps, began, last),
+        _ => path::Path::default(),
     };
-    if !parts.is_empty() {
-        lines.push(path::line(&parts));
+    if !path.parts.is_empty() {
+        lines.push(path::line(&path.parts));
     }
     acknowledged.extend(silent.iter().map(|node| Acknowledgement { node: *node, at: None, counted: false }));
+    let path::Path { parts, steps: path } = path;
     Account {
         what: What::Election,
         node: candidate,
@@ -82,6 +83,7 @@ fn campaign(steps: &[Step], lanes: &[Lane], term: u64, candidate: u64) -> Accoun
         began,
         ended,
         parts,
+        path,
         acknowledged,
         lines,
     }

@@ -4,11 +4,11 @@
 //! {"v":1,
 //!  "nodes":[{"node","leads","missed","clock_shift","clock_error"}],
 //!  "accounts":[{"what","node","trace","term","index","began","ended",
-//!               "parts":[{"place","node","nanoseconds"}],"acknowledged":[{"node","at","counted"}],"lines":[…]}],
+//!               "parts":[{"place","node","nanoseconds"}],"path":[…],"acknowledged":[{"node","at","counted"}],"lines":[…]}],
 //!  "steps":[{"node","id","cause","left","arrived","trace","sender","sender_life","receiver","receiver_life",
 //!            "message","term","index","sent","began","ended","outcome","clock"}]}
 //! ```
-//! Times are nanoseconds from the first message's sending. `cause`, `left` and `arrived` are places in `steps`, or null.
+//! Times are nanoseconds from the first message's sending. `cause`, `left` and `arrived` are places in `steps`, or null; so are those in `path`.
 //! Traces are sixteen hexadecimal digits, the low half of a W3C trace id; ids are hexadecimal text, too: they do not fit into a
 //! JavaScript number.
 
@@ -130,6 +130,7 @@ fn account(account: &Account) -> Json {
         ("began", Json::number(account.began)),
         ("ended", Json::number(account.ended)),
         ("parts", Json::list(account.parts.iter().map(part))),
+        ("path", Json::list(account.path.iter().map(Json::number))),
         ("acknowledged", Json::list(acknowledged)),
         ("lines", Json::list(account.lines.iter().map(|line| Json::text(line)))),
     ])

@@ -1,5 +1,7 @@
 //! The arrows of a picture: what left and what arrived as one, and what says nothing left out.
 
+use std::collections::BTreeSet;
+
 use super::{Sequence, names, sequence::Step};
 use crate::flow::Outcome;
 
@@ -20,6 +22,8 @@ pub(super) struct Line {
     pub work: Option<i64>,
     /// What is out of the ordinary. Empty: nothing.
     pub remark: String,
+    /// Some account's time went this way.
+    pub critical: bool,
 }
 
 /// One end of an arrow.
@@ -65,7 +69,9 @@ pub(super) fn lines(sequence: &Sequence) -> (Vec<Line>, Quiet) {
     for (number, step) in steps.iter().enumerate() {
         step.cause.into_iter().for_each(|cause| children[cause].push(number));
     }
-    let mut drawing = Drawing { sequence, steps, children, done: vec![false; steps.len()], quiet: Quiet::default() };
+    let critical = sequence.accounts.iter().flat_map(|account| account.path.iter().copied()).collect();
+    let mut drawing =
+        Drawing { sequence, steps, children, critical, done: vec![false; steps.len()], quiet: Quiet::default() };
     drawing.leave_out();
     let mut lines = Vec::new();
     for number in 0..steps.len() {
@@ -82,6 +88,7 @@ struct Drawing<'a> {
     sequence: &'a Sequence,
     steps: &'a [Step],
     children: Vec<Vec<usize>>,
+    critical: BTreeSet<usize>,
     /// Drawn already, with another one, or left out.
     done: Vec<bool>,
     quiet: Quiet,
@@ -166,13 +173,14 @@ impl Drawing<'_> {
         let mut line = self.within(number);
         line.at = if only { departure.sent } else { departure.ended };
         line.from = End { node: departure.node, actor: if only { sender(departure) } else { receiver(departure) } };
+        line.critical |= only && self.critical.contains(&left);
         line.network = Some(arrival.sent - departure.ended.min(arrival.sent));
         if only {
             line.queue += departure.waited();
             line.work = Some(line.work.unwrap_or(0) + departure.handling());
         }
         if &*arrival.event.message == "Answered" {
-            line.word = if only { names::word(&departure.event.message, departure.event.mark) } else { line.word };
+            line.word = if only { word(departure) } else { line.word };
             // What the replicator passes on is the same message.
             if let [delivered] = self.children[number][..]
                 && self.steps[delivered].event.message == "Delivered"
@@ -197,20 +205,30 @@ impl Drawing<'_> {
             at: step.sent,
             from: End { node: step.node, actor: sender(step) },
             to: End { node: step.node, actor: receiver(step) },
-            word: names::word(&step.event.message, step.event.mark),
+            word: word(step),
             network: None,
             queue: step.waited(),
             work: (step.event.outcome != Outcome::Noted).then(|| step.handling()),
             remark: remark(step),
+            critical: self.critical.contains(&number),
         };
         if let Some(peer) = peer.filter(|_| step.arrived.is_none()) {
             line.to = End { node: peer, actor: "?".to_owned() };
-            if self.sequence.lanes.iter().any(|lane| lane.node == peer) {
+            // Of the answers to a snapshot's pieces only the last reaches an actor.
+            let heard = !step.event.message.starts_with("InstallSnapshotReply");
+            if heard && self.sequence.lanes.iter().any(|lane| lane.node == peer) {
                 line.remark += " not seen to arrive";
             }
         }
         line
     }
+}
+
+/// What an answer says is more than the term that it says it in.
+fn word(step: &Step) -> String {
+    let event = &step.event;
+    let says = event.message.ends_with(" granted") || event.message.ends_with(" refused");
+    if says { event.message.to_string() } else { names::word(&event.message, event.mark) }
 }
 
 fn sender(step: &Step) -> String {

@@ -69,9 +69,7 @@ fn escaped(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for letter in text.chars() {
         match letter {
-            '#' | ';' | ':' | '<' | '>' | '&' | '"' | '%' | '{' | '}' | '`' => {
-                escaped += &format!("#{};", u32::from(letter))
-            }
+            '#' | ';' | '<' | '>' | '&' | '"' | '%' | '{' | '}' | '`' => escaped += &format!("#{};", u32::from(letter)),
             other => escaped.push(other),
         }
     }

@@ -43,51 +43,75 @@ impl Place {
     }
 }
 
-/// What the time from `began` to the end of step `last` went into; the parts add up to it. `before` is what led to a step that
-/// has neither a cause nor a place where it left.
-pub(super) fn parts(steps: &[Step], began: i64, last: usize, before: impl Fn(usize) -> Option<usize>) -> Vec<Part> {
+/// A way back through the messages, as far as it could be followed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Path {
+    /// They add up to the whole time.
+    pub parts: Vec<Part>,
+    /// The messages on it, the first first.
+    pub steps: Vec<usize>,
+}
+
+/// What the time from `began` to the end of step `last` went into. `before` is what led to a step that has neither a cause nor a
+/// place where it left.
+pub(super) fn to_end(steps: &[Step], began: i64, last: usize, before: impl Fn(usize) -> Option<usize>) -> Path {
     walk(steps, began, steps[last].ended, last, before)
 }
 
-/// As [`parts`], to the sending of step `last`.
-pub(super) fn parts_until_sent(steps: &[Step], began: i64, last: usize) -> Vec<Part> {
+/// As [`to_end`], to the sending of step `last`.
+pub(super) fn to_sending(steps: &[Step], began: i64, last: usize) -> Path {
     walk(steps, began, steps[last].sent, last, |_| None)
 }
 
-fn walk(steps: &[Step], began: i64, mut until: i64, last: usize, before: impl Fn(usize) -> Option<usize>) -> Vec<Part> {
-    let mut parts = Vec::<Part>::new();
-    let mut spend = |place: Place, from: i64, until: &mut i64| {
-        let from = from.max(began);
-        if from < *until {
-            let nanoseconds = *until - from;
-            *until = from;
-            match parts.iter_mut().find(|part| part.place == place) {
-                Some(part) => part.nanoseconds += nanoseconds,
-                None => parts.push(Part { place, nanoseconds }),
-            }
-        }
-    };
+fn walk(steps: &[Step], began: i64, until: i64, last: usize, before: impl Fn(usize) -> Option<usize>) -> Path {
+    let mut time = Time { began, until, parts: Vec::new() };
+    let mut passed = Vec::new();
     let mut at = Some(last);
     // A broken recording may go in circles.
     for _ in 0..=steps.len() {
         let Some(number) = at else { break };
         let step = &steps[number];
-        spend(place_of(step), step.began, &mut until);
-        spend(Place::Queue, step.sent, &mut until);
-        if until <= began {
+        passed.push(number);
+        time.spend(place_of(step), step.began);
+        time.spend(Place::Queue, step.sent);
+        if time.until <= began && step.sent <= began {
             break;
         }
         at = match step.left {
             Some(left) => {
-                spend(Place::Network, steps[left].ended.min(step.sent), &mut until);
+                time.spend(Place::Network, steps[left].ended.min(step.sent));
                 Some(left)
             }
             None => step.cause.or_else(|| before(number)),
         };
     }
-    spend(Place::Other, began, &mut until);
-    parts.sort_by_key(|part| (part.place == Place::Other, std::cmp::Reverse(part.nanoseconds), part.place));
-    parts
+    time.spend(Place::Other, began);
+    time.parts.sort_by_key(|part| (part.place == Place::Other, std::cmp::Reverse(part.nanoseconds), part.place));
+    passed.reverse();
+    Path { parts: time.parts, steps: passed }
+}
+
+/// The time that is not accounted for yet: from `began` until `until`.
+struct Time {
+    began: i64,
+    until: i64,
+    parts: Vec<Part>,
+}
+
+impl Time {
+    /// What is left from `from` on was spent at `place`.
+    fn spend(&mut self, place: Place, from: i64) {
+        let from = from.max(self.began);
+        if from >= self.until {
+            return;
+        }
+        let nanoseconds = self.until - from;
+        self.until = from;
+        match self.parts.iter_mut().find(|part| part.place == place) {
+            Some(part) => part.nanoseconds += nanoseconds,
+            None => self.parts.push(Part { place, nanoseconds }),
+        }
+    }
 }
 
 fn place_of(step: &Step) -> Place {

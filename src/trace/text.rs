@@ -9,7 +9,7 @@ use super::{
 /// Columns narrower than this are no columns.
 const NARROWEST: usize = 24;
 /// The time before the columns, and the three times behind them.
-const TIME: usize = 9;
+const TIME: usize = 11;
 const TIMES: usize = 24;
 
 impl Sequence {
@@ -24,7 +24,10 @@ impl Sequence {
                 .map(|line| line + "\n")
                 .collect();
         }
-        let (lines, quiet) = lines::lines(self);
+        let (mut lines, quiet) = lines::lines(self);
+        // What is left out at the beginning takes no time here.
+        let begin = lines.first().map_or(0, |line| line.at);
+        lines.iter_mut().for_each(|line| line.at -= begin);
         let nodes = self.lanes.len();
         let column = (width.saturating_sub(TIME + TIMES) / nodes.max(1)).saturating_sub(3);
         let mut text = self.titles();
@@ -72,6 +75,8 @@ impl Sequence {
                 summary.extend(rest.iter().cloned());
             }
         }
+        let critical = self.accounts.iter().any(|account| !account.path.is_empty());
+        summary.extend(critical.then(|| "• on the critical path".to_owned()));
         summary.extend(quiet.line());
         if summary.len() == 1 { Vec::new() } else { summary }
     }
@@ -103,13 +108,16 @@ impl Table<'_> {
         let cells = match (place(line.from.node), place(line.to.node)) {
             (Some(from), Some(to)) if from < to => self.rightwards(line, from, to),
             (Some(from), Some(to)) if to < from => self.leftwards(line, from, to),
-            (Some(from), Some(_)) => self.at(from, &within(line, long)),
+            (Some(from), Some(_)) => {
+                let text = within(line, long);
+                self.at(from, if text.chars().count() > self.column { &line.word } else { &text })
+            }
             (Some(at), None) => self.at(at, &format!("{} → node {}", line.word, line.to.node)),
             (None, at) => self.at(at.unwrap_or(0), &format!("node {} → {}", line.from.node, line.word)),
         };
         let times =
             [line.network, Some(line.queue), line.work].map(|time| format!("{:>8}", time.map_or(String::new(), shown)));
-        format!("{:>TIME$} {cells}{}{}", names::milliseconds(line.at), times.concat(), line.remark)
+        format!("{} {cells}{}{}", time(line, TIME), times.concat().trim_end(), line.remark)
     }
 
     /// Nothing but this in one column.
@@ -155,6 +163,13 @@ impl Table<'_> {
     }
 }
 
+/// When it was sent, and whether the time of the whole went this way.
+fn time(line: &Line, width: usize) -> String {
+    let at = names::milliseconds(line.at);
+    let width = width.saturating_sub(2);
+    format!("{} {at:>width$}", if line.critical { '•' } else { ' ' })
+}
+
 fn title(lane: &Lane) -> String {
     let leads = if lane.leads { " · leads" } else { "" };
     format!("node {}{leads}", lane.node)
@@ -162,7 +177,10 @@ fn title(lane: &Lane) -> String {
 
 /// A message between actors of one node.
 fn within(line: &Line, long: bool) -> String {
-    if long {
+    if matches!(&*line.word, "Start" | "Stop") {
+        // It is its own doing, or its supervisor's.
+        format!("{} {}", line.word, line.to.actor)
+    } else if long {
         format!("{} → {}  {}", line.from.actor, line.to.actor, line.word)
     } else {
         format!("{} → {}", line.word, line.to.actor)
@@ -204,25 +222,31 @@ fn list(lines: &[Line], width: usize) -> Vec<String> {
     let way_width = longest(&mut ways.iter().map(|way| way.chars().count()), width / 2 + 4);
     let word_width = longest(&mut lines.iter().map(|line| line.word.chars().count()), width / 3);
     let row = |(line, way): (&Line, &String)| {
-        let start =
-            format!("{:>8}  {}  {}", names::milliseconds(line.at), fit(way, way_width), fit(&line.word, word_width));
+        let start = format!("{}  {}  {}", time(line, 10), fit(way, way_width), fit(&line.word, word_width));
         let named = [("network", line.network), ("queue", Some(line.queue)), ("work", line.work)];
         let times = named
             .into_iter()
             .filter_map(|(name, time)| Some((name, shown(time?))).filter(|(_, time)| !time.is_empty()));
-        let times: String = times.map(|(name, time)| format!("  {name} {time}")).collect();
-        let whole = format!("{start}{times}{}", line.remark);
-        // The times first go, then what is out of the ordinary, which is always said.
-        if whole.chars().count() <= width { whole } else { format!("{}{}", start.trim_end(), line.remark) }
+        let mut row = start;
+        // Of the times those go first that there is no room for; what is out of the ordinary is always said.
+        for (name, time) in times {
+            let more = format!("  {name} {time}");
+            if row.chars().count() + more.chars().count() + line.remark.chars().count() <= width {
+                row += &more;
+            }
+        }
+        format!("{}{}", row.trim_end(), line.remark)
     };
     lines.iter().zip(&ways).map(row).collect()
 }
 
 fn way(line: &Line) -> String {
     let Line { from, to, .. } = line;
-    if from.node == to.node {
+    if matches!(&*line.word, "Start" | "Stop") {
+        format!("node {} ▸ {}", to.node, to.actor)
+    } else if from.node == to.node {
         format!("node {} ▸ {} → {}", from.node, from.actor, to.actor)
     } else {
-        format!("node {} ▸ {} → node {} ▸ {}", from.node, from.actor, to.node, to.actor)
+        format!("node {} ▸ {} → node {}", from.node, from.actor, to.node)
     }
 }
