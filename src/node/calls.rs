@@ -154,16 +154,16 @@ impl Shared {
         ProposeError::Unknown { reason: format!("{what} within {:?} (request_timeout)", self.config.request_timeout) }
     }
 
-    /// See [`Node::read_at`](super::Node::read_at).
+    /// See [`Node::read_traced`](super::Node::read_traced).
     pub(crate) async fn read_at<M: StateMachine, R: Send + 'static>(
         self: &Arc<Self>,
         consistency: Consistency,
+        trace: TraceId,
         query: impl FnOnce(&M) -> R + Send + 'static,
     ) -> Result<(R, LogIndex), ReadError> {
         let node = self.id();
         let began = Instant::now();
         let deadline = began + self.config.request_timeout;
-        let trace = self.flow.new_trace();
         // Held until the answer is here: it counts those who wait.
         let permit = Arc::new(self.admit_read()?);
         let (mut consistency, mut query) = (consistency, query);

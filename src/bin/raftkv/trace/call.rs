@@ -9,6 +9,7 @@ use ractor_raft::{
         flow::{self, Collected, Found, Wanted},
         trace,
     },
+    trace::Recording,
 };
 use tokio::time::{Instant, sleep};
 use tonic::{Request, transport::Channel};
@@ -38,7 +39,9 @@ pub async fn put(tracer: &Tracer<'_>, key: OsString, value: OsString) -> Result<
     let mut client = to_the_leader(tracer.settings, &found);
     let reply = client.call(Kind::Write, &request, send).await?;
     talk(&format!("written, revision {}, trace {id:016x}", reply.revision));
-    let collected = once_applied(tracer, &found, id, reply.revision).await;
+    let applied =
+        |recordings: &[Recording]| recordings.iter().all(|recording| has(recording, "Applied", reply.revision));
+    let collected = once(applied, tracer, &found, id).await;
     tracer.show(&found, collected)
 }
 
@@ -57,8 +60,8 @@ pub async fn get(tracer: &Tracer<'_>, key: OsString, freshness: &Freshness) -> R
     let (key, value) = (printable(&key), printable(&reply.value));
     let read = if reply.found { format!("{key} is {value}") } else { format!("{key} is absent") };
     talk(&format!("{read}, revision {}, trace {id:016x}", reply.revision));
-    let wanted = Wanted { trace: Some(id), ..Wanted::default() };
-    let collected = flow::collect(&found.addresses(), &wanted, tracer.settings.timeout).await;
+    let answered = |recordings: &[Recording]| recordings.iter().any(|recording| has(recording, "Query", 0));
+    let collected = once(answered, tracer, &found, id).await;
     tracer.show(&found, collected)?;
     Ok(if reply.found { exit::DONE } else { exit::KEY_ABSENT })
 }
@@ -72,16 +75,18 @@ fn new_trace() -> TraceId {
     rand::random_range(1..=TraceId::MAX)
 }
 
-/// What the nodes recorded of it, once each of those that answer has applied it, or after a while without.
-async fn once_applied(tracer: &Tracer<'_>, found: &Found, id: TraceId, index: u64) -> Collected {
+/// Whether it is about this index or a later one.
+fn has(recording: &Recording, message: &str, index: u64) -> bool {
+    recording.events.iter().any(|event| event.message == message && event.mark.index >= index)
+}
+
+/// What the nodes that answer recorded of it, once that is all, or after a while without.
+async fn once(is_all: impl Fn(&[Recording]) -> bool, tracer: &Tracer<'_>, found: &Found, id: TraceId) -> Collected {
     let wanted = Wanted { trace: Some(id), ..Wanted::default() };
     let deadline = Instant::now() + FOLLOWING.min(tracer.settings.timeout);
     loop {
         let collected = flow::collect(&found.addresses(), &wanted, tracer.settings.timeout).await;
-        let applied = |recording: &ractor_raft::trace::Recording| {
-            recording.events.iter().any(|event| event.message == "Applied" && event.mark.index >= index)
-        };
-        if collected.recordings.iter().all(applied) || Instant::now() + LOOK_AGAIN >= deadline {
+        if is_all(&collected.recordings) || Instant::now() + LOOK_AGAIN >= deadline {
             return collected;
         }
         sleep(LOOK_AGAIN).await;

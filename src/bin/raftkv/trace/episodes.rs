@@ -1,8 +1,10 @@
 //! The last election, restart, snapshot or membership change that the nodes remember, found by the names of its messages.
 //!
 //! 1. Some messages belong to nothing else: its anchors. The last of them, and those before it without a longer pause, are
-//!    the episode's core, and say when it was.
-//! 2. What was sent because of a core message, or made it be sent, belongs to it as well; and so does what has its trace.
+//!    the core of the episode. Of an election it is those of the last term in which a vote was asked for, however long one of
+//!    them was on its way.
+//! 2. What was sent shortly before because of a core message, or made it be sent, belongs to it as well; and so does what has
+//!    its trace.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -35,31 +37,60 @@ type Name = (u64, u64);
 
 /// The messages of the last one. `None`: no node remembers any.
 fn last(recordings: &[Recording], what: Episode) -> Option<Vec<Recording>> {
-    let sent = |recording: &Recording, event: &Event| recording.clock.common(event.sent);
-    let all = || recordings.iter().flat_map(|recording| recording.events.iter().map(move |event| (recording, event)));
-    let mut anchors: Vec<_> = all().filter(|(_, event)| is_anchor(what, event)).collect();
-    anchors.sort_by_key(|(recording, event)| sent(recording, event));
-    let latest = anchors.last().map(|(recording, event)| sent(recording, event))?;
-    let mut begin = latest;
-    for (recording, event) in anchors.iter().rev() {
-        let at = sent(recording, event);
-        if begin - at > PAUSE {
-            break;
-        }
-        begin = at;
+    let mut all: Vec<_> = recordings
+        .iter()
+        .flat_map(|recording| {
+            recording.events.iter().map(move |event| Seen { node: recording.node, at: sent(recording, event), event })
+        })
+        .collect();
+    all.sort_by_key(|seen| seen.at);
+    let anchors: Vec<_> = all.iter().filter(|seen| is_anchor(what, seen.event)).collect();
+    let anchors = if what == Episode::Election { of_the_last_term(anchors) } else { since_the_last_pause(anchors) };
+    let times: BTreeSet<i64> = anchors.iter().map(|seen| seen.at).collect();
+    if times.is_empty() {
+        return None;
     }
-    let within = |at: i64| (begin - AROUND..=latest + AROUND).contains(&at);
-    let core = all().filter(|(recording, event)| {
-        let at = sent(recording, event);
-        (is_anchor(what, event) && at >= begin) || (within(at) && belongs(what, event))
-    });
-    let core: BTreeSet<Name> = core.map(|(recording, event)| (recording.node, event.id)).collect();
-    let family = family(recordings, &core, &within);
+    let is_near = |at: i64| times.range(at.saturating_sub(AROUND)..=at.saturating_add(AROUND)).next().is_some();
+    let beside = all.iter().filter(|seen| belongs(what, seen.event) && is_near(seen.at));
+    let core: BTreeSet<Name> = anchors.into_iter().chain(beside).map(|seen| (seen.node, seen.event.id)).collect();
+    let family = family(recordings, &core, &is_near);
     let of_node = |recording: &Recording| {
         let events = recording.events.iter().filter(|event| family.contains(&(recording.node, event.id)));
         Recording { events: events.cloned().collect(), ..recording.clone() }
     };
     Some(recordings.iter().map(of_node).filter(|recording| !recording.events.is_empty()).collect())
+}
+
+fn sent(recording: &Recording, event: &Event) -> i64 {
+    recording.clock.common(event.sent)
+}
+
+/// A message, the node it was recorded on, and when it was sent.
+struct Seen<'a> {
+    node: u64,
+    at: i64,
+    event: &'a Event,
+}
+
+/// Those of the last term in which a vote was asked for; if there was none, of the last in which one might have been.
+fn of_the_last_term<'a>(anchors: Vec<&'a Seen<'a>>) -> Vec<&'a Seen<'a>> {
+    let terms = |only_votes: bool| {
+        let counted = anchors.iter().filter(|seen| !only_votes || seen.event.message != "PreVote");
+        counted.map(|seen| seen.event.mark.term).max()
+    };
+    // A leader that gives way names its own term, and the next one is that of the election.
+    let Some(term) = terms(true).or_else(|| terms(false)) else { return Vec::new() };
+    let of_term = |seen: &&Seen<'_>| {
+        let event = seen.event;
+        event.mark.term == term || event.message == "TimeoutNow" && event.mark.term + 1 == term
+    };
+    anchors.into_iter().filter(of_term).collect()
+}
+
+/// The last ones, between which there is no longer pause.
+fn since_the_last_pause<'a>(anchors: Vec<&'a Seen<'a>>) -> Vec<&'a Seen<'a>> {
+    let pause = anchors.windows(2).rposition(|pair| pair[1].at - pair[0].at > PAUSE);
+    anchors[pause.map_or(0, |pause| pause + 1)..].to_vec()
 }
 
 /// The core, what caused it and what it caused, and all that has the trace of one of those.

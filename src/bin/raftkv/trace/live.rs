@@ -23,13 +23,18 @@ use crate::{
 /// For ever, as far as anybody waits.
 const EVER: Duration = Duration::from_secs(60 * 60 * 24 * 365);
 
+/// How long messages are held back, so that those of all nodes can be told in the order in which they were sent.
+const HELD: Duration = Duration::from_millis(200);
+
 /// What has come so far.
 #[derive(Default)]
 struct Heard {
+    /// What is not told yet.
+    held: Vec<Recording>,
     /// By the common clock: when the first message was sent.
     begun: Option<i64>,
     missed: u64,
-    /// What a format needs that is drawn as a whole.
+    /// What a format needs that is drawn as a whole, by node.
     gathered: BTreeMap<u64, Recording>,
 }
 
@@ -41,15 +46,20 @@ pub async fn run(tracer: &Tracer<'_>, duration: Option<Duration>) -> Result<u8, 
     let mut interrupted = pin!(tokio::signal::ctrl_c());
     let mut heard = Heard::default();
     let mut silent = BTreeMap::new();
+    let mut telling = tokio::time::interval(HELD);
     loop {
         let told = tokio::select! {
             biased;
             _ = &mut interrupted => break,
             () = &mut over => break,
+            _ = telling.tick() => {
+                heard.tell(tracer)?;
+                continue;
+            }
             told = told.next() => told,
         };
         match told {
-            Some(Told::Messages(recording)) => heard.take(tracer, recording)?,
+            Some(Told::Messages(recording)) => heard.take(tracer, recording),
             Some(Told::Broken(unreachable)) => {
                 let known = silent.insert(unreachable.address.clone(), unreachable.cause.clone());
                 if known.as_ref() != Some(&unreachable.cause) {
@@ -59,6 +69,7 @@ pub async fn run(tracer: &Tracer<'_>, duration: Option<Duration>) -> Result<u8, 
             None => break,
         }
     }
+    heard.tell(tracer)?;
     if heard.missed > 0 {
         talk(&format!("{} messages came too fast to be told", heard.missed));
     }
@@ -74,14 +85,19 @@ fn is_drawn_as_a_whole(format: TraceFormat) -> bool {
 }
 
 impl Heard {
-    fn take(&mut self, tracer: &Tracer<'_>, recording: Recording) -> Result<(), Failure> {
+    fn take(&mut self, tracer: &Tracer<'_>, recording: Recording) {
         self.missed += recording.missed;
         if is_drawn_as_a_whole(tracer.format) {
             self.gather(recording);
-            return Ok(());
+        } else {
+            self.held.push(recording);
         }
-        let recordings = [recording];
-        let seen = by_time(&recordings);
+    }
+
+    /// Tells what was held back.
+    fn tell(&mut self, tracer: &Tracer<'_>) -> Result<(), Failure> {
+        let held = std::mem::take(&mut self.held);
+        let seen = by_time(&held);
         let Some(first) = seen.first() else { return Ok(()) };
         let begun = *self.begun.get_or_insert(first.sent);
         match tracer.format {

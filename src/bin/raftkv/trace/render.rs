@@ -17,17 +17,11 @@ pub struct Seen<'a> {
 
 /// All messages by the time they were sent.
 pub fn by_time(recordings: &[Recording]) -> Vec<Seen<'_>> {
-    let of_node = |recording: &'_ Recording| {
+    fn of_node(recording: &Recording) -> Vec<Seen<'_>> {
         let (node, clock) = (recording.node, recording.clock);
-        (node, clock)
-    };
-    let mut seen: Vec<_> = recordings
-        .iter()
-        .flat_map(|recording| {
-            let (node, clock) = of_node(recording);
-            recording.events.iter().map(move |event| Seen { node, sent: clock.common(event.sent), event })
-        })
-        .collect();
+        recording.events.iter().map(move |event| Seen { node, sent: clock.common(event.sent), event }).collect()
+    }
+    let mut seen: Vec<_> = recordings.iter().flat_map(of_node).collect();
     seen.sort_by_key(|seen| seen.sent);
     seen
 }
