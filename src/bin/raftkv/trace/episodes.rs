@@ -45,7 +45,11 @@ fn last(recordings: &[Recording], what: Episode) -> Option<Vec<Recording>> {
         .collect();
     all.sort_by_key(|seen| seen.at);
     let anchors: Vec<_> = all.iter().filter(|seen| is_anchor(what, seen.event)).collect();
-    let anchors = if what == Episode::Election { of_the_last_term(anchors) } else { since_the_last_pause(anchors) };
+    let anchors = match what {
+        Episode::Election => of_the_last_term(anchors),
+        Episode::Membership => around_the_last_order(anchors),
+        Episode::Restart | Episode::Snapshot => since_the_last_pause(anchors),
+    };
     let times: BTreeSet<i64> = anchors.iter().map(|seen| seen.at).collect();
     if times.is_empty() {
         return None;
@@ -85,6 +89,19 @@ fn of_the_last_term<'a>(anchors: Vec<&'a Seen<'a>>) -> Vec<&'a Seen<'a>> {
         event.mark.term == term || event.message == "TimeoutNow" && event.mark.term + 1 == term
     };
     anchors.into_iter().filter(of_term).collect()
+}
+
+/// The last order, with what goes before and comes after it without a longer pause. That the members are known, after a start,
+/// or a server's disk, is no change of them.
+fn around_the_last_order<'a>(mut anchors: Vec<&'a Seen<'a>>) -> Vec<&'a Seen<'a>> {
+    let Some(order) = anchors.iter().rposition(|seen| seen.event.message == "ChangeMembership") else {
+        return Vec::new();
+    };
+    let pause = anchors[order..].windows(2).position(|pair| pair[1].at - pair[0].at > PAUSE);
+    if let Some(pause) = pause {
+        anchors.truncate(order + pause + 1);
+    }
+    since_the_last_pause(anchors)
 }
 
 /// The last ones, between which there is no longer pause.
@@ -225,3 +242,7 @@ fn nothing_of_the_kind(what: Episode, recordings: &[Recording]) -> Failure {
     };
     Failure { fix: fix.to_owned(), ..Failure::other(format!("no {} is remembered", named(what)), why) }
 }
+
+#[cfg(test)]
+#[path = "episodes_tests.rs"]
+mod tests;
