@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     error::{ProposeError, ReadError},
-    flow::{Envelope, Origin, TraceId},
+    flow::{Envelope, Mark, Origin, TraceId},
     raft::{LogIndex, NodeId, Payload, SessionCommand},
     state_machine::StateMachine,
 };
@@ -108,8 +108,15 @@ impl Shared {
         // Held until the answer is here: the call waits at this node as any other does.
         let _permit = self.admit_command(command_of(&payload).len())?;
         let Some(link) = self.link(leader, Arc::new(|_| {})) else { return Err(self.not_leader(None)) };
+        // No actor passes it on, so its leaving and the answer are noted.
+        let door = self.flow.outside(&format!("node {leader}"), trace);
+        let left = self.flow.note(door.sender.actor, self.called(trace), "Propose", Mark::default());
         match timeout_at(until, self.transport.propose(&link, payload, trace)).await {
-            Ok(answer) => answer,
+            Ok(answer) => {
+                let index = answer.as_ref().map_or(0, |applied| applied.index);
+                self.flow.note(self.client.sender.actor, left, "Answered", Mark { term: 0, index });
+                answer
+            }
             Err(_) => Err(self.too_late(&format!("node {leader} did not answer"))),
         }
     }
