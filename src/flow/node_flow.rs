@@ -323,6 +323,16 @@ impl Flow {
         self.0.incidents.settle().await;
     }
 
+    /// For tests in simulated time, in which a disk takes no time at all.
+    #[cfg(test)]
+    pub(super) fn wait_for_incidents(&self) {
+        let begun = std::time::Instant::now();
+        while !self.0.incidents.is_settled() {
+            assert!(begun.elapsed() < Duration::from_secs(20), "the disk takes too long");
+            std::thread::yield_now();
+        }
+    }
+
     fn incident_of(&self, kept: &Kept) -> Incident {
         Incident {
             id: kept.id,

@@ -181,7 +181,7 @@ impl Shared {
         ProposeError::Unknown { reason: format!("{what} within {:?} (request_timeout)", self.config.request_timeout) }
     }
 
-    /// See [`Node::read_at`](super::Node::read_at).
+    /// See [`Node::read_traced`](super::Node::read_traced).
     pub(crate) async fn read_at<M: StateMachine, R: Send + 'static>(
         self: &Arc<Self>,
         consistency: Consistency,

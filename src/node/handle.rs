@@ -363,6 +363,19 @@ impl<M: StateMachine> Node<M> {
         consistency: Consistency,
         query: impl FnOnce(&M) -> R + Send + 'static,
     ) -> Result<(R, LogIndex), ReadError> {
-        self.0.0.read_at(consistency, query, self.0.calling(0)).await
+        self.read_traced(consistency, 0, query).await
+    }
+
+    /// As [`read_at`](Node::read_at), under a trace that the caller has begun: see [`Flow::new_trace`]. 0: as [`read_at`](Node::read_at).
+    ///
+    /// # Errors
+    /// As for [`read`](Node::read).
+    pub async fn read_traced<R: Send + 'static>(
+        &self,
+        consistency: Consistency,
+        trace: TraceId,
+        query: impl FnOnce(&M) -> R + Send + 'static,
+    ) -> Result<(R, LogIndex), ReadError> {
+        self.0.0.read_at(consistency, query, self.0.calling(trace)).await
     }
 }

@@ -144,18 +144,18 @@ impl Actor for Root {
             }
             NodeMessage::CourierRestarted { path, cause } => {
                 if let Err(error) = self.count_death(&path, &cause) {
-                    return Err(self.give_up(error, context).await);
+                    return Err(self.fell(error, context).await);
                 }
                 self.restarted(path, cause);
             }
             NodeMessage::StartKeepers { deaths } => {
                 if let Err(error) = self.start_again(deaths, context).await {
-                    return Err(self.give_up(error, context).await);
+                    return Err(self.fell(error, context).await);
                 }
             }
-            NodeMessage::RestoreFailed(error) => return Err(self.give_up(error, context).await),
+            NodeMessage::RestoreFailed(error) => return Err(self.fell(error, context).await),
             NodeMessage::Happened(event) => self.subscribers.publish(event),
-            NodeMessage::DiskFailed(error) => return Err(self.give_up(error.into(), context).await),
+            NodeMessage::DiskFailed(error) => return Err(self.fell(error.into(), context).await),
             NodeMessage::Crash => panic!("the root was told to crash"),
         }
         Ok(())
@@ -181,7 +181,7 @@ impl Actor for Root {
         };
         match healed {
             Ok(()) => Ok(()),
-            Err(error) => Err(self.give_up(error, context).await),
+            Err(error) => Err(self.fell(error, context).await),
         }
     }
 
@@ -301,6 +301,12 @@ impl Root {
     fn restarted(&mut self, path: String, cause: String) {
         self.shared().restarts.fetch_add(1, Relaxed);
         self.subscribers.publish(NodeEvent::ActorRestarted { path, cause });
+    }
+
+    /// Stops everything because of `error`, with the messages that led to it kept.
+    async fn fell(&mut self, error: NodeError, context: &mut Context<NodeMessage>) -> ActorProcessingErr {
+        self.shared().flow.keep_incident(format!("node {} gave up: {error}", self.shared().id()));
+        self.give_up(error, context).await
     }
 
     /// Stops everything because of `error`, which the application's supervisor is then told.

@@ -266,6 +266,12 @@ impl Settings {
     }
 }
 
+/// A time as a flag of one command alone gives it.
+pub fn time_of_flag(flag: &'static str, value: &str) -> Result<Duration, Failure> {
+    let key = flag.trim_start_matches('-');
+    Setting { key, value: value.to_owned(), source: Source::Flag(flag.to_owned()) }.duration()
+}
+
 impl Setting {
     fn switch(&self) -> Result<bool, Failure> {
         match self.value.as_str() {

@@ -100,9 +100,12 @@ impl Telling {
             let found = events.len();
             self.allowance.refill();
             events.retain(|event| event.ended() <= self.begun || self.allowance.take());
-            self.missed += missed + (found - events.len()) as u64;
-            if !events.is_empty() {
-                return Some(Ok(self.told(&events)));
+            self.missed += missed;
+            let reply = (!events.is_empty()).then(|| self.told(&events));
+            // What is beyond the rate comes last in a batch.
+            self.missed += (found - events.len()) as u64;
+            if let Some(reply) = reply {
+                return Some(Ok(reply));
             }
         }
     }
