@@ -25,6 +25,7 @@ mod address;
 mod context;
 mod event;
 mod follow;
+mod incidents;
 mod meter;
 mod names;
 mod node_flow;

@@ -86,6 +86,17 @@ impl NodeRef {
         self.0.flow.tree()
     }
 
+    /// The names of the actors above this node's tree, the topmost first: the application's supervisor, its own, and so on.
+    /// One that has no name goes by its id.
+    pub fn above(&self) -> Vec<String> {
+        let root = self.0.root.get().map(|root| root.actor().get_cell());
+        let supervisors = std::iter::successors(root, |actor| actor.try_get_supervisor()).skip(1);
+        let mut above: Vec<_> =
+            supervisors.map(|actor| actor.get_name().unwrap_or_else(|| actor.get_id().to_string())).collect();
+        above.reverse();
+        above
+    }
+
     /// What this node's actors can be asked, as an actor that hears [`NodeRequest`]s: for actors that talk to the node
     /// without its handle. `None` while the keepers start anew, and once the node has stopped. A reference to a fallen one
     /// leads nowhere, so ask again after a failed cast.
@@ -231,6 +242,8 @@ impl NodeRef {
         if let Some(root) = self.0.root.get() {
             let _ = root.actor().wait(None).await;
         }
+        // What it died of is to be found afterwards, by whoever ends the process now.
+        self.0.flow.incidents_settled().await;
         // One that was killed may not have been dropped yet.
         self.0.verdict.get().cloned().unwrap_or_else(|| Err(self.0.fallen()))
     }

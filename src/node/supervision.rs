@@ -197,6 +197,7 @@ impl Root {
         context: &mut Context<NodeMessage>,
     ) -> Result<(), NodeError> {
         tracing::warn!(path, %cause, "a keeper died; the keepers start anew");
+        self.shared().flow.keep_incident(format!("keeper {path} fell: {cause}"));
         self.check_disk()?;
         self.check_poison(path, &cause)?;
         self.fall(Vec::new(), path, cause, context).await
