@@ -33,6 +33,7 @@ mod routes;
 #[cfg(test)]
 mod tests;
 mod timeline;
+mod trace;
 mod view;
 mod words;
 
@@ -160,10 +161,9 @@ fn run(
     let address = listener.address();
     let hub = Arc::new(Hub::new(options.max_pages));
     let (stopping, stop) = watch::channel(false);
-    let (asks, asked) = tokio::sync::mpsc::channel(8);
-    let site = Arc::new(Site { view: view.clone(), hub: hub.clone(), faults: options.faults.clone(), address, asks });
+    let site = Arc::new(Site::new(view.clone(), hub.clone(), options.faults.clone(), address));
     let offered = options.faults.map(|faults| faults.offered()).unwrap_or_default();
-    let collecting = collector::run(view, hub.clone(), offered, asked);
+    let collecting = collector::run(view, hub.clone(), offered);
     let serving = listener::serve(listener, routes::router(site), stop);
     let task = tokio::spawn(async move {
         tokio::select! {

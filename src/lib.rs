@@ -45,6 +45,7 @@
 //! | [`storage`] | Where term, vote and log are kept: SQLite or memory. |
 //! | [`transport`] | How nodes reach each other: a trait, and the network inside one process. |
 //! | `rpc` | The network between processes: gRPC with `raft.v1` (feature `grpc`). |
+//! | `http` | The page: the whole cluster in a browser (feature `server`). |
 //! | [`flow`] | The envelope around every message, the flight recorder and the meters. |
 //! | `backup` | A snapshot as one file, and a new cluster out of it (feature `grpc`). |
 //! | [`config`] | The settings of a node, their defaults and their bounds. |
@@ -59,6 +60,8 @@ pub mod client;
 pub mod config;
 pub mod error;
 pub mod flow;
+#[cfg(feature = "server")]
+pub mod http;
 pub mod kv;
 pub mod node;
 pub mod raft;

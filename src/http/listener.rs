@@ -78,7 +78,7 @@ pub(super) async fn serve(listener: Listener, router: Router, mut stop: watch::R
     loop {
         tokio::select! {
             biased;
-            _ = stop.wait_for(|stop| *stop) => break,
+            () = stopped(&mut stop) => break,
             Some(_) = connections.join_next() => {}
             accepted = listener.listener.accept(), if connections.len() < MAX_CONNECTIONS => match accepted {
                 Ok((stream, _)) => drop(connections.spawn(answer(stream, router.clone()))),
@@ -90,6 +90,11 @@ pub(super) async fn serve(listener: Listener, router: Router, mut stop: watch::R
         }
     }
     connections.shutdown().await;
+}
+
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    // Whoever could tell it to stop is gone: so is the server.
+    let _ = stop.wait_for(|stop| *stop).await;
 }
 
 async fn answer(stream: TcpStream, router: Router) -> Result<(), Infallible> {

@@ -11,6 +11,7 @@
 //! | `status` | one line for each node of the cluster |
 //! | `member`, `leader` | who belongs to the cluster, who leads it, and changes of both |
 //! | `serve` | one node, until a signal or a failure |
+//! | `page` | the port of the page |
 //! | `demo` | a whole cluster in this process, and a tour that checks what it shows |
 //! | `output` | tables and JSON lines |
 //! | `error` | what went wrong, why, the fix, and the exit code |
@@ -24,6 +25,7 @@ mod error;
 mod leader;
 mod member;
 mod output;
+mod page;
 mod serve;
 mod snapshot;
 mod status;
@@ -68,7 +70,7 @@ fn run(args: Args) -> Result<u8, Failure> {
     runtime(&args.command, &settings)?.block_on(async {
         match args.command {
             Command::Serve(_) => serve::run(&settings).await,
-            Command::Demo(demo) => demo::run(demo).await,
+            Command::Demo(demo) => demo::run(demo, settings.http()?).await,
             Command::Status => status::run(&settings.client()?, Output::to_stdout(&settings)?).await,
             Command::Snapshot(command) => snapshot::run(command, &settings, Output::to_stdout(&settings)?).await,
             Command::Member(command) => member::run(command, &settings.client()?, Output::to_stdout(&settings)?).await,
