@@ -104,6 +104,8 @@ struct Member {
     task: JoinHandle<()>,
     node: Node,
     known: Option<Known>,
+    /// Whether it has ever answered.
+    met: bool,
     /// When its election timer was set, by the pages' clock.
     timer: Option<f64>,
     complained: Option<Instant>,
@@ -168,11 +170,12 @@ impl Round {
                     let generation = self.generations;
                     let reporter = (generation, self.reporter.clone());
                     let task = tokio::spawn(member::read(*id, source.clone(), self.clock, reporter));
-                    let (node, known) = match &entry {
-                        Entry::Occupied(known) => (known.get().node.clone(), None),
-                        Entry::Vacant(_) => (Node::unknown(*id, address, "it has not answered yet".to_owned()), None),
+                    let (node, met) = match &entry {
+                        Entry::Occupied(before) => (before.get().node.clone(), before.get().met),
+                        Entry::Vacant(_) => (Node::unknown(*id, address, "it has not answered yet".to_owned()), false),
                     };
-                    let member = Member { source, generation, task, node, known, timer: None, complained: None };
+                    let member =
+                        Member { source, generation, task, node, known: None, met, timer: None, complained: None };
                     entry.insert_entry(member);
                 }
             }
@@ -226,7 +229,8 @@ impl Round {
 
     fn status(&mut self, id: NodeId, status: pb::StatusReply) {
         let Some(member) = self.members.get_mut(&id) else { return };
-        let was_gone = member.node.gone.is_some() && !member.node.role.is_empty();
+        let was_gone = member.node.gone.is_some() && member.met;
+        member.met = true;
         let known = Known::of(&status);
         member.known.get_or_insert(known);
         member.node = Node::read(id, status);
@@ -237,7 +241,7 @@ impl Round {
 
     fn gone(&mut self, id: NodeId, why: String) {
         let Some(member) = self.members.get_mut(&id) else { return };
-        let was_there = member.node.gone.replace(why.clone()).is_none();
+        let was_there = member.node.gone.replace(why.clone()).is_none() && member.met;
         member.timer = None;
         if was_there {
             self.hub.note(Kind::Node, Some(id), format!("Node {id} does not answer: {why}"));

@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// A disk write that took longer than this is worth a line.
-const SLOW_WRITE: Duration = Duration::from_millis(50);
+const SLOW_WRITE: Duration = Duration::from_millis(100);
 
 /// What sort of thing happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

@@ -241,7 +241,8 @@ fn in_words(status: &Status) -> String {
     while let Some(source) = cause.source() {
         cause = source;
     }
-    cause.to_string()
+    let cause = cause.to_string();
+    cause.split(" (os error").next().unwrap_or_default().to_lowercase()
 }
 
 fn ticks(period: Duration) -> tokio::time::Interval {

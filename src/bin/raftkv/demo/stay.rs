@@ -53,10 +53,11 @@ pub async fn run(cluster: &mut Cluster, page: &Server, mut presses: Presses) -> 
             Wish::Button(Pressed { order, answer }) => (order, Some(answer)),
         };
         // What fails here is to be seen, not to end the show.
+        let kind = if order.name == "write" { Kind::Note } else { Kind::Fault };
         let done = show.does(cluster, page, order).await.map_err(|failure| failure.to_string());
         let (Ok(said) | Err(said)) = &done;
         println!("  {said}");
-        page.note(Kind::Fault, said.clone());
+        page.note(kind, sentence(said));
         if let Some(answer) = answer {
             // Whoever pressed may have closed the page.
             let _ = answer.send(done);
@@ -73,6 +74,12 @@ enum Wish {
 
 fn named(name: &str) -> Order {
     Order { name: name.to_owned(), ..Order::default() }
+}
+
+/// With a capital letter.
+fn sentence(said: &str) -> String {
+    let mut letters = said.chars();
+    letters.next().map_or(String::new(), |first| first.to_uppercase().chain(letters).collect())
 }
 
 /// How far the show has come.
@@ -172,7 +179,7 @@ async fn come_back(cluster: &mut Cluster, page: &Server) -> Result<(), Failure> 
         cluster.restart(id).await?;
         let said = format!("node {id} is started again from its disk");
         println!("  {said}");
-        page.note(Kind::Fault, said);
+        page.note(Kind::Fault, sentence(&said));
     }
     Ok(())
 }
@@ -185,13 +192,13 @@ async fn crash(cluster: &Cluster, page: &Server, node: Option<NodeId>, path: &st
     if !cluster.nodes.contains_key(&id) {
         return Err(Failure::other(format!("node {id} does not run"), ""));
     }
-    page.note(Kind::Fault, format!("{path} of node {id} is killed, as a bug would do it"));
+    page.note(Kind::Fault, sentence(&format!("{path} of node {id} is killed, as a bug would do it")));
     let took = cluster.crash(id, path).await?;
     Ok(format!("{path} of node {id} was killed and is back after {}", short(took)))
 }
 
 async fn write(cluster: &Cluster, page: &Server, spell: u32) -> Result<String, Failure> {
-    page.note(Kind::Fault, "Eight clients write for two seconds");
+    page.note(Kind::Note, "Eight clients write for two seconds");
     let load = Load::begin(cluster, &format!("stay/{spell}"));
     tokio::time::sleep(SPELL).await;
     let written = load.end().await;
