@@ -46,6 +46,7 @@
 //! | [`transport`] | How nodes reach each other: a trait, and the network inside one process. |
 //! | `rpc` | The network between processes: gRPC with `raft.v1` (feature `grpc`). |
 //! | [`flow`] | The envelope around every message, the flight recorder and the meters. |
+//! | [`trace`] | What several nodes recorded, as one picture: text, JSON, Mermaid, Chrome trace events, OTLP (feature `otel`). |
 //! | `backup` | A snapshot as one file, and a new cluster out of it (feature `grpc`). |
 //! | [`config`] | The settings of a node, their defaults and their bounds. |
 //! | [`error`] | What can go wrong, each with its number, what, why and the fix. |

@@ -181,7 +181,17 @@ fn write(steps: &[Step], lanes: &[Lane], trace: u64, tries: &[usize]) -> Account
 
 /// Term and index that a command was given: as what was sent because of it says, or else its trace.
 fn placed(steps: &[Step], trace: u64, proposal: usize) -> Option<(u64, u64)> {
-    let node = steps[proposal].node;
+    let (node, proposed) = (steps[proposal].node, &steps[proposal]);
+    // As consensus said itself: of this one, or of the message in which it took this one and others from the queue.
+    let holds = |step: &&Step| {
+        let apart = step.began > proposed.began || step.ended < proposed.ended;
+        step.node == node && !apart && step.event.mark.index > 0 && step.event.receiver == proposed.event.receiver
+    };
+    let told =
+        Some(proposed).filter(holds).or_else(|| steps.iter().filter(|step| is(step, "CallsWaiting")).find(holds));
+    if let Some(told) = told {
+        return Some((told.event.mark.term, told.event.mark.index));
+    }
     let carries = |step: &&Step| {
         step.node == node
             && matches!(&*step.event.message, "Persist" | "Deliver" | "Apply")

@@ -66,20 +66,19 @@ pub(super) fn led_by_callers(steps: &mut [Step]) {
         }
     }
     handled.values_mut().for_each(|those| those.sort_unstable());
-    for number in 0..steps.len() {
-        let step = &steps[number];
-        let is_led =
-            step.cause.is_none() && (names::is_proposal(&step.event.message) || &*step.event.message == "Query");
-        if !is_led {
-            continue;
+    let led_by = |number: usize, step: &Step| {
+        let query = &*step.event.message == "Query";
+        if step.cause.is_some() || !query && !names::is_proposal(&step.event.message) {
+            return step.cause;
         }
-        let noted = step.event.outcome == Outcome::Noted || &*step.event.message == "Query";
-        let Some(those) = handled.get(&(step.node, step.event.trace)) else { continue };
-        // A try again comes behind all of the one before; what is noted may come in the same moment.
-        let before = those.partition_point(|(began, ..)| *began < step.sent || noted && *began <= step.sent);
-        let led = those[..before].iter().rev().map(|(.., other)| *other).find(|other| *other != number);
-        steps[number].cause = led;
-    }
+        let those = handled.get(&(step.node, step.event.trace))?;
+        // A try again comes behind all of the one before; what is passed on or asked may come in the same moment.
+        let at_once = query || step.event.outcome == Outcome::Noted;
+        let before = those.partition_point(|(began, ..)| *began < step.sent || at_once && *began <= step.sent);
+        those[..before].iter().rev().map(|(.., other)| *other).find(|other| *other != number)
+    };
+    let causes: Vec<_> = steps.iter().enumerate().map(|(number, step)| led_by(number, step)).collect();
+    steps.iter_mut().zip(causes).for_each(|(step, cause)| step.cause = cause);
 }
 
 /// Which node heard the answer to a command that it had passed on, by its trace.

@@ -183,8 +183,8 @@ fn a_node_that_says_nothing_has_not_agreed() {
     far.events.clear();
     let mut leader = leader;
     leader.events.retain(|event| {
-        !event.sender.ends_with("replicator 3")
-            && !(event.receiver.ends_with("replicator 3") && event.message == "Answered")
+        let answers = event.receiver.ends_with("replicator 3") && event.message == "Answered";
+        !answers && !event.sender.ends_with("replicator 3")
     });
     let sequence = Sequence::of(&[far, near, leader]);
     let account = &sequence.accounts()[0];

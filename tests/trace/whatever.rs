@@ -5,7 +5,7 @@ use std::time::Duration;
 use proptest::{collection::vec, prelude::*};
 use ractor_raft::{
     flow::{Event, Mark, Outcome},
-    trace::{Clock, Recording, Sequence},
+    trace::{Clock, Recording, Sequence, of_call},
 };
 
 /// The words and places that mean something, and others.
@@ -115,6 +115,8 @@ proptest! {
     /// parts that do not add up.
     #[test]
     fn any_recordings_make_a_picture(recordings in vec(recording(), 0..4), width in 0..220usize) {
+        let call = Sequence::of(&of_call(&recordings, 1));
+        prop_assert!(call.steps().iter().all(|step| step.event.trace == 1));
         let sequence = Sequence::of(&recordings);
         let recorded: usize = recordings.iter().map(|recording| recording.events.len()).sum();
         prop_assert_eq!(sequence.steps().len(), recorded);
