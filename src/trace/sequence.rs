@@ -49,7 +49,8 @@ pub struct Step {
     pub began: i64,
     /// When its handling ended.
     pub ended: i64,
-    /// The step of the same node in which it was sent, as a place in [`Sequence::steps`].
+    /// The step of the same node in which it was sent, or whose answer let a caller send it, as a place in
+    /// [`Sequence::steps`].
     pub cause: Option<usize>,
     /// The step of another node by which it left there, as a place in [`Sequence::steps`].
     pub left: Option<usize>,
@@ -77,6 +78,7 @@ impl Sequence {
         let mut recordings: Vec<_> = recordings.iter().collect();
         recordings.sort_by_key(|recording| recording.node);
         let (mut steps, owners) = flatten(&recordings);
+        pairing::led_by_callers(&mut steps);
         let shifts = align(&recordings, &mut steps, &owners);
         let mut steps = in_order(steps);
         let begin = steps.iter().map(|step| step.sent).min().unwrap_or(0);
