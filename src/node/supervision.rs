@@ -126,11 +126,13 @@ impl Actor for Root {
                 // Then those who are in get their answers, while the server still carries them out.
                 let shared = self.shared().clone();
                 let consensus = self.consensus.as_ref().map(|consensus| consensus.address.clone());
+                // Between a fall and the next start nobody would answer.
+                let patience = if consensus.is_some() { DRAIN } else { Duration::ZERO };
                 if let Some(consensus) = consensus {
                     hand_over(&shared, &consensus, context.origin()).await;
                 }
                 shared.applied_waiters.end();
-                let _ = tokio::time::timeout(DRAIN, shared.admission.close()).await;
+                let _ = tokio::time::timeout(patience, shared.admission.close()).await;
                 context.stop();
             }
             NodeMessage::Subscribe(subscriber) => self.subscribers.add(subscriber),
@@ -233,6 +235,7 @@ impl Root {
                 Ok(())
             }
             Err(StartFailure(_, error @ NodeError::Storage(_))) => Err(error),
+            Err(StartFailure(_, error)) if *self.shared().stopping.borrow() => Err(error),
             Err(StartFailure(next, error)) => self.fall(deaths, next, error.to_string(), context).await,
         }
     }

@@ -369,6 +369,10 @@ pub struct Serve {
     #[arg(long, value_name = "CALLS")]
     pub max_pending: Option<String>,
 
+    /// Show the whole cluster on a page there, to whoever reaches it; also /livez and /readyz. Left out: no page.
+    #[arg(long, value_name = "ADDR")]
+    pub http: Option<String>,
+
     /// Threads of the runtime, besides the log store's own [default: half of the cores].
     #[arg(long, value_name = "N")]
     pub threads: Option<String>,
@@ -388,6 +392,10 @@ pub struct Demo {
     /// Leave after the tour, also where there is a terminal.
     #[arg(long)]
     pub once: bool,
+
+    /// Where the page is, on which all of it can be seen [default: 127.0.0.1:7080, or any free port if that is taken].
+    #[arg(long, value_name = "ADDR")]
+    pub http: Option<String>,
 
     /// Keep the nodes' data here. Left out: in a temporary directory.
     #[arg(long, value_name = "DIR")]

@@ -14,6 +14,7 @@
 //! | `again` | what is looked at every second, until Ctrl-C |
 //! | `member`, `leader` | who belongs to the cluster, who leads it, and changes of both |
 //! | `serve` | one node, until a signal or a failure |
+//! | `page` | the port of the page |
 //! | `demo` | a whole cluster in this process, and a tour that checks what it shows |
 //! | `output` | tables and JSON lines |
 //! | `error` | what went wrong, why, the fix, and the exit code |
@@ -29,6 +30,7 @@ mod error;
 mod leader;
 mod member;
 mod output;
+mod page;
 mod serve;
 mod snapshot;
 mod status;
@@ -74,7 +76,7 @@ fn run(args: Args) -> Result<u8, Failure> {
     runtime(&args.command, &settings)?.block_on(async {
         match args.command {
             Command::Serve(_) => serve::run(&settings).await,
-            Command::Demo(demo) => demo::run(demo).await,
+            Command::Demo(demo) => demo::run(demo, settings.http()?).await,
             Command::Status { watch } => status::run(watch, &settings.client()?, Output::to_stdout(&settings)?).await,
             Command::Trace(trace) => trace::run(trace, &settings.client()?, Output::to_stdout(&settings)?).await,
             Command::Actors { watch } => actors::run(watch, &settings.client()?, Output::to_stdout(&settings)?).await,

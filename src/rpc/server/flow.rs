@@ -78,6 +78,7 @@ fn filter(request: &pb::FlowRequest, now: Duration) -> Filter {
         since: request.since.map(Duration::from_nanos),
         until: if request.follow { until } else { Some(until.map_or(now, |until| until.min(now))) },
         last: Some(if last == 0 { RECORDED } else { last.min(RECORDED) }),
+        ..Filter::default()
     }
 }
 
