@@ -144,11 +144,7 @@ pub fn serve(node: NodeRef, listener: Listener, options: Options) -> Server {
 
 /// Shows whatever `view` says there is, which is asked four times a second, until the [`Server`] is dropped. Must be called on
 /// a tokio runtime.
-pub fn serve_view(
-    view: impl Fn() -> View + Send + Sync + 'static,
-    listener: Listener,
-    options: Options,
-) -> Server {
+pub fn serve_view(view: impl Fn() -> View + Send + Sync + 'static, listener: Listener, options: Options) -> Server {
     run(Arc::new(view), listener, options, std::future::pending())
 }
 

@@ -23,6 +23,7 @@ const LAYERS: [(&str, &[&str]); 17] = [
     ("transport", &["raft", "flow", "storage", "error"]),
     ("node", &["raft", "flow", "storage", "state_machine", "error", "config", "transport"]),
     ("client", &["raft", "error", "state_machine", "node"]),
+    ("metrics", &["raft", "flow", "node"]),
     ("rpc", &["raft", "flow", "trace", "storage", "state_machine", "error", "config", "transport", "node"]),
     ("backup", &["raft", "storage", "error", "node", "rpc"]),
     ("kv", &["raft", "flow", "error", "state_machine", "node", "rpc"]),

@@ -166,6 +166,11 @@ impl Incidents {
         let _ = tokio::time::timeout(PATIENCE, settled.wait_for(|settled| *settled)).await;
     }
 
+    #[cfg(test)]
+    pub(super) fn is_settled(&self) -> bool {
+        *self.settled.borrow()
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect(NEVER_POISONED)
     }

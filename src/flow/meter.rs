@@ -4,20 +4,20 @@
 //! An actor alone writes its meter and the part of its life behind the mailbox, so most of this is a load and a store.
 
 use std::{
+    collections::BTreeMap,
     ops::Range,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use super::{ActorId, Sender};
-
-/// Adds to a counter that only the caller writes.
-fn add(counter: &AtomicU64, amount: u64) {
-    counter.store(counter.load(Ordering::Relaxed).wrapping_add(amount), Ordering::Relaxed);
-}
+use super::{
+    ActorId, Sender,
+    histogram::{Counts, add},
+    times::Times,
+};
 
 /// What an actor is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -116,6 +116,8 @@ pub(super) struct Meter {
     handling: AtomicU64,
     waited: AtomicU64,
     longest_wait: AtomicU64,
+    /// There from the first life on; places that no actor lives at need none.
+    times: OnceLock<Box<Times>>,
     life: Mutex<Option<Arc<Life>>>,
     last_failure: Mutex<Option<String>>,
 }
@@ -132,6 +134,7 @@ impl Meter {
             handling: AtomicU64::new(0),
             waited: AtomicU64::new(0),
             longest_wait: AtomicU64::new(0),
+            times: OnceLock::new(),
             life: Mutex::new(None),
             last_failure: Mutex::new(None),
         }
@@ -145,6 +148,7 @@ impl Meter {
 
     /// This life begins and follows upon the one before.
     pub(super) fn begin(&self, life: &Arc<Life>) {
+        self.times.get_or_init(Box::default);
         self.lives.fetch_add(1, Ordering::Relaxed);
         *self.life.lock().expect(NEVER_POISONED) = Some(life.clone());
     }
@@ -163,9 +167,14 @@ impl Meter {
         add(&self.handled, 1);
     }
 
-    pub(super) fn add_times(&self, waited: u64, handling: u64) {
-        add(&self.waited, waited);
+    /// A message of this name was handled by `now` and took so long; where it stood in a mailbox, so long before.
+    pub(super) fn add_times(&self, now: u64, message: u16, waited: Option<u64>, handling: u64) {
         add(&self.handling, handling);
+        let Some(times) = self.times.get() else { return };
+        times.add_handling(message, handling);
+        let Some(waited) = waited else { return };
+        times.add_wait(now, waited);
+        add(&self.waited, waited);
         if waited > self.longest_wait.load(Ordering::Relaxed) {
             self.longest_wait.store(waited, Ordering::Relaxed);
         }
@@ -175,9 +184,11 @@ impl Meter {
         *self.last_failure.lock().expect(NEVER_POISONED) = Some(cause);
     }
 
-    /// `None`: no actor ever lived here. `name` turns the number of a message into its name.
-    pub(super) fn report(&self, name: impl Fn(u16) -> &'static str) -> Option<ActorReport> {
+    /// `None`: no actor ever lived here. `name` turns the number of a message into its name; `now` is nanoseconds since the
+    /// node's epoch.
+    pub(super) fn report(&self, name: impl Fn(u16) -> &'static str, now: u64) -> Option<ActorReport> {
         let life = self.life()?;
+        let (lately, over) = self.times.get().map(|times| times.lately(now)).unwrap_or_default();
         let current = life
             .showing()
             .map(|(message, since)| CurrentMessage { message: name(message), since: Duration::from_nanos(since) });
@@ -192,10 +203,23 @@ impl Meter {
             handling: duration(&self.handling),
             waited: duration(&self.waited),
             longest_wait: duration(&self.longest_wait),
+            wait_p99: lately.percentile(99).min(duration(&self.longest_wait)),
+            lately: Lately { messages: lately.count(), over },
             restarts: self.lives.load(Ordering::Relaxed).saturating_sub(1),
             last_failure: self.last_failure.lock().expect(NEVER_POISONED).clone(),
             current,
         })
+    }
+}
+
+impl Meter {
+    /// `None`: no actor ever lived here.
+    pub(super) fn times(&self, name: impl Fn(u16) -> &'static str) -> Option<ActorTimes> {
+        let times = self.times.get()?;
+        let mut handling: BTreeMap<&'static str, Counts> = BTreeMap::new();
+        // A name may have two numbers.
+        times.handling().for_each(|(word, counts)| handling.entry(name(word)).or_default().add(&counts));
+        Some(ActorTimes { path: self.path.to_string(), waits: times.waits(), handling })
     }
 }
 
@@ -223,6 +247,11 @@ pub struct ActorReport {
     pub waited: Duration,
     /// The longest that one stood in the mailbox.
     pub longest_wait: Duration,
+    /// 99 of 100 messages [lately](ActorReport::lately) stood in the mailbox no longer. Above 256 ns it may be told an
+    /// eighth too high, never too low. 0: there was none.
+    pub wait_p99: Duration,
+    /// The messages of the last 10 to 20 seconds.
+    pub lately: Lately,
     /// Lives after the first.
     pub restarts: u32,
     /// What it died of the last time, if it ever did.
@@ -236,6 +265,34 @@ impl ActorReport {
     pub fn parent(&self) -> Option<&str> {
         self.path.rsplit_once('/').map(|(parent, _)| parent)
     }
+}
+
+/// What an actor took out of its mailbox in the last 10 to 20 seconds, while the recorder was on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lately {
+    /// So many messages.
+    pub messages: u64,
+    /// In this time.
+    pub over: Duration,
+}
+
+impl Lately {
+    /// Messages a second. 0: no time has passed.
+    pub fn per_second(&self) -> f64 {
+        if self.over.is_zero() { 0.0 } else { self.messages as f64 / self.over.as_secs_f64() }
+    }
+}
+
+/// How long the messages of one actor waited and took, over all its lives, while the recorder was on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ActorTimes {
+    /// Its place in the tree.
+    pub path: String,
+    /// How long they stood in the mailbox, or in the queue before consensus.
+    pub waits: Counts,
+    /// How long their handlers took, by the message's name. 64 names at most; what came after them is
+    /// counted as "?".
+    pub handling: BTreeMap<&'static str, Counts>,
 }
 
 /// A message that is being handled.

@@ -190,6 +190,16 @@ impl Recorder {
         self.lost.load(Ordering::Relaxed)
     }
 
+    /// The memory that the ring has taken so far.
+    pub(super) fn bytes(&self) -> usize {
+        self.pieces.iter().filter(|piece| piece.get().is_some()).count() * PIECE * size_of::<Slot>()
+    }
+
+    /// The memory that it takes at most.
+    pub(super) fn most_bytes(&self) -> usize {
+        self.capacity() * size_of::<Slot>()
+    }
+
     pub(super) fn write(&self, record: &Record) {
         let position = self.next.fetch_add(1, Ordering::Relaxed);
         if !self.slot(position).write(position, record.words()) {
@@ -335,6 +345,7 @@ mod tests {
         let recorder = Recorder::new(1);
         assert_eq!(recorder.capacity(), PIECE);
         assert_eq!(recorder.last(10), []);
+        assert_eq!((recorder.bytes(), recorder.most_bytes()), (0, 64 * PIECE));
         for number in 0..3 * PIECE as u64 + 5 {
             recorder.write(&numbered(number));
         }
@@ -342,7 +353,7 @@ mod tests {
         let expected: Vec<u64> = (2 * PIECE as u64 + 5..3 * PIECE as u64 + 5).collect();
         assert_eq!(kept, expected);
         assert_eq!(recorder.last(2), [numbered(3 * PIECE as u64 + 3), numbered(3 * PIECE as u64 + 4)]);
-        assert_eq!(recorder.lost(), 0);
+        assert_eq!((recorder.lost(), recorder.bytes()), (0, 64 * PIECE));
     }
 
     /// Fails when: a reader that goes on is given an event twice, or skips one without counting it.

@@ -12,7 +12,7 @@ use tokio::sync::{broadcast, watch};
 
 use super::{
     timeline::Kind,
-    words::{Hello, Happened, Lag, sse},
+    words::{Happened, Hello, Lag, sse},
 };
 use crate::raft::NodeId;
 

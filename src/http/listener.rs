@@ -49,9 +49,8 @@ impl Listener {
 /// # Errors
 /// The address cannot be had.
 pub async fn bind(address: &str) -> Result<Listener, NodeError> {
-    let failed = |error: std::io::Error| {
-        NodeError::Start { what: format!("page on {address}"), cause: error.to_string() }
-    };
+    let failed =
+        |error: std::io::Error| NodeError::Start { what: format!("page on {address}"), cause: error.to_string() };
     let mut last = std::io::Error::other("it names no address of a machine");
     for one in lookup_host(address).await.map_err(failed)? {
         match listen(one) {

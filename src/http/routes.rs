@@ -144,12 +144,7 @@ fn json(value: &impl serde::Serialize) -> Response {
 }
 
 /// Only from this server's own page.
-async fn inject(
-    State(site): State<Arc<Site>>,
-    Path(fault): Path<String>,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Response {
+async fn inject(State(site): State<Arc<Site>>, Path(fault): Path<String>, headers: HeaderMap, body: Bytes) -> Response {
     if let Err(why) = is_own_order(&headers) {
         return (StatusCode::FORBIDDEN, format!("{why}\n")).into_response();
     }

@@ -79,7 +79,11 @@ impl Known {
                 }
                 let text = match &learners[..] {
                     [] => format!("Voters are now {}, says node {id}", list(&voters)),
-                    _ => format!("Voters are now {}; {} listens and learns, says node {id}", list(&voters), list(&learners)),
+                    _ => format!(
+                        "Voters are now {}; {} listens and learns, says node {id}",
+                        list(&voters),
+                        list(&learners)
+                    ),
                 };
                 (self.voters, self.learners) = (voters, learners);
                 Some((Kind::Membership, text))
@@ -87,9 +91,10 @@ impl Known {
             Word::ActorRestarted(pb::ActorRestarted { path, cause }) => {
                 Some((Kind::Restart, format!("In node {id}, {path} died and was started again: {cause}")))
             }
-            Word::PeerLostData(peer) => {
-                Some((Kind::Disk, format!("The disk of node {peer} has lost entries that it had acknowledged, says node {id}")))
-            }
+            Word::PeerLostData(peer) => Some((
+                Kind::Disk,
+                format!("The disk of node {peer} has lost entries that it had acknowledged, says node {id}"),
+            )),
             Word::Removed(_) => Some((Kind::Membership, format!("Node {id} was removed"))),
             Word::Wiped(_) => Some((Kind::Disk, format!("The disk of node {id} is another one: it must be replaced"))),
             Word::DiskFull(true) => Some((Kind::Disk, format!("The disk of node {id} has no room"))),

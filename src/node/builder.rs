@@ -205,7 +205,9 @@ impl<M: StateMachine> Builder<M> {
         let joining = std::mem::take(&mut self.join);
         if joining.is_empty() || !self.members.is_empty() {
             let blueprint = self.blueprint(None)?;
-            return Ok(Node::new(spawn_root(blueprint, supervisor).await?));
+            let node = spawn_root(blueprint, supervisor).await?;
+            node.ask_for_former_disk().await;
+            return Ok(Node::new(node));
         }
         self.config.validate()?;
         let address = self.reached_at()?;
@@ -292,6 +294,7 @@ impl<M: StateMachine> Builder<M> {
             restarts: Default::default(),
             disk_failure: Default::default(),
             verdict: Default::default(),
+            stopping: watch::Sender::new(false),
             bound_address: Default::default(),
             client: flow.outside("client", 0),
             server: flow.outside("server", 0),

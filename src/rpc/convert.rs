@@ -133,8 +133,8 @@ pub fn append_entries_from_pb(
         let problem = format!("is {acknowledged}, beyond prev_log_index {}", prev.index);
         return Err(Malformed::new("acknowledged", problem));
     }
-    // About entries of this message; what else they say would only take up room.
-    let is_told = |index: &LogIndex| entries.binary_search_by_key(index, |entry| entry.index).is_ok();
+    // About entries of this message, or, under index 0, about the message; what else they say would only take up room.
+    let is_told = |index: &LogIndex| *index == 0 || entries.binary_search_by_key(index, |entry| entry.index).is_ok();
     let traces = request.traces.into_iter().filter(|trace| trace.trace_id != 0 && is_told(&trace.index));
     let traces = traces.map(|trace| (trace.index, trace.trace_id)).collect();
     let request = AppendEntriesRequest {

@@ -196,7 +196,8 @@ impl Settings {
 
     /// Where the page is to be.
     pub fn http(&self) -> Result<Option<String>, Failure> {
-        let one = |setting: &Setting| setting.one_address().map_err(|_| setting.wanted("HOST:PORT such as 127.0.0.1:7080"));
+        let one =
+            |setting: &Setting| setting.one_address().map_err(|_| setting.wanted("HOST:PORT such as 127.0.0.1:7080"));
         self.get("http").map(one).transpose()
     }
 
@@ -273,6 +274,12 @@ impl Settings {
             Failure::new(20, exit::USAGE, format!("{key} is missing"), why, format!("give {flag} {wanted}"))
         })
     }
+}
+
+/// A time as a flag of one command alone gives it.
+pub fn time_of_flag(flag: &'static str, value: &str) -> Result<Duration, Failure> {
+    let key = flag.trim_start_matches('-');
+    Setting { key, value: value.to_owned(), source: Source::Flag(flag.to_owned()) }.duration()
 }
 
 impl Setting {

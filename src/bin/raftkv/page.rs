@@ -20,7 +20,9 @@ pub async fn bind(address: &str) -> Result<Listener, Failure> {
         let port = address.rsplit_once(':').map_or("7080", |(_, port)| port);
         let fix = match port.parse::<u16>() {
             Ok(1..1024) => "give http a port above 1023, or 0 for any that is free, such as 127.0.0.1:0".to_owned(),
-            _ => format!("give http an address of this machine with a free port, such as 127.0.0.1:{port} or 127.0.0.1:0"),
+            _ => format!(
+                "give http an address of this machine with a free port, such as 127.0.0.1:{port} or 127.0.0.1:0"
+            ),
         };
         Failure::new(20, exit::USAGE, format!("http is {address:?}, which will not do"), cause, fix)
     })

@@ -78,6 +78,7 @@ fn filter(request: &pb::FlowRequest, now: Duration) -> Filter {
         since: request.since.map(Duration::from_nanos),
         until: if request.follow { until } else { Some(until.map_or(now, |until| until.min(now))) },
         last: Some(if last == 0 { RECORDED } else { last.min(RECORDED) }),
+        ..Filter::default()
     }
 }
 
@@ -99,9 +100,12 @@ impl Telling {
             let found = events.len();
             self.allowance.refill();
             events.retain(|event| event.ended() <= self.begun || self.allowance.take());
-            self.missed += missed + (found - events.len()) as u64;
-            if !events.is_empty() {
-                return Some(Ok(self.told(&events)));
+            self.missed += missed;
+            let reply = (!events.is_empty()).then(|| self.told(&events));
+            // What is beyond the rate comes last in a batch.
+            self.missed += (found - events.len()) as u64;
+            if let Some(reply) = reply {
+                return Some(Ok(reply));
             }
         }
     }

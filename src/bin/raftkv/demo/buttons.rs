@@ -13,9 +13,21 @@ use tokio::sync::{mpsc, oneshot};
 const WAITING: usize = 2;
 
 const OFFERED: [Fault; 4] = [
-    Fault { name: "kill", label: "Stop the leader", hint: "Shuts the leader down; the next press of a button that needs it starts it again." },
-    Fault { name: "crash", label: "Crash an actor", hint: "Kills one actor of the leader, as a bug would. Its supervisor starts it again." },
-    Fault { name: "partition", label: "Cut the leader off", hint: "Nobody reaches the leader any more, until it is pressed again." },
+    Fault {
+        name: "kill",
+        label: "Stop the leader",
+        hint: "Shuts the leader down; the next press of a button that needs it starts it again.",
+    },
+    Fault {
+        name: "crash",
+        label: "Crash an actor",
+        hint: "Kills one actor of the leader, as a bug would. Its supervisor starts it again.",
+    },
+    Fault {
+        name: "partition",
+        label: "Cut the leader off",
+        hint: "Nobody reaches the leader any more, until it is pressed again.",
+    },
     Fault { name: "write", label: "Write load", hint: "Eight clients write for two seconds." },
 ];
 
@@ -67,7 +79,9 @@ impl Faults for Buttons {
         let (answer, answered) = oneshot::channel();
         let sent = match self.works.load(Relaxed) {
             false => Err("the tour is under way; the buttons work after it".to_owned()),
-            true => self.pressed.try_send(Pressed { order, answer }).map_err(|_| "one thing after the other".to_owned()),
+            true => {
+                self.pressed.try_send(Pressed { order, answer }).map_err(|_| "one thing after the other".to_owned())
+            }
         };
         async move {
             sent?;
