@@ -262,6 +262,18 @@ async fn readiness_follows_the_node_and_says_why() {
     lonely.shutdown().await.expect("in order");
 }
 
+/// Fails when: the figures are not the node's, or their type is not told.
+#[tokio::test]
+async fn the_figures_of_the_node_are_there_for_prometheus() {
+    let node = node().await;
+    let listener = bind("127.0.0.1:0").await.expect("a port is free");
+    let server = serve(node.as_ref().clone(), listener, Options::default());
+    let (head, body) = ask(server.address(), "GET /metrics", &[]).await;
+    assert!(head.starts_with("http/1.1 200") && head.contains("content-type: application/openmetrics-text"), "{head}");
+    assert!(body.contains("raft_is_leader 1"), "{body}");
+    node.shutdown().await.expect("in order");
+}
+
 /// Fails when: the server outlives its node, or keeps its port.
 #[tokio::test]
 async fn it_ends_with_its_node() {
