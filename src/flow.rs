@@ -61,6 +61,7 @@ mod context;
 mod event;
 mod follow;
 mod histogram;
+mod incidents;
 #[cfg(feature = "tracing-layer")]
 mod layer;
 mod meter;

@@ -50,6 +50,7 @@
 //! | [`storage`] | Where term, vote and log are kept: SQLite or memory. |
 //! | [`transport`] | How nodes reach each other: a trait, and the network inside one process. |
 //! | `rpc` | The network between processes: gRPC with `raft.v1` (feature `grpc`). |
+//! | `http` | The page: the whole cluster in a browser (feature `server`). |
 //! | [`flow`] | The envelope around every message, the flight recorder and the meters. |
 //! | `metrics` | What a node is and does, in figures, as Prometheus reads it (feature `metrics`). |
 //! | `backup` | A snapshot as one file, and a new cluster out of it (feature `grpc`). |
@@ -65,6 +66,8 @@ pub mod client;
 pub mod config;
 pub mod error;
 pub mod flow;
+#[cfg(feature = "server")]
+pub mod http;
 pub mod kv;
 #[cfg(feature = "metrics")]
 pub mod metrics;

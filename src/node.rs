@@ -53,6 +53,7 @@ mod child;
 mod consensus;
 mod crash;
 mod events;
+mod former_disk;
 mod handle;
 mod joining;
 mod log_store;

@@ -174,8 +174,9 @@ impl Raft {
             told_wiped: false,
             role: RoleState::Follower,
             leader: None,
-            // It may have heard one just before it fell, and that one may rest on it (thesis §6.4.1).
-            leader_heard: (hard_state.current_term > 0).then_some(now),
+            // It may have heard one just before it fell, and that one may rest on it (thesis §6.4.1). So may one whose disk is
+            // empty: it cannot know what its former disk promised, and is told by then (M06).
+            leader_heard: Some(now),
             commit_index: base.index,
             // Also what the log stands on is not applied before it is restored.
             last_applied: 0,

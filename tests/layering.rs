@@ -23,11 +23,12 @@ const LAYERS: [(&str, &[&str]); 17] = [
     ("transport", &["raft", "flow", "storage", "error"]),
     ("node", &["raft", "flow", "storage", "state_machine", "error", "config", "transport"]),
     ("client", &["raft", "error", "state_machine", "node"]),
-    ("rpc", &["raft", "flow", "storage", "state_machine", "error", "config", "transport", "node"]),
     ("metrics", &["raft", "flow", "node"]),
+    ("rpc", &["raft", "flow", "trace", "storage", "state_machine", "error", "config", "transport", "node"]),
     ("backup", &["raft", "storage", "error", "node", "rpc"]),
     ("kv", &["raft", "flow", "error", "state_machine", "node", "rpc"]),
     ("testing", &["raft", "flow", "storage", "state_machine", "error", "config", "transport", "node", "client"]),
+    ("http", &["raft", "flow", "error", "node", "rpc"]),
     ("bin", &[]),
     ("lib", &[]),
 ];

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tracing::Span;
 
 use super::{
-    Address, Envelope, EventId, Flow, Mark, Message, Moment, Origin, Outcome, Sender, TraceId,
+    ActorId, Address, Envelope, EventId, Flow, Mark, Message, Moment, Origin, Outcome, Sender, TraceId,
     meter::{Life, Meter},
     recorder::{Record, event_id},
 };
@@ -110,6 +110,21 @@ impl<M: Message> Context<M> {
     pub fn drop_as_stale(&mut self) {
         if let Some(handling) = &mut self.handling {
             handling.stale = true;
+        }
+    }
+
+    /// Says who the message being handled really comes from, where its envelope names only the way that it came.
+    pub fn came_from(&mut self, actor: ActorId) {
+        if let Some(handling) = &mut self.handling {
+            handling.origin.sender = Sender { actor, incarnation: 0 };
+        }
+    }
+
+    /// Says which client's call the message being handled belongs to, where its envelope could not. What is sent from here on
+    /// because of it belongs there, too.
+    pub fn belongs_to(&mut self, trace: TraceId) {
+        if let Some(handling) = &mut self.handling {
+            handling.origin.trace = trace;
         }
     }
 

@@ -181,10 +181,16 @@ impl Filter {
 /// The last events before something fell.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Incident {
-    /// What happened.
+    /// Its number on this node's disk, or in this process where it is kept in memory alone. Later ones are higher.
+    pub id: u64,
+    /// What happened; all of it, where several things fell within a second.
     pub cause: String,
     /// When, since the node's epoch.
     pub at: Duration,
+    /// When, since 1970, by the calendar of the node's machine.
+    pub since_1970: Duration,
+    /// [`Flow::life`](super::Flow::life) of the process that it happened in. Its times count from that one's epoch.
+    pub life: u64,
     /// What went before, in the order in which it began.
     pub events: Vec<Event>,
 }

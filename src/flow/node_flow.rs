@@ -1,10 +1,11 @@
 //! One node's message flow: its recorder, its meters, its names and its incidents, behind one handle.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::BTreeMap,
     fmt::{self, Debug, Formatter},
+    path::PathBuf,
     sync::{
-        Arc, Mutex, OnceLock, RwLock, RwLockReadGuard,
+        Arc, OnceLock, RwLock, RwLockReadGuard,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -15,19 +16,13 @@ use tokio::time::Instant;
 use super::{
     ActorId, ActorReport, ActorTimes, Event, EventId, Filter, Follow, Incident, Mark, Origin, Outcome, Saboteur,
     Sender, TraceId,
+    incidents::{INCIDENT_EVENTS, Incidents, Kept},
     meter::{Meter, NEVER_POISONED},
     names::Names,
     pause::Pause,
     recorder::{Record, Recorder, event_id, event_parts},
     spans::Calls,
 };
-
-/// How many incidents are kept; the oldest goes first.
-const INCIDENTS: usize = 8;
-/// How much of the past an incident keeps at most.
-const INCIDENT_EVENTS: usize = 4096;
-/// See [`INCIDENT_EVENTS`].
-const INCIDENT_WINDOW: Duration = Duration::from_secs(30);
 
 /// The name of [`ActorId`] 0: whoever sends without being an actor of the tree.
 const APPLICATION: &str = "application";
@@ -59,7 +54,7 @@ struct Shared {
     recorder: Recorder,
     names: Names,
     places: RwLock<Places>,
-    incidents: Mutex<VecDeque<Kept>>,
+    incidents: Incidents,
     saboteur: OnceLock<Arc<dyn Saboteur>>,
     pause: Pause,
     calls: Calls,
@@ -78,13 +73,6 @@ impl Places {
     }
 }
 
-/// An incident as it is kept: numbers, not names.
-struct Kept {
-    cause: String,
-    at: Duration,
-    records: Vec<Record>,
-}
-
 impl Flow {
     /// `name` is `raft/<cluster>/<id>`. The node's epoch is now.
     pub fn new(name: String) -> Flow {
@@ -100,7 +88,7 @@ impl Flow {
             recorder: Recorder::new(settings.capacity),
             names: Names::new(),
             places: RwLock::new(Places { numbers: BTreeMap::new(), meters: Vec::new() }),
-            incidents: Mutex::new(VecDeque::new()),
+            incidents: Incidents::new(),
             saboteur: OnceLock::new(),
             pause: Pause::default(),
             calls: Calls::default(),
@@ -273,6 +261,16 @@ impl Flow {
         Follow::new(self.clone(), filter, self.0.recorder.end())
     }
 
+    /// The recorded events that pass the filter, the last so many as it says, and then those to come, as [`follow`](Flow::follow)
+    /// gives them. What is recorded already is not gathered first, but read as it is asked for.
+    pub fn replay(&self, filter: Filter) -> Follow {
+        let last = filter.last.unwrap_or(usize::MAX);
+        let places = self.places();
+        let position = self.0.recorder.begin_of_last(last, |record| self.passes(&filter, &places, record));
+        drop(places);
+        Follow::new(self.clone(), Filter { last: None, ..filter }, position)
+    }
+
     /// The events from this position of the recorder on that pass the filter, where to go on, and how many were missed.
     pub(super) fn read_on(&self, filter: &Filter, position: u64, limit: usize) -> (Vec<Event>, u64, u64) {
         let (mut records, next, missed) = self.0.recorder.from(position, limit);
@@ -280,26 +278,70 @@ impl Flow {
         (self.resolve(&records), next, missed)
     }
 
-    /// Keeps the last events (4,096 of them, 30 seconds at most), because something fell.
+    /// Keeps the last events (4,096 of them, 30 seconds at most), because something fell. What falls within a second after it
+    /// is added to the same incident.
     pub fn keep_incident(&self, cause: impl Into<String>) {
-        let at = self.now();
-        let begin = at.saturating_sub(INCIDENT_WINDOW).as_nanos() as u64;
-        let mut records = self.0.recorder.last(INCIDENT_EVENTS);
-        records.retain(|record| record.sent + record.waited + record.handling >= begin);
-        in_order(&mut records);
-        let mut incidents = self.0.incidents.lock().expect(NEVER_POISONED);
-        if incidents.len() == INCIDENTS {
-            incidents.pop_front();
+        let records = |since: Duration| {
+            let mut records = self.0.recorder.last(INCIDENT_EVENTS);
+            records.retain(|record| record.ended() >= since);
+            in_order(&mut records);
+            records
+        };
+        if self.0.incidents.keep(cause.into(), self.now(), records) {
+            let flow = self.clone();
+            let write = move || flow.0.incidents.write(|kept| flow.incident_of(kept));
+            if let Err(error) = std::thread::Builder::new().name("incidents".to_owned()).spawn(write) {
+                self.0.incidents.give_up_writing(&error);
+            }
         }
-        incidents.push_back(Kept { cause: cause.into(), at, records });
     }
 
-    /// The last incidents, the oldest first.
+    /// Keeps incidents in files as well: the last eight in this directory, of a megabyte each at most. They outlive the
+    /// process. It is made with the first of them; what an earlier process left there is found again.
+    pub fn keep_incidents_in(&self, directory: impl Into<PathBuf>) {
+        self.0.incidents.keep_in(directory.into());
+    }
+
+    /// The last incidents of this process, the oldest first.
     pub fn incidents(&self) -> Vec<Incident> {
-        let incidents = self.0.incidents.lock().expect(NEVER_POISONED);
-        let kept = incidents.iter();
-        kept.map(|kept| Incident { cause: kept.cause.clone(), at: kept.at, events: self.resolve(&kept.records) })
-            .collect()
+        self.0.incidents.kept().iter().map(|kept| self.incident_of(kept)).collect()
+    }
+
+    /// The last incidents, those of earlier processes included that are on disk. It waits for the disk: not for a runtime's
+    /// worker.
+    pub fn all_incidents(&self) -> Vec<Incident> {
+        self.0.incidents.all(|kept| self.incident_of(kept))
+    }
+
+    /// The incident of this number, if it is still kept. It waits for the disk.
+    pub fn incident(&self, id: u64) -> Option<Incident> {
+        self.0.incidents.find(id, |kept| self.incident_of(kept))
+    }
+
+    /// Waits, for two seconds at most, until the incidents are on disk that are to be there.
+    pub async fn incidents_settled(&self) {
+        self.0.incidents.settle().await;
+    }
+
+    /// For tests in simulated time, in which a disk takes no time at all.
+    #[cfg(test)]
+    pub(super) fn wait_for_incidents(&self) {
+        let begun = std::time::Instant::now();
+        while !self.0.incidents.is_settled() {
+            assert!(begun.elapsed() < Duration::from_secs(20), "the disk takes too long");
+            std::thread::yield_now();
+        }
+    }
+
+    fn incident_of(&self, kept: &Kept) -> Incident {
+        Incident {
+            id: kept.id,
+            cause: kept.cause.clone(),
+            at: kept.at,
+            since_1970: kept.since_1970,
+            life: self.life(),
+            events: self.resolve(&kept.records),
+        }
     }
 
     /// The meter at this place in the tree, made at its first asking.
@@ -358,17 +400,19 @@ impl Flow {
     /// Leaves those that pass.
     fn sift(&self, filter: &Filter, records: &mut Vec<Record>) {
         let places = self.places();
+        records.retain(|record| self.passes(filter, &places, record));
+    }
+
+    fn passes(&self, filter: &Filter, places: &Places, record: &Record) -> bool {
         let at = |actor: ActorId, beginning: &str| places.of(actor).path.starts_with(beginning);
-        records.retain(|record| {
-            let ended = Duration::from_nanos(record.sent + record.waited + record.handling);
-            filter.trace.is_none_or(|trace| trace == record.trace)
-                && filter.since.is_none_or(|since| ended >= since)
-                && filter.until.is_none_or(|until| Duration::from_nanos(record.sent) <= until)
-                && filter.message.as_ref().is_none_or(|message| *message == self.0.names.name(record.message))
-                && filter.actor.as_ref().is_none_or(|beginning| {
-                    at(event_parts(record.id).0, beginning) || at(record.sender.actor, beginning)
-                })
-        });
+        filter.trace.is_none_or(|trace| trace == record.trace)
+            && filter.since.is_none_or(|since| record.ended() >= since)
+            && filter.until.is_none_or(|until| Duration::from_nanos(record.sent) <= until)
+            && filter.message.as_ref().is_none_or(|message| *message == self.0.names.name(record.message))
+            && filter
+                .actor
+                .as_ref()
+                .is_none_or(|beginning| at(event_parts(record.id).0, beginning) || at(record.sender.actor, beginning))
     }
 
     fn resolve(&self, records: &[Record]) -> Vec<Event> {

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     error::{ProposeError, ReadError},
-    flow::{Envelope, Origin, Sender, TraceId},
+    flow::{Envelope, Mark, Origin, Sender, TraceId},
     raft::{LogIndex, NodeId, Payload, SessionCommand},
     state_machine::StateMachine,
 };
@@ -127,8 +127,15 @@ impl Shared {
         // Held until the answer is here: the call waits at this node as any other does.
         let _permit = self.admit_command(command_of(&payload).len())?;
         let Some(link) = self.link(leader, Arc::new(|_| {})) else { return Err(self.not_leader(None)) };
+        // No actor passes it on, so its leaving and the answer are noted.
+        let door = self.flow.outside(&format!("node {leader}"), trace);
+        let left = self.flow.note(door.sender.actor, self.called(trace), "Propose", Mark::default());
         match timeout_at(until, self.transport.propose(&link, payload, trace)).await {
-            Ok(answer) => answer,
+            Ok(answer) => {
+                let index = answer.as_ref().map_or(0, |applied| applied.index);
+                self.flow.note(self.client.sender.actor, left, "Answered", Mark { term: 0, index });
+                answer
+            }
             Err(_) => Err(self.too_late(&format!("node {leader} did not answer"))),
         }
     }
@@ -174,7 +181,7 @@ impl Shared {
         ProposeError::Unknown { reason: format!("{what} within {:?} (request_timeout)", self.config.request_timeout) }
     }
 
-    /// See [`Node::read_at`](super::Node::read_at).
+    /// See [`Node::read_traced`](super::Node::read_traced).
     pub(crate) async fn read_at<M: StateMachine, R: Send + 'static>(
         self: &Arc<Self>,
         consistency: Consistency,

@@ -42,7 +42,7 @@ use self::{
     snapshotter::SnapshotterArguments,
 };
 use crate::{
-    flow::{self, Actor, Context, Sender, TraceId},
+    flow::{self, Actor, ActorId, Context, Sender, TraceId},
     node::{
         admission::{Denied, TakenCalls},
         applier::Factory,
@@ -105,6 +105,8 @@ pub(crate) struct Consensus {
     gauges: BTreeMap<NodeId, Arc<PeerGauge>>,
     /// Where each replicator delivers.
     addresses: BTreeMap<NodeId, Address>,
+    /// What the other servers are called in the message flow.
+    doors: BTreeMap<NodeId, ActorId>,
     /// Empty between two steps; kept for its room.
     effects: Vec<Effect>,
     /// Empty between two messages; kept for its room.
@@ -120,7 +122,8 @@ enum Call {
     Propose(ProposePort),
     Read(ReadPort),
     Change(ChangePort),
-    Request(oneshot::Sender<Reply>),
+    /// Of this server.
+    Request(NodeId, oneshot::Sender<Reply>),
     TakeSnapshot(SnapshotPort),
 }
 
@@ -131,7 +134,7 @@ impl Call {
             Call::Read(port) => port.abandoned(),
             Call::Change(port) => port.abandoned(),
             Call::TakeSnapshot(port) => port.abandoned(),
-            Call::Request(port) => port.is_closed(),
+            Call::Request(_, port) => port.is_closed(),
         }
     }
 }
@@ -182,6 +185,7 @@ impl Actor for Consensus {
             received: None,
             gauges: BTreeMap::new(),
             addresses: BTreeMap::new(),
+            doors: BTreeMap::new(),
             effects: Vec::new(),
             gathered: Gathered::default(),
             peers_changed: false,
@@ -223,9 +227,9 @@ impl Actor for Consensus {
         let Some(courier) = self.courier(&child) else { return Ok(()) };
         tracing::warn!(%courier, %cause, "a courier died and is started again");
         let (path, started) = self.start_again(courier, context).await;
-        // Also where it did not start: then it is started with the keepers, since consensus falls for it.
+        // Where it did not start it is started with the keepers, since consensus falls for it, and says why.
+        started.map_err(|error| format!("{error} (it had died before: {cause})"))?;
         let _ = context.send(&self.root, NodeMessage::CourierRestarted { path, cause });
-        started?;
         self.step(Input::Lost(courier), context);
         self.show();
         Ok(())
@@ -374,7 +378,10 @@ impl Consensus {
                 self.traces.set(index, trace);
             }
         }
-        let call = self.wait(Call::Request(port));
+        if let Some(door) = self.doors.get(&from) {
+            context.came_from(*door);
+        }
+        let call = self.wait(Call::Request(from, port));
         self.step(Input::Request { call, from, request }, context);
     }
 

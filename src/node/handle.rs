@@ -117,6 +117,17 @@ impl NodeRef {
         self.0.flow.tree()
     }
 
+    /// The names of the actors above this node's tree, the topmost first: the application's supervisor, its own, and so on.
+    /// One that has no name goes by its id.
+    pub fn above(&self) -> Vec<String> {
+        let root = self.0.root.get().map(|root| root.actor().get_cell());
+        let supervisors = std::iter::successors(root, |actor| actor.try_get_supervisor()).skip(1);
+        let mut above: Vec<_> =
+            supervisors.map(|actor| actor.get_name().unwrap_or_else(|| actor.get_id().to_string())).collect();
+        above.reverse();
+        above
+    }
+
     /// What this node's actors can be asked, as an actor that hears [`NodeRequest`]s: for actors that talk to the node
     /// without its handle. `None` while the keepers start anew, and once the node has stopped. A reference to a fallen one
     /// leads nowhere, so ask again after a failed cast.
@@ -251,6 +262,7 @@ impl NodeRef {
     /// # Errors
     /// The node had stopped by itself before, because of this.
     pub async fn shutdown(&self) -> Result<(), NodeError> {
+        self.0.stopping.send_replace(true);
         self.tell_root(NodeMessage::Shutdown);
         self.stopped().await
     }
@@ -263,6 +275,8 @@ impl NodeRef {
         if let Some(root) = self.0.root.get() {
             let _ = root.actor().wait(None).await;
         }
+        // What it died of is to be found afterwards, by whoever ends the process now.
+        self.0.flow.incidents_settled().await;
         // One that was killed may not have been dropped yet.
         self.0.verdict.get().cloned().unwrap_or_else(|| Err(self.0.fallen()))
     }
@@ -349,6 +363,19 @@ impl<M: StateMachine> Node<M> {
         consistency: Consistency,
         query: impl FnOnce(&M) -> R + Send + 'static,
     ) -> Result<(R, LogIndex), ReadError> {
-        self.0.0.read_at(consistency, query, self.0.calling(0)).await
+        self.read_traced(consistency, 0, query).await
+    }
+
+    /// As [`read_at`](Node::read_at), under a trace that the caller has begun: see [`Flow::new_trace`]. 0: as [`read_at`](Node::read_at).
+    ///
+    /// # Errors
+    /// As for [`read`](Node::read).
+    pub async fn read_traced<R: Send + 'static>(
+        &self,
+        consistency: Consistency,
+        trace: TraceId,
+        query: impl FnOnce(&M) -> R + Send + 'static,
+    ) -> Result<(R, LogIndex), ReadError> {
+        self.0.0.read_at(consistency, query, self.0.calling(trace)).await
     }
 }

@@ -32,6 +32,7 @@ mod words;
 
 #[cfg(any(test, feature = "testing"))]
 pub use words::vocabulary;
+pub(crate) use words::{of_reply, reply_word};
 
 use std::sync::Arc;
 

@@ -77,6 +77,8 @@ pub(crate) struct Shared {
     pub disk_failure: OnceLock<StorageError>,
     /// How the node ended, once it has.
     pub verdict: OnceLock<Result<(), NodeError>>,
+    /// Whether the node was told to stop: also for the root itself, while it is at something else.
+    pub stopping: watch::Sender<bool>,
     /// Where the server really listens, with the port it got.
     pub bound_address: RwLock<Option<String>>,
     /// What calls from outside carry: "client" as the sender.
@@ -345,6 +347,11 @@ impl Shared {
 
     pub(crate) fn listening_on(&self, address: &str) {
         *self.bound_address.write().unwrap_or_else(PoisonError::into_inner) = Some(address.to_owned());
+    }
+
+    /// Waits until the node is told to stop.
+    pub(crate) async fn told_to_stop(&self) {
+        let _ = self.stopping.subscribe().wait_for(|told| *told).await;
     }
 
     /// Where the node was last bound to.

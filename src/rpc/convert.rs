@@ -8,6 +8,7 @@
 //! for as long as the entry is in the log.
 
 mod entry;
+mod flow;
 mod node;
 mod snapshot;
 #[cfg(test)]
@@ -25,6 +26,10 @@ use crate::{
     },
 };
 
+pub use flow::{
+    FlowNames, FlowPart, FlowReader, KeptIncident, RemoteActor, Tree, actor_to_pb, incident_to_pb, incidents_from_pb,
+    status_to_text, tree_from_pb,
+};
 pub use node::{event_to_pb, flow_clock, status_from_pb, status_to_pb};
 pub use snapshot::{
     BackupHead, backup_head_from_pb, backup_head_to_pb, install_reply_from_pb, install_reply_to_pb,
@@ -128,8 +133,8 @@ pub fn append_entries_from_pb(
         let problem = format!("is {acknowledged}, beyond prev_log_index {}", prev.index);
         return Err(Malformed::new("acknowledged", problem));
     }
-    // About entries of this message; what else they say would only take up room.
-    let is_told = |index: &LogIndex| entries.binary_search_by_key(index, |entry| entry.index).is_ok();
+    // About entries of this message, or, under index 0, about the message; what else they say would only take up room.
+    let is_told = |index: &LogIndex| *index == 0 || entries.binary_search_by_key(index, |entry| entry.index).is_ok();
     let traces = request.traces.into_iter().filter(|trace| trace.trace_id != 0 && is_told(&trace.index));
     let traces = traces.map(|trace| (trace.index, trace.trace_id)).collect();
     let request = AppendEntriesRequest {

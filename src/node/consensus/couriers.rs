@@ -101,6 +101,7 @@ impl Consensus {
                 self.replicators.insert(*peer, replicator);
             }
         }
+        self.doors = peers.keys().map(|peer| (*peer, context.flow().actor(&format!("node {peer}")))).collect();
         self.gauges = self.shared.progress.set_peers(peers.keys().copied());
         self.shared.standing.send_if_modified(|standing| {
             let before = standing.unreachable.len();

@@ -8,9 +8,10 @@ use crate::{
         ReadPoint,
         messages::{
             ApplierMessage, ConsensusMessage, ElectionTimerMessage, LogStoreMessage, NodeMessage, ReplicatorMessage,
+            of_reply, reply_word,
         },
     },
-    raft::{CallId, Effect, Entry, LogIndex, Membership, NodeId, Refusal, Request, Role, Term},
+    raft::{CallId, Effect, Entry, LogIndex, Membership, NodeId, Refusal, Reply, Request, Role, Term},
 };
 
 impl Consensus {
@@ -36,7 +37,8 @@ impl Consensus {
                     }
                 }
                 Effect::Reply { call, reply } => {
-                    if let Some(Call::Request(port)) = self.calls.remove(&call) {
+                    if let Some(Call::Request(from, port)) = self.calls.remove(&call) {
+                        self.note_reply(from, &reply, context);
                         // Whoever asked may have gone; Raft asks again.
                         let _ = port.send(reply);
                     }
@@ -76,7 +78,16 @@ impl Consensus {
             }
             _ => (origin, Vec::new()),
         };
+        // What carries no entry of a trace, as the questions that a read asks, is itself of the trace: that is index 0.
+        let traces = if traces.is_empty() && origin.trace != 0 { vec![(0, origin.trace)] } else { traces };
         replicator.send(origin, ReplicatorMessage::Deliver { session, request, traces });
+    }
+
+    /// The answer to another server's request leaves this node: no actor is told, so it is noted.
+    fn note_reply(&self, to: NodeId, reply: &Reply, context: &Context<ConsensusMessage>) {
+        if let Some(door) = self.doors.get(&to) {
+            context.flow().note(*door, context.origin(), reply_word(reply), of_reply(reply));
+        }
     }
 
     fn apply(&mut self, entries: Vec<Entry>, calls: Vec<(LogIndex, CallId)>, origin: Origin) {
@@ -107,7 +118,7 @@ impl Consensus {
                 _ => ReadError::TimedOut { node, waited: std::time::Duration::ZERO },
             })),
             Some(Call::TakeSnapshot(port)) => self.refuse_snapshot(port),
-            Some(Call::Request(_)) | None => {}
+            Some(Call::Request(..)) | None => {}
         }
     }
 

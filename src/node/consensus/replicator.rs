@@ -20,7 +20,10 @@ use crate::{
         messages::{ConsensusMessage, LogStoreMessage, ReplicatorMessage},
         shared::Shared,
     },
-    raft::{Address, AppendOutcome, Incarnation, InstallSnapshotRequest, LogIndex, NodeId, Reply, Request},
+    raft::{
+        Address, AppendEntriesReply, AppendOutcome, Incarnation, InstallSnapshotRequest, LogIndex, NodeId, Reply,
+        Request,
+    },
     transport::{Breach, Connection, Heard},
 };
 
@@ -55,6 +58,8 @@ pub(crate) struct Replicator {
     last_report: Option<Instant>,
     /// The entries in flight that belong to a trace, so that the answer to them does, too.
     traced: VecDeque<(LogIndex, TraceId)>,
+    /// The same for the reads in flight: by the leader's round of questions, or by the session of the one question.
+    traced_reads: VecDeque<(u64, TraceId)>,
 }
 
 impl Actor for Replicator {
@@ -78,6 +83,7 @@ impl Actor for Replicator {
             pause: SHORTEST_PAUSE,
             last_report: None,
             traced: VecDeque::new(),
+            traced_reads: VecDeque::new(),
         })
     }
 
@@ -117,10 +123,16 @@ impl Replicator {
         context: &Context<ReplicatorMessage>,
     ) {
         let Some(connection) = self.connection(context) else { return };
+        let read = match &request {
+            Request::AppendEntries(append) => append.read_round,
+            _ => session,
+        };
         connection.send(session, request, traces.clone());
-        self.traced.extend(&traces);
-        let excess = self.traced.len().saturating_sub(MAX_TRACED);
-        self.traced.drain(..excess);
+        if let [(0, trace)] = traces[..] {
+            remember(&mut self.traced_reads, [(read, trace)]);
+        } else {
+            remember(&mut self.traced, traces);
+        }
     }
 
     /// Beside it, requests and heartbeats go on.
@@ -169,27 +181,41 @@ impl Replicator {
         self.connection = Some(self.shared.transport.connect(link));
     }
 
-    fn answered(&mut self, session: u64, incarnation: Incarnation, reply: Reply, context: &Context<ReplicatorMessage>) {
+    fn answered(
+        &mut self,
+        session: u64,
+        incarnation: Incarnation,
+        reply: Reply,
+        context: &mut Context<ReplicatorMessage>,
+    ) {
         self.pause = SHORTEST_PAUSE;
         self.last_report = None;
-        let mut origin = context.origin();
-        if let Reply::AppendEntries(reply) = &reply
-            && let AppendOutcome::Matched { match_index } = reply.outcome
-        {
-            while let Some((index, trace)) = self.traced.front().copied()
-                && index <= match_index
-            {
-                origin.trace = trace;
-                self.traced.pop_front();
-            }
+        if let Some(trace) = self.trace_of(session, &reply) {
+            context.belongs_to(trace);
         }
         let delivered = ConsensusMessage::Delivered { peer: self.peer, session, incarnation, reply };
-        let _ = self.consensus.send(origin, delivered);
+        let _ = self.consensus.send(context.origin(), delivered);
+    }
+
+    /// The call that an answer belongs to: a write whose entry is stored, else a read that is confirmed.
+    fn trace_of(&mut self, session: u64, reply: &Reply) -> Option<TraceId> {
+        let (stored, read) = match reply {
+            Reply::AppendEntries(AppendEntriesReply {
+                outcome: AppendOutcome::Matched { match_index },
+                read_round,
+                ..
+            }) => (*match_index, *read_round),
+            Reply::ReadIndex(_) => (0, session),
+            _ => return None,
+        };
+        let read = answered(&mut self.traced_reads, read);
+        answered(&mut self.traced, stored).or(read)
     }
 
     fn broken(&mut self, cause: String, why: Breach, context: &Context<ReplicatorMessage>) {
         self.connection = None;
         self.traced.clear();
+        self.traced_reads.clear();
         self.paused_until = Some(Instant::now() + self.pause);
         self.pause = (2 * self.pause).min(LONGEST_PAUSE);
         self.report(cause, why, context);
@@ -207,4 +233,22 @@ impl Replicator {
         let undelivered = ConsensusMessage::Undelivered { peer: self.peer, cause, why };
         let _ = self.consensus.send(context.origin(), undelivered);
     }
+}
+
+fn remember(traced: &mut VecDeque<(u64, TraceId)>, more: impl IntoIterator<Item = (u64, TraceId)>) {
+    traced.extend(more);
+    let excess = traced.len().saturating_sub(MAX_TRACED);
+    traced.drain(..excess);
+}
+
+/// The last of the traces up to `number`, all of which are done with.
+fn answered(traced: &mut VecDeque<(u64, TraceId)>, number: u64) -> Option<TraceId> {
+    let mut last = None;
+    while let Some((asked, trace)) = traced.front().copied()
+        && asked <= number
+    {
+        last = Some(trace);
+        traced.pop_front();
+    }
+    last
 }

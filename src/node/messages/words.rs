@@ -98,7 +98,23 @@ fn of_request(request: &Request) -> Mark {
     mark(request.term(), index)
 }
 
-fn of_reply(reply: &Reply) -> Mark {
+/// What the answer to another server's request is called where it leaves: its name, and what a reader wants to know of it.
+pub(crate) fn reply_word(reply: &Reply) -> &'static str {
+    use crate::raft::AppendOutcome::Matched;
+    match reply {
+        Reply::AppendEntries(reply) if matches!(reply.outcome, Matched { .. }) => "AppendEntriesReply",
+        Reply::AppendEntries(_) => "AppendEntriesReply refused",
+        Reply::RequestVote(reply) if reply.vote_granted => "RequestVoteReply granted",
+        Reply::RequestVote(_) => "RequestVoteReply refused",
+        Reply::PreVote(reply) if reply.vote_granted => "PreVoteReply granted",
+        Reply::PreVote(_) => "PreVoteReply refused",
+        Reply::TimeoutNow(_) => "TimeoutNowReply",
+        Reply::ReadIndex(_) => "ReadIndexReply",
+        Reply::InstallSnapshot(_) => "InstallSnapshotReply",
+    }
+}
+
+pub(crate) fn of_reply(reply: &Reply) -> Mark {
     use crate::raft::{AppendOutcome::Matched, InstallOutcome::Installed, InstallSnapshotReply};
     let index = match reply {
         Reply::AppendEntries(reply) => match reply.outcome {

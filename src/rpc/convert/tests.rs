@@ -210,7 +210,7 @@ fn traces_of_other_entries_are_dropped() {
     let trace = |index| pb::Trace { index, trace_id: 9 };
     message.traces = [0, 4, 5, 6, 7, u64::MAX].map(trace).to_vec();
     let (_, traces) = append_entries_from_pb(2, message).expect("in order");
-    assert_eq!(traces, [(5, 9), (6, 9)]);
+    assert_eq!(traces, [(0, 9), (5, 9), (6, 9)]);
 }
 
 // Fails when: any of the checks of `any_membership_from_pb` is left out.

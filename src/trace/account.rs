@@ -1,0 +1,405 @@
+//! What the messages amount to: each write, read, election, restart, snapshot and change of the servers, in a few lines.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{
+    election, names,
+    path::{self, Part, Path},
+    sequence::{Lane, Step},
+};
+use crate::flow::Outcome;
+
+/// So many are told of; a busy minute has thousands of writes.
+const MOST: usize = 24;
+
+/// Something that the messages amount to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Account {
+    /// What it is.
+    pub what: What,
+    /// Where it began.
+    pub node: u64,
+    /// The client's call. 0: none.
+    pub trace: u64,
+    /// The term it is about. 0: about none, or it is not known.
+    pub term: u64,
+    /// The log index it is about. 0: about none, or it is not known.
+    pub index: u64,
+    /// When it began, in nanoseconds from the sequence's begin.
+    pub began: i64,
+    /// When it ended, as far as is recorded.
+    pub ended: i64,
+    /// What the time between went into. Empty where that is not recorded to its end.
+    pub parts: Vec<Part>,
+    /// The messages on the way through which that time went, as places in [`Sequence::steps`](super::Sequence::steps).
+    pub path: Vec<usize>,
+    /// Who agreed to it, the first first, and then those of whom nothing is recorded.
+    pub acknowledged: Vec<Acknowledgement>,
+    /// The same for a person, line by line; the first is its title.
+    pub lines: Vec<String>,
+}
+
+/// What an [`Account`] is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum What {
+    /// A command on its way through the log.
+    Write,
+    /// A linearizable read.
+    Read,
+    /// A term's election.
+    Election,
+    /// Actors that were started again.
+    Restart,
+    /// A snapshot that was written, or sent and restored.
+    Snapshot,
+    /// A change of the cluster's servers.
+    Change,
+}
+
+impl What {
+    /// "write", "read", …
+    pub fn name(self) -> &'static str {
+        match self {
+            What::Write => "write",
+            What::Read => "read",
+            What::Election => "election",
+            What::Restart => "restart",
+            What::Snapshot => "snapshot",
+            What::Change => "change of the servers",
+        }
+    }
+}
+
+/// One server's agreement: to what is committed, to a leader that is still one, to a candidate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Acknowledgement {
+    /// Whose.
+    pub node: u64,
+    /// When it was known where it counts, in nanoseconds from the sequence's begin. `None`: nothing of it is recorded.
+    pub at: Option<i64>,
+    /// Whether it was there in time to matter.
+    pub counted: bool,
+}
+
+/// All accounts, by when they began.
+pub(super) fn all(steps: &[Step], lanes: &[Lane]) -> Vec<Account> {
+    let mut accounts = writes(steps, lanes);
+    accounts.extend(reads(steps, lanes));
+    accounts.extend(election::all(steps, lanes));
+    accounts.extend(restarts(steps));
+    accounts.extend(snapshots(steps));
+    accounts.extend(changes(steps));
+    accounts.sort_by_key(|account| (account.began, account.what, account.node));
+    accounts.truncate(MOST);
+    accounts
+}
+
+/// A step that consensus of some node handled.
+fn at_consensus(step: &Step) -> bool {
+    &*step.event.receiver == "consensus" && step.event.outcome != Outcome::Noted
+}
+
+pub(super) fn is(step: &Step, message: &str) -> bool {
+    step.event.message == message
+}
+
+/// Every node of the sequence, and those that `node` talked to.
+pub(super) fn everyone(steps: &[Step], lanes: &[Lane], node: u64) -> BTreeSet<u64> {
+    let peers =
+        steps.iter().filter(|step| step.node == node).filter_map(|step| names::replicator(&step.event.receiver));
+    lanes.iter().map(|lane| lane.node).chain(peers).collect()
+}
+
+fn writes(steps: &[Step], lanes: &[Lane]) -> Vec<Account> {
+    let mut tries = BTreeMap::<u64, Vec<usize>>::new();
+    for (number, step) in steps.iter().enumerate() {
+        if at_consensus(step) && names::is_proposal(&step.event.message) && step.event.trace != 0 {
+            tries.entry(step.event.trace).or_default().push(number);
+        }
+    }
+    tries.into_iter().take(MOST).map(|(trace, tries)| write(steps, lanes, trace, &tries)).collect()
+}
+
+/// One write, which may have been tried at several nodes: first where the client asked, last where it was taken in.
+fn write(steps: &[Step], lanes: &[Lane], trace: u64, tries: &[usize]) -> Account {
+    let first = tries.iter().copied().min_by_key(|number| steps[*number].sent).expect("one try at least");
+    let (node, began) = (steps[first].node, steps[first].sent);
+    let placed = tries.iter().rev().find_map(|number| Some((*number, placed(steps, trace, *number)?)));
+    let mut account = Account {
+        what: What::Write,
+        node,
+        trace,
+        term: 0,
+        index: 0,
+        began,
+        ended: steps[first].ended,
+        parts: Vec::new(),
+        path: Vec::new(),
+        acknowledged: Vec::new(),
+        lines: Vec::new(),
+    };
+    let Some((taken, (term, index))) = placed else {
+        account.lines.push(format!("write at node {node}: it did not get into a log in this recording"));
+        return account;
+    };
+    (account.term, account.index) = (term, index);
+    let leader = steps[taken].node;
+    let of_leader = |message: &'static str| {
+        let begun = steps[taken].sent;
+        let found = move |(_, step): &(usize, &Step)| {
+            step.node == leader && is(step, message) && step.event.mark.index >= index && step.sent >= begun
+        };
+        steps.iter().enumerate().filter(found)
+    };
+    let applied = of_leader("Apply").min_by_key(|(number, step)| (step.event.mark.index, *number));
+    let decisive = applied.and_then(|(_, step)| step.cause).map(|cause| &steps[cause]);
+    let own = of_leader("Persisted").next().map(|(_, step)| (leader, step));
+    let theirs = of_leader("Delivered").filter_map(|(_, step)| Some((names::replicator(&step.event.sender)?, step)));
+    let heard = own.into_iter().chain(theirs).collect::<Vec<_>>();
+    let committed = applied.map(|(_, applied)| applied.sent);
+    account.acknowledged = acknowledged(&heard, decisive, committed, everyone(steps, lanes, leader));
+    let through = if leader == node { String::new() } else { format!(", passed on to node {leader}") };
+    let title = format!("write of index {index} in term {term} at node {node}{through}");
+    let Some((last, _)) = applied else {
+        account.lines = vec![format!("{title}: not committed in this recording")];
+        account.lines.extend(agreement("on disk at", &account.acknowledged, None));
+        return account;
+    };
+    let heard = |step: &&Step| is(step, "Answered") && &*step.event.receiver == "client" && step.event.trace == trace;
+    let last = steps.iter().rposition(|step| heard(&step) && step.node == node).unwrap_or(last);
+    account.ended = steps[last].ended;
+    Path { parts: account.parts, steps: account.path } = path::to_end(steps, began, last, |_| None);
+    account.lines = vec![format!("{title}: {} ms", names::milliseconds(account.ended - began))];
+    account.lines.push(path::line(&account.parts));
+    account.lines.extend(agreement(
+        "committed by",
+        &account.acknowledged,
+        decisive.map(|step| step.began).or(committed),
+    ));
+    account
+}
+
+/// Term and index that a command was given: as what was sent because of it says, or else its trace.
+fn placed(steps: &[Step], trace: u64, proposal: usize) -> Option<(u64, u64)> {
+    let node = steps[proposal].node;
+    let carries = |step: &&Step| {
+        step.node == node
+            && matches!(&*step.event.message, "Persist" | "Deliver" | "Apply")
+            && step.event.mark.index > 0
+            && step.sent >= steps[proposal].sent
+    };
+    let caused = |step: &&Step| step.cause == Some(proposal);
+    let traced = |step: &&Step| step.event.trace == trace;
+    let of = |step: &Step| (step.event.mark.index, step.event.mark.term);
+    let direct = steps.iter().filter(carries).filter(caused).map(of).min();
+    let found = direct.or_else(|| steps.iter().filter(carries).filter(traced).map(of).min());
+    found.map(|(index, term)| (term, index))
+}
+
+/// Who said so first, each once, and those who never did. `decisive` is the message that decided: what came up to it counted.
+pub(super) fn acknowledged(
+    heard: &[(u64, &Step)],
+    decisive: Option<&Step>,
+    decided: Option<i64>,
+    everyone: BTreeSet<u64>,
+) -> Vec<Acknowledgement> {
+    let mut silent = everyone;
+    let mut acknowledged: Vec<_> = heard
+        .iter()
+        .filter(|(node, _)| silent.remove(node))
+        .map(|(node, step)| {
+            let counted = match decisive {
+                Some(decisive) => (step.began, step.event.id) <= (decisive.began, decisive.event.id),
+                None => decided.is_some_and(|decided| step.began <= decided),
+            };
+            Acknowledgement { node: *node, at: Some(step.began), counted }
+        })
+        .collect();
+    acknowledged.sort_by_key(|one| (one.at, one.node));
+    acknowledged.extend(silent.into_iter().map(|node| Acknowledgement { node, at: None, counted: false }));
+    acknowledged
+}
+
+/// "committed by nodes 1 and 2 (node 3 came 1.90 ms later)"
+pub(super) fn agreement(how: &str, acknowledged: &[Acknowledgement], decided: Option<i64>) -> Option<String> {
+    if acknowledged.is_empty() {
+        return None;
+    }
+    let mut counted: Vec<_> = acknowledged.iter().filter(|one| one.counted).map(|one| one.node).collect();
+    counted.sort_unstable();
+    let others =
+        acknowledged.iter().filter(|one| !one.counted).map(|Acknowledgement { node, at, .. }| match (at, decided) {
+            (Some(at), Some(decided)) => format!("node {node} came {} ms later", names::milliseconds(at - decided)),
+            (Some(_), None) => format!("node {node} has it"),
+            (None, _) => format!("of node {node} no answer is recorded"),
+        });
+    let others = others.collect::<Vec<_>>().join(", ");
+    let line = format!("{how} {}", names::nodes(&counted));
+    Some(if others.is_empty() { line } else { format!("{line} ({others})") })
+}
+
+fn reads(steps: &[Step], lanes: &[Lane]) -> Vec<Account> {
+    let mut asked = BTreeMap::<u64, usize>::new();
+    for (number, step) in steps.iter().enumerate() {
+        if at_consensus(step) && is(step, "Read") && step.event.trace != 0 {
+            asked.entry(step.event.trace).or_insert(number);
+        }
+    }
+    asked.into_values().take(MOST).map(|asked| read(steps, lanes, asked)).collect()
+}
+
+fn read(steps: &[Step], lanes: &[Lane], asked: usize) -> Account {
+    let (node, trace, began) = (steps[asked].node, steps[asked].event.trace, steps[asked].sent);
+    let of_trace = |step: &&Step| step.event.trace == trace;
+    let query = steps.iter().rposition(|step| step.event.trace == trace && step.node == node && is(step, "Query"));
+    // Its answer came while consensus handled the last message of the read before the state machine was asked.
+    let answered = |query: usize| {
+        let before = |step: &Step| {
+            at_consensus(step) && step.node == node && step.event.trace == trace && step.began <= steps[query].sent
+        };
+        steps[..query].iter().rposition(before)
+    };
+    let leader = steps.iter().find(|step| of_trace(step) && is(step, "ReadIndex")).map_or(node, |step| step.node);
+    let decided = if leader == node {
+        query.and_then(answered)
+    } else {
+        let left =
+            |step: &Step| step.node == leader && of_trace(&step) && step.event.message.starts_with("ReadIndexReply");
+        steps.iter().find(|step| left(step)).and_then(|reply| reply.cause)
+    };
+    let heard = steps.iter().filter(of_trace).filter(|step| step.node == leader && is(step, "Delivered"));
+    let heard: Vec<_> = heard.filter_map(|step| Some((names::replicator(&step.event.sender)?, step))).collect();
+    let mut account = Account {
+        what: What::Read,
+        node,
+        trace,
+        term: 0,
+        index: query.map_or(0, |query| steps[query].event.mark.index),
+        began,
+        ended: query.map_or(steps[asked].ended, |query| steps[query].ended),
+        parts: Vec::new(),
+        path: Vec::new(),
+        acknowledged: Vec::new(),
+        lines: Vec::new(),
+    };
+    let Some(query) = query else {
+        account.lines.push(format!("read at node {node}: not answered in this recording"));
+        return account;
+    };
+    let before = |number: usize| if number == query { answered(query) } else { None };
+    Path { parts: account.parts, steps: account.path } = path::to_end(steps, began, query, before);
+    let took = names::milliseconds(account.ended - began);
+    account.lines = vec![format!("read at node {node}, as of index {}: {took} ms", account.index)];
+    account.lines.push(path::line(&account.parts));
+    if heard.is_empty() {
+        account.lines.push(
+            "no round of questions is recorded: a lease, or the round of an earlier read, answered it".to_owned(),
+        );
+        return account;
+    }
+    let decisive = decided.map(|number| &steps[number]);
+    let mut others = everyone(steps, lanes, leader);
+    others.remove(&leader);
+    account.acknowledged = acknowledged(&heard, decisive, Some(steps[query].sent), others);
+    let how = format!("node {leader} still led, as it heard from");
+    account.lines.extend(agreement(&how, &account.acknowledged, decisive.map(|step| step.began)));
+    account
+}
+
+fn plain(what: What, step: &Step, ended: i64, lines: Vec<String>) -> Account {
+    Account {
+        what,
+        node: step.node,
+        trace: step.event.trace,
+        term: step.event.mark.term,
+        index: step.event.mark.index,
+        began: step.sent,
+        ended,
+        parts: Vec::new(),
+        path: Vec::new(),
+        acknowledged: Vec::new(),
+        lines,
+    }
+}
+
+/// Actors that began a later life, together where one node's came one after the other.
+fn restarts(steps: &[Step]) -> Vec<Account> {
+    let mut groups = Vec::<(&Step, i64, Vec<&str>)>::new();
+    for step in steps.iter().filter(|step| is(step, "Start") && step.event.receiver_incarnation > 1) {
+        let actor = names::short(&step.event.receiver);
+        match groups.iter_mut().rfind(|(first, ..)| first.node == step.node) {
+            Some((_, ended, actors)) if !actors.contains(&actor) => {
+                actors.push(actor);
+                *ended = step.ended.max(*ended);
+            }
+            _ => groups.push((step, step.ended, vec![actor])),
+        }
+    }
+    let told = |(first, ended, actors): (&Step, i64, Vec<&str>)| {
+        let broke = |step: &&Step| {
+            step.node == first.node
+                && step.sent <= first.sent
+                && matches!(step.event.outcome, Outcome::Panicked | Outcome::Failed | Outcome::Killed)
+        };
+        let fallen = steps.iter().rfind(broke);
+        let began = fallen.map_or(first.sent, |step| step.ended.min(first.sent));
+        let why = fallen.map_or(String::new(), |step| {
+            let word = names::word(&step.event.message, step.event.mark);
+            format!(": {} {} at {word}", names::short(&step.event.receiver), step.event.outcome)
+        });
+        let took = names::milliseconds(ended - began);
+        let started = format!("started again: {}, within {took} ms", actors.join(", "));
+        let mut account =
+            plain(What::Restart, first, ended, vec![format!("restart on node {}{why}", first.node), started]);
+        account.began = began;
+        account
+    };
+    groups.into_iter().map(told).collect()
+}
+
+fn snapshots(steps: &[Step]) -> Vec<Account> {
+    let written = steps.iter().filter(|step| at_consensus(step) && is(step, "SnapshotWritten"));
+    let written = written.map(|step| {
+        let line = format!("node {} wrote a snapshot up to index {}", step.node, step.event.mark.index);
+        plain(What::Snapshot, step, step.ended, vec![line])
+    });
+    let mut sent = BTreeMap::<(u64, u64), Vec<&Step>>::new();
+    for step in steps.iter().filter(|step| at_consensus(step) && is(step, "InstallSnapshot")) {
+        sent.entry((step.node, step.event.mark.index)).or_default().push(step);
+    }
+    let received = sent.into_iter().filter_map(|((node, index), pieces)| {
+        let first = pieces.first()?;
+        let restored = steps.iter().find(|step| step.node == node && is(step, "Restored") && step.sent >= first.sent);
+        let from = names::node(&first.event.sender).map_or(String::new(), |from| format!(" from node {from}"));
+        let ended = restored.or(pieces.last().copied())?.ended;
+        let took = names::milliseconds(ended - first.sent);
+        let stands = if restored.is_some() { "and stands at it after" } else { "so far, within" };
+        let line = format!(
+            "node {node} received the snapshot up to index {index}{from} in {} messages, {stands} {took} ms",
+            pieces.len()
+        );
+        Some(plain(What::Snapshot, first, ended, vec![line]))
+    });
+    written.chain(received).collect()
+}
+
+fn changes(steps: &[Step]) -> Vec<Account> {
+    let asked = steps.iter().filter(|step| at_consensus(step) && is(step, "ChangeMembership"));
+    let told = asked.map(|step| {
+        let mut known = BTreeMap::new();
+        for told in steps.iter().filter(|told| is(told, "MembershipChanged") && told.sent >= step.sent) {
+            known.insert(told.node, told.sent);
+        }
+        let ended = known.values().copied().max().unwrap_or(step.ended);
+        let mut lines = vec![format!("change of the servers, asked at node {}", step.node)];
+        let line = |(node, at): (&u64, &i64)| format!("node {node} after {} ms", names::milliseconds(at - step.sent));
+        if !known.is_empty() {
+            lines.push(format!(
+                "the last step of it known to {}",
+                known.iter().map(line).collect::<Vec<_>>().join(", ")
+            ));
+        }
+        plain(What::Change, step, ended, lines)
+    });
+    told.collect()
+}
