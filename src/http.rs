@@ -10,6 +10,7 @@
 //! | `/trace?id=` | every message of one call, from the recorders of all nodes |
 //! | `/livez` | the process is up |
 //! | `/readyz` | a leader is known and this node has caught up; else 503, and why |
+//! | `/metrics` | the node in figures, for Prometheus ([`metrics`](crate::metrics)) |
 //! | `/demo/…` | faults to be injected, where the application offers any |
 //!
 //! ```text

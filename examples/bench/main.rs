@@ -7,7 +7,7 @@
 //! on the same disk; `raftkv` besides gets writes on streams, each of which is a session. The figures are medians over the
 //! rounds. Both run with their default settings.
 //!
-//! What the flight recorder costs, on and off in turns: `-- --systems raftkv,unrecorded --clients 256 --readers 256 --streams 0
+//! What the flight recorder costs, on and off in turns: `-- --systems raftkv,unrecorded --clients 256 --readers 0 --streams 0
 //! --rounds 9`. Neighbouring rounds are compared with each other, so that a machine that grows busier counts for both.
 
 mod cluster;
@@ -43,7 +43,7 @@ struct Options {
     /// Concurrent clients of unary writes, one measurement for each number.
     #[arg(long, value_delimiter = ',', default_value = "1,64,256")]
     clients: Vec<usize>,
-    /// Concurrent clients of linearizable reads, one measurement for each number.
+    /// Concurrent clients of linearizable reads, one measurement for each number; 0: none.
     #[arg(long, value_delimiter = ',', default_value = "64,256")]
     readers: Vec<usize>,
     /// Streams of writes under a session each; 0: none.
@@ -78,7 +78,7 @@ struct Options {
 impl Options {
     fn workloads(&self) -> Vec<Workload> {
         let puts = self.clients.iter().map(|&clients| Workload::Puts { clients });
-        let gets = self.readers.iter().map(|&clients| Workload::Gets { clients });
+        let gets = self.readers.iter().filter(|clients| **clients > 0).map(|&clients| Workload::Gets { clients });
         let session = Workload::Session { streams: self.streams, outstanding: self.outstanding };
         puts.chain((self.streams > 0).then_some(session)).chain(gets).collect()
     }

@@ -30,6 +30,8 @@ use super::{
     trace::of_call,
     view::View,
 };
+use crate::metrics;
+
 /// Traces that are looked for at a time.
 const SEARCHES: usize = 2;
 
@@ -63,7 +65,8 @@ pub(super) fn router(site: Arc<Site>) -> Router {
         .route("/events", get(events))
         .route("/trace", get(traced))
         .route("/livez", get(|| async { "alive\n" }))
-        .route("/readyz", get(readyz));
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(figures));
     let router = match site.faults {
         Some(_) => router.route("/demo/{fault}", post(inject)),
         None => router,
@@ -117,6 +120,14 @@ async fn readyz(State(site): State<Arc<Site>>) -> Response {
     match ready {
         Ok(()) => "ready\n".into_response(),
         Err(why) => (StatusCode::SERVICE_UNAVAILABLE, why + "\n").into_response(),
+    }
+}
+
+/// Those of the node in this process; Prometheus asks each node itself.
+async fn figures(State(site): State<Arc<Site>>) -> Response {
+    match (site.view)().node {
+        Some(node) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], metrics::text(&node)).into_response(),
+        None => (StatusCode::SERVICE_UNAVAILABLE, "no node runs in this process\n").into_response(),
     }
 }
 
