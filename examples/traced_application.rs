@@ -22,7 +22,7 @@ use ractor_raft::{
     kv::{Command, Kv},
     raft::{NodeId, Role},
     storage::MemoryStorage,
-    trace::{Clock, Recording},
+    trace::{Clock, Recording, Sequence},
     transport::InProcess,
 };
 use tokio::{sync::oneshot, time::timeout};
@@ -114,7 +114,7 @@ async fn run() -> Result<(), Box<dyn Error>> {
     }
 
     let recordings: Vec<_> = nodes.iter().map(|node| recording(node, trace)).collect();
-    print(&recordings);
+    print!("{}", Sequence::of(&recordings).text(140));
     check(&recordings, home.identity().node_id)?;
     println!("\none trace, from the request to the entry that three nodes applied");
 
@@ -154,18 +154,6 @@ fn recording(node: &Node<Kv>, trace: TraceId) -> Recording {
     let (now, since) = (flow.now(), std::time::UNIX_EPOCH.elapsed().unwrap_or_default());
     let clock = Clock { epoch: since.as_nanos() as i64 - now.as_nanos() as i64, error: Duration::from_micros(10) };
     Recording { node: node.identity().node_id, events: flow.events(&Filter::of_trace(trace)), missed: 0, clock }
-}
-
-fn print(recordings: &[Recording]) {
-    let events = recordings.iter().flat_map(|recording| recording.events.iter().map(move |event| (recording, event)));
-    let mut lines: Vec<_> = events.map(|(of, event)| (of.clock.common(event.began()), of.node, event)).collect();
-    lines.sort_by_key(|(at, ..)| *at);
-    let first = lines.first().map_or(0, |(at, ..)| *at);
-    for (at, node, event) in lines {
-        let column = " ".repeat(24 * (node as usize - 1));
-        let milliseconds = (at - first) as f64 / 1e6;
-        println!("{milliseconds:8.3} ms  {column}node {node}: {} → {} {}", event.sender, event.receiver, event.message);
-    }
 }
 
 /// Whether it is one trace.
