@@ -40,11 +40,15 @@ mod explore;
 mod history;
 #[path = "model/moves.rs"]
 mod moves;
+#[path = "model/order.rs"]
+mod order;
 #[path = "model/scope.rs"]
 mod scope;
 #[path = "model/server.rs"]
 mod server;
 mod support;
+#[path = "model/tally.rs"]
+mod tally;
 #[path = "model/turn_checks.rs"]
 mod turn_checks;
 

@@ -87,6 +87,11 @@ impl Server {
         self.leads().is_some() || self.now >= self.since + self.settings.election_timeout_min
     }
 
+    /// Whether anything is on its way to the disk.
+    pub fn is_writing(&self) -> bool {
+        self.pending.is_some() || self.writing.is_some() || self.chunk.is_some()
+    }
+
     pub fn leads(&self) -> Option<Term> {
         (self.raft.role() == Role::Leader).then(|| self.raft.current_term())
     }
@@ -133,7 +138,7 @@ pub enum Event {
     Votes { term: Term, candidate: NodeId },
     Commits { from: LogIndex, to: LogIndex, by: Membership },
     Applies { entries: Vec<Entry>, calls: Vec<(LogIndex, CallId)> },
-    AnswersRead { call: CallId, read_index: LogIndex },
+    AnswersRead { call: CallId, read_index: LogIndex, by_lease: bool },
     Refuses { call: CallId, not_applied: bool },
     AnswersChange { index: LogIndex },
     Snapshot { last_included: LogPosition, membership: Membership },
@@ -152,6 +157,8 @@ pub struct Turn<'a> {
     /// What was violated at this server alone.
     pub violation: Option<String>,
     pub lines: Option<Vec<String>>,
+    /// It fell, and what it was writing is not on its disk.
+    pub lost_write: bool,
     pub contents: &'a mut Contents,
 }
 
@@ -168,7 +175,7 @@ impl<'a> Turn<'a> {
     pub fn new(server: Server, contents: &'a mut Contents, lines: bool) -> Self {
         let before = server.clone();
         let lines = lines.then(Vec::new);
-        Turn { server, before, sent: Vec::new(), events: Vec::new(), violation: None, lines, contents }
+        Turn { server, before, sent: Vec::new(), events: Vec::new(), violation: None, lines, lost_write: false, contents }
     }
 
     /// Starts a server from its disk.
@@ -332,7 +339,7 @@ impl<'a> Turn<'a> {
             Effect::AnswerRead { call, read_index, lease_until } => {
                 let over = lease_until.is_some_and(|until| server.now >= until);
                 assert!(!over, "read {call} at n{id} rests on a lease that is over");
-                self.events.push(Event::AnswersRead { call, read_index });
+                self.events.push(Event::AnswersRead { call, read_index, by_lease: lease_until.is_some() });
             }
             Effect::AnswerChange { index, .. } => self.events.push(Event::AnswersChange { index }),
             Effect::Refuse { call, refusal } => {
