@@ -32,6 +32,7 @@ use crate::{
     explore::Search,
     scope::{Scope, compacted_disk, disk, joint},
     server::PreVotes,
+    tally::Kind,
 };
 
 #[path = "model/explore.rs"]
@@ -228,7 +229,8 @@ fn learner_removal() {
     let disks = vec![disk(&membership, 0, &[], None); 3];
     let changes = vec![Change::Remove { id: 3 }];
     let scope = Scope { disks, changes, mirrored: false, ..settled("learner removal") };
-    explore(Scope { campaigners: vec![2], prompt_disks: true, ..scope });
+    let reaches = vec![Kind::BeginsChangeLater, Kind::Removes];
+    explore(Scope { campaigners: vec![1, 2], alone: 1, prompt_disks: true, reaches, ..scope });
 }
 
 /// A snapshot is taken while the last configuration is not committed.

@@ -93,6 +93,9 @@ fn fingerprint(state: &[u32]) -> [u64; 2] {
     [fold(17, 0x9e37_79b9_7f4a_7c15), fold(0x1234_5678_9abc_def1, 0xd6e8_feb8_6659_fd93)]
 }
 
+/// So many states are gone through for a shorter way to a violation.
+const NEAR: usize = 1_000_000;
+
 /// States of all the searches of this process.
 static SUM: AtomicUsize = AtomicUsize::new(0);
 
@@ -121,6 +124,8 @@ pub struct Outcome {
     pub numbers: Option<BTreeMap<u64, u64>>,
     pub events: Vec<Event>,
     pub violation: Option<String>,
+    /// The latest round of reads that was told to anyone.
+    pub read_round: u64,
     pub facts: Facts,
 }
 
@@ -169,8 +174,20 @@ impl Search {
         }
     }
 
-    /// Explores everything. Panics with the shortest way to a violation, if there is one.
+    /// Explores everything, and looks whether that was what there is to explore.
     pub fn run(&mut self) {
+        let cut = self.explore();
+        if std::env::var_os("MOVES").is_some() {
+            self.tally.tell(self.scope.name);
+        }
+        let missing = self.tally.missing(&self.scope);
+        let chosen = cut && std::env::var_os("STATES").is_some();
+        let name = self.scope.name;
+        assert!(chosen || missing.is_empty(), "model {name} never came by what it is about: {}", missing.join(", "));
+    }
+
+    /// Whether it was cut. Panics with a way to a violation, if there is one.
+    fn explore(&mut self) -> bool {
         let began = Instant::now();
         let first = self.first_state();
         self.first = Some(first.clone());
@@ -199,13 +216,7 @@ impl Search {
         }
         SUM.fetch_add(self.reached.len(), Relaxed);
         self.tell(depth - 1, if cut { "CUT at the bound" } else { "all explored" }, began);
-        if std::env::var_os("MOVES").is_some() {
-            self.tally.tell(self.scope.name);
-        }
-        let missing = self.tally.missing(&self.scope);
-        let chosen = cut && std::env::var_os("STATES").is_some();
-        let name = self.scope.name;
-        assert!(chosen || missing.is_empty(), "model {name} never came by what it is about: {}", missing.join(", "));
+        cut
     }
 
     /// Everything that may happen in a state. What is reached for the first time is put to `next`.
@@ -305,8 +316,11 @@ impl Search {
         std::io::stderr().write_all(line.as_bytes()).expect("the standard error stream takes a line");
     }
 
-    /// Walks the shortest way once more and writes it down.
+    /// Walks the way once more and writes it down; the shortest, if that can be found soon.
     fn fail(&mut self, number: u32, id: NodeId, what: Move, violation: &str) -> ! {
+        if !self.scope.nearest_first {
+            Search::new(Scope { nearest_first: true, max_states: NEAR, ..self.scope.clone() }).explore();
+        }
         let mut way = vec![(id, what)];
         let mut at = number;
         while at > 0 {
@@ -377,17 +391,18 @@ impl Search {
         match result {
             Ok((server, sent, events, violation, numbers, facts)) => {
                 let server = self.servers.number(server);
+                let read_round = sent.iter().map(Packet::read_round).max().unwrap_or(0);
                 let mut sent: Vec<u32> = sent.into_iter().map(|packet| self.number_packet(packet)).collect();
                 sent.sort_unstable();
                 let same = numbers.iter().all(|(old, new)| old == new) && numbers.len() >= self.sessions(number);
-                Outcome { server, sent, numbers: (!same).then_some(numbers), events, violation, facts }
+                Outcome { server, sent, numbers: (!same).then_some(numbers), events, violation, read_round, facts }
             }
             Err(panic) => {
                 let text = panic.downcast_ref::<String>().cloned();
                 let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
                 let violation = Some(text.unwrap_or_else(|| "a panic without words".to_owned()));
                 let (sent, events, facts) = (Vec::new(), Vec::new(), Facts::default());
-                Outcome { server: number, sent, numbers: None, events, violation, facts }
+                Outcome { server: number, sent, numbers: None, events, violation, read_round: 0, facts }
             }
         }
     }

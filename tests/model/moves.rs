@@ -145,7 +145,8 @@ impl Search {
         if let Some(violation) = &outcome.violation {
             return Err(violation.clone());
         }
-        if self.servers.get(outcome.server).asked.len() > self.scope.waiting {
+        let waits = self.servers.get(outcome.server).asked.len() > self.scope.waiting;
+        if waits || outcome.read_round > self.scope.read_rounds {
             return Ok(None);
         }
         let counted = !matches!(what, Move::Deliver(_) | Move::Ring | Move::Sync | Move::LateReport);

@@ -19,6 +19,9 @@ pub struct Scope {
     pub max_term: Term,
     pub proposals: u8,
     pub reads: u8,
+    /// No leader begins more rounds of reads than these: a follower's question that arrives again and again would each time
+    /// begin another.
+    pub read_rounds: u64,
     pub leases: bool,
     pub changes: Vec<Change>,
     pub transfers: u8,
@@ -76,6 +79,7 @@ impl Scope {
             max_term,
             proposals: 0,
             reads: 0,
+            read_rounds: 2,
             leases: false,
             changes: Vec::new(),
             transfers: 0,

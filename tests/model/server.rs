@@ -47,6 +47,14 @@ impl Packet {
         matches!(self.body, Body::Request(Request::AppendEntries(_)))
     }
 
+    /// The round of reads that it tells of. 0: none.
+    pub fn read_round(&self) -> u64 {
+        match &self.body {
+            Body::Request(Request::AppendEntries(request)) => request.read_round,
+            _ => 0,
+        }
+    }
+
     pub fn is_reply(&self) -> bool {
         matches!(self.body, Body::Reply(_))
     }

@@ -44,7 +44,7 @@ pub enum Kind {
     InstallSnapshotReply,
     /// A server wins an election.
     Leads,
-    /// One does that while another one leads an earlier term, as far as that knows.
+    /// A leader becomes a follower.
     StepsDown,
     /// An entry is known to be committed for the first time at this server.
     Commits,
@@ -61,8 +61,12 @@ pub enum Kind {
     Changes,
     /// …which joins two.
     Joins,
-    /// …in a term in which it was elected after the model began.
+    /// …in a later term than the first…
     ChangesLater,
+    /// …because an operator wants it to.
+    BeginsChangeLater,
+    /// A read is answered by a server that does not lead.
+    AnswersReadAsFollower,
     /// An operator is told that the change is done.
     AnswersChange,
     /// A server sees committed that another one was removed.
@@ -110,6 +114,7 @@ impl Facts {
                 Event::Applies { calls, .. } if !calls.is_empty() => facts.kinds.push(Kind::Answers),
                 Event::AnswersRead { by_lease, .. } => {
                     facts.kinds.push(if *by_lease { Kind::AnswersByLease } else { Kind::AnswersRead });
+                    after.leads().is_none().then(|| facts.kinds.push(Kind::AnswersReadAsFollower));
                 }
                 Event::Refuses { .. } => facts.kinds.push(Kind::Refuses),
                 Event::AnswersChange { .. } => facts.kinds.push(Kind::AnswersChange),
@@ -132,7 +137,9 @@ impl Facts {
                 let Some(Payload::Membership(membership)) = new.entry(at).map(|entry| &entry.payload) else { continue };
                 facts.kinds.push(Kind::Changes);
                 membership.is_joint().then(|| facts.kinds.push(Kind::Joins));
-                (after.leads() > Some(1)).then(|| facts.kinds.push(Kind::ChangesLater));
+                let later = after.leads() > Some(1);
+                later.then(|| facts.kinds.push(Kind::ChangesLater));
+                (later && matches!(what, Move::Change(_))).then(|| facts.kinds.push(Kind::BeginsChangeLater));
             }
         }
         let denies = |body: &Body| {
@@ -235,7 +242,7 @@ impl Scope {
         claim(!self.only_elections, &[AppendEntries, AppendEntriesReply, Commits]);
         claim(campaigns && self.settled, &[StepsDown]);
         claim(self.proposals > 0, &[Propose, Answers]);
-        claim(self.reads > 0, &[Read, AnswersRead, Refuses]);
+        claim(self.reads > 0, &[Read, AnswersRead, AnswersReadAsFollower, Refuses]);
         claim(self.leases && self.reads > 1, &[AnswersByLease]);
         claim(!self.changes.is_empty(), &[Change, Changes, AnswersChange]);
         claim(self.transfers > 0, &[Transfer, TimeoutNow, Leads, StepsDown]);
