@@ -93,8 +93,8 @@ fn fingerprint(state: &[u32]) -> [u64; 2] {
     [fold(17, 0x9e37_79b9_7f4a_7c15), fold(0x1234_5678_9abc_def1, 0xd6e8_feb8_6659_fd93)]
 }
 
-/// So many states are gone through for a shorter way to a violation.
-const NEAR: usize = 1_000_000;
+/// So many states are gone through nearest first.
+const NEAR: usize = 200_000;
 
 /// States of all the searches of this process.
 static SUM: AtomicUsize = AtomicUsize::new(0);
@@ -174,16 +174,26 @@ impl Search {
         }
     }
 
-    /// Explores everything, and looks whether that was what there is to explore.
-    pub fn run(&mut self) {
-        let cut = self.explore();
-        if std::env::var_os("MOVES").is_some() {
-            self.tally.tell(self.scope.name);
+    /// Explores everything, and looks whether that was what there is to explore. The nearest states first, since most of what
+    /// is wrong is near, and its shortest way is then found; and if there are many, all of them in the order of their progress.
+    pub fn run(scope: Scope) {
+        let near = if scope.whole { NEAR.min(scope.max_states.wrapping_sub(1)) } else { scope.max_states };
+        let mut search = Search::new(Scope { nearest_first: true, max_states: near, ..scope.clone() });
+        let mut cut = search.explore();
+        if cut && near != scope.max_states {
+            let nearest = search.tally;
+            search = Search::new(Scope { nearest_first: false, ..scope.clone() });
+            cut = search.explore();
+            search.tally.add_all(nearest);
         }
-        let missing = self.tally.missing(&self.scope);
+        if std::env::var_os("MOVES").is_some() {
+            search.tally.tell(scope.name);
+        }
+        let missing = search.tally.missing(&scope);
         let chosen = cut && std::env::var_os("STATES").is_some();
-        let name = self.scope.name;
+        let name = scope.name;
         assert!(chosen || missing.is_empty(), "model {name} never came by what it is about: {}", missing.join(", "));
+        assert!(chosen || cut != scope.whole, "model {name}: whole: {}, and cut: {cut}", scope.whole);
     }
 
     /// Whether it was cut. Panics with a way to a violation, if there is one.
@@ -215,7 +225,7 @@ impl Search {
             }
         }
         SUM.fetch_add(self.reached.len(), Relaxed);
-        self.tell(depth - 1, if cut { "CUT at the bound" } else { "all explored" }, began);
+        self.tell(depth - 1, if cut { "CUT" } else { "all explored" }, began);
         cut
     }
 
@@ -316,11 +326,8 @@ impl Search {
         std::io::stderr().write_all(line.as_bytes()).expect("the standard error stream takes a line");
     }
 
-    /// Walks the way once more and writes it down; the shortest, if that can be found soon.
+    /// Walks the way once more and writes it down.
     fn fail(&mut self, number: u32, id: NodeId, what: Move, violation: &str) -> ! {
-        if !self.scope.nearest_first {
-            Search::new(Scope { nearest_first: true, max_states: NEAR, ..self.scope.clone() }).explore();
-        }
         let mut way = vec![(id, what)];
         let mut at = number;
         while at > 0 {

@@ -61,6 +61,8 @@ pub struct Scope {
     pub reaches: Vec<Kind>,
     /// In the order of their distance, else least progress first (`model/order.rs`).
     pub nearest_first: bool,
+    /// All of it is explored before `max_states`; else the documentation says that it is cut.
+    pub whole: bool,
     /// Stop here. 0: when all is explored.
     pub max_states: usize,
 }
@@ -101,7 +103,8 @@ impl Scope {
             mirrored: true,
             settled: false,
             reaches: Vec::new(),
-            nearest_first: std::env::var_os("NEAREST").is_some(),
+            nearest_first: false,
+            whole: true,
             max_states: 0,
         }
     }

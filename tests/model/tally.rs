@@ -206,6 +206,11 @@ impl Tally {
         facts.leader.iter().for_each(|id| *self.leaders.entry(*id).or_default() += 1);
     }
 
+    pub fn add_all(&mut self, other: Tally) {
+        other.counts.into_iter().for_each(|(kind, count)| *self.counts.entry(kind).or_default() += count);
+        other.leaders.into_iter().for_each(|(id, count)| *self.leaders.entry(id).or_default() += count);
+    }
+
     pub fn ticked(&mut self) {
         *self.counts.entry(Kind::Tick).or_default() += 1;
     }
