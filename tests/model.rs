@@ -54,7 +54,7 @@ mod tally;
 mod turn_checks;
 
 /// Where a search stops at the latest: some seconds; with `MODEL=full`, about 4 GiB.
-const MOST_STATES: usize = 1_000_000;
+const MOST_STATES: usize = 2_000_000;
 const MOST_STATES_FULL: usize = 25_000_000;
 
 /// The second bound with `MODEL=full`, else the first.
@@ -99,13 +99,17 @@ fn pre_votes() {
 /// follower acknowledges it, before it is on disk; who waits for an entry that was truncated waits on (L10).
 #[test]
 fn replication() {
-    explore(Scope {
+    explore(replication_scope());
+}
+
+fn replication_scope() -> Scope {
+    Scope {
         proposals: bound(1, 2),
         late_reports: true,
         waiting: bound(1, 2),
         heartbeats: bound(false, true),
         ..settled("replication")
-    });
+    }
 }
 
 /// Logs that differ.
@@ -196,19 +200,16 @@ fn joint_consensus() {
 /// Fails when: votes, or acknowledgements, are counted in C_old alone.
 #[test]
 fn joint_leader() {
+    explore(joint_leader_scope());
+}
+
+fn joint_leader_scope() -> Scope {
     let old = Membership::of_voters([(1, ""), (2, "")]);
     let disk = |joint| disk(&old, 1, &[1], joint);
     let disks = vec![disk(Some(joint(&[1, 2], &[3]))), disk(None), disk(None)];
     let scope = Scope::of("joint leader", 3, bound(2, 3));
     let campaigners = bound(vec![1], vec![1, 2, 3]);
-    explore(Scope {
-        disks,
-        campaigners,
-        mirrored: false,
-        prompt_disks: bound(true, false),
-        waiting: bound(1, 2),
-        ..scope
-    });
+    Scope { disks, campaigners, mirrored: false, prompt_disks: bound(true, false), waiting: bound(1, 2), ..scope }
 }
 
 /// An operator makes two changes.
@@ -260,14 +261,22 @@ fn removal() {
 /// Fails when: a leader that is not in C_new counts itself (M04).
 #[test]
 fn self_removal() {
+    explore(self_removal_scope());
+}
+
+fn self_removal_scope() -> Scope {
     let changes = vec![Change::Remove { id: 1 }];
-    explore(Scope { changes, prompt_disks: bound(true, false), crashes: bound(0, 1), ..settled("self-removal") });
+    Scope { changes, prompt_disks: bound(true, false), crashes: bound(0, 1), ..settled("self-removal") }
 }
 
 /// n1 hands over, while it takes a proposal.
 #[test]
 fn transfer() {
-    explore(Scope { transfers: 1, proposals: 1, prompt_disks: bound(true, false), ..settled("transfer") });
+    explore(transfer_scope());
+}
+
+fn transfer_scope() -> Scope {
+    Scope { transfers: 1, proposals: 1, prompt_disks: bound(true, false), ..settled("transfer") }
 }
 
 /// n1 takes a snapshot, and a server that is behind or has another log receives it.
@@ -293,6 +302,10 @@ fn stale_logs() {
 /// installed (N01).
 #[test]
 fn installed_snapshots() {
+    explore(installed_snapshots_scope());
+}
+
+fn installed_snapshots_scope() -> Scope {
     let voters = Membership::of_voters((1..=3).map(|id| (id, "")));
     let compacted = disk(&voters, 3, &[1, 3], None).entries;
     let stands_on = |maker| compacted_disk(&voters, 3, &compacted, maker);
@@ -300,5 +313,21 @@ fn installed_snapshots() {
     let scope = with_logs("installed snapshots", 3, 4, [&[], &[], &[]]);
     let campaigners = bound(vec![1], vec![1, 2, 3]);
     let prompt_disks = bound(true, false);
-    explore(Scope { disks, compacted, crashes: bound(0, 1), campaigners, prompt_disks, waiting: 2, ..scope });
+    Scope { disks, compacted, crashes: bound(0, 1), campaigners, prompt_disks, waiting: 2, ..scope }
+}
+
+/// What servers forget (`Raft::forget`) cannot come to matter, and in which order states are gone on from neither: the same
+/// comes to happen.
+///
+/// Fails when: servers forget also where changes are made who keeps up.
+#[test]
+fn what_is_forgotten_changes_nothing() {
+    let scopes = [replication_scope(), joint_leader_scope(), self_removal_scope(), transfer_scope()];
+    for scope in scopes.into_iter().chain([installed_snapshots_scope()]) {
+        let forgetful = Search::histories(scope.clone());
+        assert!(forgetful == Search::histories(Scope { forgets_nothing: true, ..scope.clone() }), "{}", scope.name);
+        let near = Search::histories(Scope { nearest_first: true, ..scope.clone() });
+        // Where that has no end here, all that it came by is there.
+        assert!(near.is_subset(&forgetful), "{}", scope.name);
+    }
 }

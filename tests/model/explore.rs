@@ -196,6 +196,14 @@ impl Search {
         assert!(chosen || cut != scope.whole, "model {name}: whole: {}, and cut: {cut}", scope.whole);
     }
 
+    /// All that comes to happen.
+    pub fn histories(scope: Scope) -> HashSet<Rc<History>> {
+        let max_states = if scope.nearest_first { NEAR } else { 0 };
+        let mut search = Search::new(Scope { max_states, ..scope });
+        search.explore();
+        search.histories.values.into_iter().collect()
+    }
+
     /// Whether it was cut. Panics with a way to a violation, if there is one.
     fn explore(&mut self) -> bool {
         let began = Instant::now();

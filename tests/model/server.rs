@@ -183,7 +183,16 @@ impl<'a> Turn<'a> {
     pub fn new(server: Server, contents: &'a mut Contents, lines: bool) -> Self {
         let before = server.clone();
         let lines = lines.then(Vec::new);
-        Turn { server, before, sent: Vec::new(), events: Vec::new(), violation: None, lines, lost_write: false, contents }
+        Turn {
+            server,
+            before,
+            sent: Vec::new(),
+            events: Vec::new(),
+            violation: None,
+            lines,
+            lost_write: false,
+            contents,
+        }
     }
 
     /// Starts a server from its disk.

@@ -217,7 +217,8 @@ impl Tally {
 
     /// What a configuration claims to explore, and never came by.
     pub fn missing(&self, scope: &Scope) -> Vec<String> {
-        let kinds = scope.claims().into_iter().filter(|kind| !self.counts.contains_key(kind)).map(|kind| format!("{kind:?}"));
+        let kinds =
+            scope.claims().into_iter().filter(|kind| !self.counts.contains_key(kind)).map(|kind| format!("{kind:?}"));
         let idle = scope.campaigners.iter().filter(|id| !self.leaders.contains_key(id));
         kinds.chain(idle.map(|id| format!("n{id} leads"))).collect()
     }
