@@ -61,7 +61,7 @@ pub struct Scope {
     pub reaches: Vec<Kind>,
     /// In the order of their distance, else least progress first (`model/order.rs`).
     pub nearest_first: bool,
-    /// All of it is explored before `max_states`; else the documentation says that it is cut.
+    /// All of it is explored before `max_states`: otherwise the test fails. Else only the nearest states are explored.
     pub whole: bool,
     /// Stop here. 0: when all is explored.
     pub max_states: usize,

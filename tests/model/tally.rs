@@ -241,7 +241,7 @@ impl Scope {
     pub fn claims(&self) -> Vec<Kind> {
         use Kind::*;
         let mut claims = self.reaches.clone();
-        let mut claim = |when: bool, kinds: &[Kind]| when.then(|| claims.extend(kinds)).unwrap_or_default();
+        let mut claim = |when: bool, kinds: &[Kind]| claims.extend(kinds.iter().filter(|_| when));
         let campaigns = !self.campaigners.is_empty();
         claim(campaigns, &[Ring, Leads, RequestVote, RequestVoteReply]);
         claim(campaigns && self.pre_votes == PreVotes::Asked, &[PreVote, PreVoteReply]);
