@@ -174,8 +174,9 @@ impl Search {
         }
     }
 
-    /// Explores everything, and looks, where that is promised, whether that was what there is to explore, `to_the_end`. The nearest states first, since most of what
-    /// is wrong is near, and its shortest way is then found; and if there are many, all of them in the order of their progress.
+    /// Explores everything, and looks, where it is promised to go `to_the_end`, whether that was all there is. The nearest
+    /// states go first, since most of what is wrong is near, and its shortest way is then found; if there are many, all of them
+    /// follow in the order of their progress.
     pub fn run(scope: Scope, to_the_end: bool) {
         let near = if scope.whole { NEAR.min(scope.max_states.wrapping_sub(1)) } else { scope.max_states };
         let mut search = Search::new(Scope { nearest_first: true, max_states: near, ..scope.clone() });
