@@ -9,6 +9,7 @@
 //! | `/events` | what it shows, as server-sent events |
 //! | `/trace?id=` | every message of one call, from the recorders of all nodes |
 //! | `/livez` | the process is up |
+//! | `/metrics` | the figures of this process's node, as Prometheus reads them |
 //! | `/readyz` | a leader is known and this node has caught up; else 503, and why |
 //! | `/metrics` | the node in figures, for Prometheus ([`metrics`](crate::metrics)) |
 //! | `/demo/…` | faults to be injected, where the application offers any |

@@ -22,6 +22,9 @@ pub(super) const BEHIND: usize = 64;
 /// Lines of the Timeline that a new page is told.
 const REMEMBERED: usize = 200;
 
+/// How long, in milliseconds, a browser waits before it comes back after a break.
+const RETRY: &[u8] = b"retry: 1000\n\n";
+
 /// Between the collector and the pages.
 pub(super) struct Hub {
     frames: broadcast::Sender<Bytes>,
@@ -124,7 +127,7 @@ impl Page {
     async fn next(&mut self) -> Option<Bytes> {
         if !self.greeted {
             self.greeted = true;
-            return Some(self.hub.hello());
+            return Some([&self.hub.hello()[..], RETRY].concat().into());
         }
         match self.frames.recv().await {
             Ok(frame) => Some(frame),

@@ -20,3 +20,43 @@ pub fn readiness(status: &Status, was_ready: bool) -> Result<(), String> {
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Fails when: a node counts as ready that could not serve, or falls out of it under load.
+    #[test]
+    fn ready_is_a_known_leader_and_little_to_apply() {
+        let status = |leader, commit_index, applied_index| Status { leader, commit_index, applied_index, ..starting() };
+        assert!(readiness(&status(None, 5, 5), false).is_err(), "nobody leads");
+        assert!(readiness(&status(Some(1), 0, 0), false).is_err(), "it has heard nothing yet");
+        assert!(readiness(&status(Some(1), 5, 4), false).is_err(), "it has not caught up");
+        assert!(readiness(&status(Some(1), 5, 5), false).is_ok());
+        assert!(readiness(&status(Some(1), 500, 5), true).is_ok(), "there is always something under load");
+        assert!(readiness(&status(Some(1), 5000, 5), true).is_err(), "it has fallen behind");
+        let full = Status { trouble: Some(crate::node::Trouble::DiskFull), ..status(Some(1), 5, 5) };
+        assert!(readiness(&full, true).is_err(), "it takes no writes");
+    }
+
+    fn starting() -> Status {
+        Status {
+            id: 1,
+            address: "127.0.0.1:7001".to_owned(),
+            cluster_id: 1,
+            role: crate::raft::Role::Follower,
+            term: 0,
+            leader: None,
+            commit_index: 0,
+            applied_index: 0,
+            last_index: 0,
+            snapshot_index: 0,
+            membership: Default::default(),
+            incarnation: 0,
+            trouble: None,
+            restarts: 0,
+            log_writes: 0,
+            peers: Vec::new(),
+        }
+    }
+}

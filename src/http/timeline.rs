@@ -89,7 +89,7 @@ impl Known {
                 Some((Kind::Membership, text))
             }
             Word::ActorRestarted(pb::ActorRestarted { path, cause }) => {
-                Some((Kind::Restart, format!("{path} of node {id} died and was started again: {cause}")))
+                Some((Kind::Restart, format!("In node {id}, {path} died and was started again: {cause}")))
             }
             Word::PeerLostData(peer) => Some((
                 Kind::Disk,

@@ -168,7 +168,7 @@ fn write(steps: &[Step], lanes: &[Lane], trace: u64, tries: &[usize]) -> Account
     let heard = |step: &&Step| is(step, "Answered") && &*step.event.receiver == "client" && step.event.trace == trace;
     let last = steps.iter().rposition(|step| heard(&step) && step.node == node).unwrap_or(last);
     account.ended = steps[last].ended;
-    Path { parts: account.parts, steps: account.path } = path::to_end(steps, began, last, |_| None);
+    Path { parts: account.parts, steps: account.path } = path::to_end(steps, began, last);
     account.lines = vec![format!("{title}: {} ms", names::milliseconds(account.ended - began))];
     account.lines.push(path::line(&account.parts));
     account.lines.extend(agreement(
@@ -181,7 +181,17 @@ fn write(steps: &[Step], lanes: &[Lane], trace: u64, tries: &[usize]) -> Account
 
 /// Term and index that a command was given: as what was sent because of it says, or else its trace.
 fn placed(steps: &[Step], trace: u64, proposal: usize) -> Option<(u64, u64)> {
-    let node = steps[proposal].node;
+    let (node, proposed) = (steps[proposal].node, &steps[proposal]);
+    // As consensus said itself: of this one, or of the message in which it took this one and others from the queue.
+    let holds = |step: &&Step| {
+        let apart = step.began > proposed.began || step.ended < proposed.ended;
+        step.node == node && !apart && step.event.mark.index > 0 && step.event.receiver == proposed.event.receiver
+    };
+    let told =
+        Some(proposed).filter(holds).or_else(|| steps.iter().filter(|step| is(step, "CallsWaiting")).find(holds));
+    if let Some(told) = told {
+        return Some((told.event.mark.term, told.event.mark.index));
+    }
     let carries = |step: &&Step| {
         step.node == node
             && matches!(&*step.event.message, "Persist" | "Deliver" | "Apply")
@@ -252,16 +262,9 @@ fn read(steps: &[Step], lanes: &[Lane], asked: usize) -> Account {
     let (node, trace, began) = (steps[asked].node, steps[asked].event.trace, steps[asked].sent);
     let of_trace = |step: &&Step| step.event.trace == trace;
     let query = steps.iter().rposition(|step| step.event.trace == trace && step.node == node && is(step, "Query"));
-    // Its answer came while consensus handled the last message of the read before the state machine was asked.
-    let answered = |query: usize| {
-        let before = |step: &Step| {
-            at_consensus(step) && step.node == node && step.event.trace == trace && step.began <= steps[query].sent
-        };
-        steps[..query].iter().rposition(before)
-    };
     let leader = steps.iter().find(|step| of_trace(step) && is(step, "ReadIndex")).map_or(node, |step| step.node);
     let decided = if leader == node {
-        query.and_then(answered)
+        query.and_then(|query| steps[query].cause)
     } else {
         let left =
             |step: &Step| step.node == leader && of_trace(&step) && step.event.message.starts_with("ReadIndexReply");
@@ -286,8 +289,7 @@ fn read(steps: &[Step], lanes: &[Lane], asked: usize) -> Account {
         account.lines.push(format!("read at node {node}: not answered in this recording"));
         return account;
     };
-    let before = |number: usize| if number == query { answered(query) } else { None };
-    Path { parts: account.parts, steps: account.path } = path::to_end(steps, began, query, before);
+    Path { parts: account.parts, steps: account.path } = path::to_end(steps, began, query);
     let took = names::milliseconds(account.ended - began);
     account.lines = vec![format!("read at node {node}, as of index {}: {took} ms", account.index)];
     account.lines.push(path::line(&account.parts));
