@@ -112,9 +112,11 @@ impl<M: StateMachine> Client<M> {
         let _room = timeout_at(deadline, self.session.room(command.len())).await.map_err(|_| self.too_busy())?;
         let mut number = self.number(deadline).await?;
         let mut tries = Tries { in_doubt: false, pause: FIRST_PAUSE };
+        // One for all tries.
+        let trace = self.node.trace();
         loop {
             let call = number.command(&command);
-            let tried = self.node.propose_in_session(call, true, self.node.flow().new_trace());
+            let tried = self.node.propose_in_session(call, true, trace);
             let error = match timeout_at(deadline, tried).await {
                 Ok(Ok(applied)) => return Ok(applied),
                 Ok(Err(error)) => error,

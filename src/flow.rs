@@ -18,6 +18,41 @@
 //! Applications reach an actor of the tree by its [`Address`], or through ractor's own `cast!` and `call!`: an
 //! [`Envelope`] is made [`From`] any message, with the sender "application".
 //!
+//! # Look at it
+//! [`Node::flow`](crate::node::NodeRef::flow) is there from the start, and always on. A [`Filter`] picks by trace, time, actor and name:
+//! ```
+//! use ractor_raft::{Node, flow::Filter, kv::{Command, Kv}, storage::MemoryStorage, transport::InProcess};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let node = Node::builder(1, Kv::default).cluster([(1, "here")]);
+//! let node = node.storage(MemoryStorage::new()).transport(InProcess::new()).spawn().await?;
+//! node.propose(Command::put("ada", "1815")).await?;
+//!
+//! // What was: the last write to the disk, and all that belongs to the same call.
+//! let persist = node.flow().events(&Filter { last: Some(1), ..Filter::of_message("Persist") });
+//! for event in node.flow().events(&Filter::of_trace(persist[0].trace)) {
+//!     println!("{event}"); // 0.151234 consensus → log store Persist 3@1 waited 12µs took 340µs (3.17 by 2.9)
+//! }
+//!
+//! // What comes: whatever the state machine's actor is told from now on.
+//! let mut follow = node.flow().follow(Filter { last: Some(1), ..Filter::of_actor("applier") });
+//! node.propose(Command::put("grace", "1906")).await?;
+//! while let Some(batch) = follow.next().await {
+//!     assert_eq!(batch.missed, 0, "a slow reader is told what it missed, and nobody waits for it");
+//!     println!("{}", batch.events[0]);
+//! }
+//! # node.shutdown().await?;
+//! # Ok(()) }
+//! ```
+//!
+//! # Take part in it
+//! An actor of the application may be an [`Actor`] as those of the node are, on the runtime or on a thread of its own: [`spawn`] it
+//! on the node's flow, at a path such as `application/teller`. Its messages are recorded, it stands in the tree and in the
+//! metrics, and it calls the node with `node.because(context.origin())`, so that one trace leads from its own message to the
+//! entry that all nodes apply. Plain ractor actors and tasks take part by their `tracing` spans ([`spans`]).
+//! `examples/traced_application.rs` does both.
+//!
 //! Architecture invariant: this module stands below all actors. It knows none of them, and nothing of Raft.
 
 mod adapter;
@@ -25,14 +60,21 @@ mod address;
 mod context;
 mod event;
 mod follow;
+mod histogram;
+mod incidents;
+#[cfg(feature = "tracing-layer")]
+mod layer;
 mod meter;
 mod names;
 mod node_flow;
 mod pause;
 mod recorder;
 mod sabotage;
+pub mod spans;
 #[cfg(test)]
 mod tests;
+mod times;
+mod traceparent;
 
 use ractor::{ActorCell, ActorProcessingErr};
 use tokio::time::Instant;
@@ -45,10 +87,15 @@ pub use self::{
     context::Context,
     event::{Event, Filter, Incident, Outcome},
     follow::{Batch, Follow},
-    meter::{ActorReport, CurrentMessage, Status},
+    histogram::{Counts, Histogram},
+    meter::{ActorReport, ActorTimes, CurrentMessage, Lately, Status},
     node_flow::{Flow, Settings},
     sabotage::{Crash, Moment, Saboteur},
+    traceparent::{trace_of, traceparent},
 };
+
+#[cfg(feature = "tracing-layer")]
+pub use self::layer::{FlowLayer, layer};
 
 /// Follows one client's call through all actors of all nodes. 0: none.
 pub type TraceId = u64;
@@ -100,6 +147,13 @@ pub struct Origin {
     pub cause: EventId,
     /// The client's call that it belongs to. 0: none.
     pub trace: TraceId,
+}
+
+impl Origin {
+    /// What belongs to a trace and was said by nobody that is known.
+    pub fn of_trace(trace: TraceId) -> Self {
+        Origin { trace, ..Origin::default() }
+    }
 }
 
 /// A message on its way.

@@ -34,6 +34,11 @@
 //! 7. applier → client: the output, directly.
 //! 8. applier → consensus `Applied`.
 //!
+//! # See it
+//! Every message is recorded: [`Node::flow`](node::NodeRef::flow) gives what was and what comes, filtered, and `flow::layer` puts
+//! your own spans into the same sequence ([`flow`]); [`Node::tree`](node::NodeRef::tree) is the supervision tree as data, and
+//! `metrics::text` all figures as Prometheus reads them.
+//!
 //! # The modules
 //! | module | |
 //! |---|---|
@@ -45,7 +50,9 @@
 //! | [`storage`] | Where term, vote and log are kept: SQLite or memory. |
 //! | [`transport`] | How nodes reach each other: a trait, and the network inside one process. |
 //! | `rpc` | The network between processes: gRPC with `raft.v1` (feature `grpc`). |
+//! | `http` | The page: the whole cluster in a browser (feature `server`). |
 //! | [`flow`] | The envelope around every message, the flight recorder and the meters. |
+//! | `metrics` | What a node is and does, in figures, as Prometheus reads it (feature `metrics`). |
 //! | [`trace`] | What several nodes recorded, as one picture: text, JSON, Mermaid, Chrome trace events, OTLP (feature `otel`). |
 //! | `backup` | A snapshot as one file, and a new cluster out of it (feature `grpc`). |
 //! | [`config`] | The settings of a node, their defaults and their bounds. |
@@ -60,7 +67,11 @@ pub mod client;
 pub mod config;
 pub mod error;
 pub mod flow;
+#[cfg(feature = "server")]
+pub mod http;
 pub mod kv;
+#[cfg(feature = "metrics")]
+pub mod metrics;
 pub mod node;
 pub mod raft;
 #[cfg(feature = "grpc")]

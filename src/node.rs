@@ -43,6 +43,7 @@ use crate::raft::{Address, Incarnation, LogIndex, Membership, NodeId, Role, Term
 
 mod admission;
 mod alarm;
+mod answered;
 mod applied;
 mod applier;
 mod builder;
@@ -52,6 +53,7 @@ mod child;
 mod consensus;
 mod crash;
 mod events;
+mod former_disk;
 mod handle;
 mod joining;
 mod log_store;
@@ -69,6 +71,7 @@ mod traces;
 mod trust;
 
 pub use self::{
+    answered::Figures,
     applier::Query,
     builder::Builder,
     events::{NodeEvent, Subscriber},

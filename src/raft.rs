@@ -53,6 +53,9 @@ mod snapshot;
 mod transfer;
 mod types;
 
+#[cfg(feature = "testing")]
+#[doc(hidden)]
+pub use canonical::Never;
 pub use events::*;
 pub use message::*;
 pub use quorum::majority;
@@ -174,8 +177,9 @@ impl Raft {
             told_wiped: false,
             role: RoleState::Follower,
             leader: None,
-            // It may have heard one just before it fell, and that one may rest on it (thesis §6.4.1).
-            leader_heard: (hard_state.current_term > 0).then_some(now),
+            // It may have heard one just before it fell, and that one may rest on it (thesis §6.4.1). So may one whose disk is
+            // empty: it cannot know what its former disk promised, and is told by then (M06).
+            leader_heard: Some(now),
             commit_index: base.index,
             // Also what the log stands on is not applied before it is restored.
             last_applied: 0,

@@ -3,6 +3,7 @@
 //! - [`Grpc`] is the [`Transport`](crate::transport::Transport) of a node that is reached over a network.
 //! - The handlers (`server`) check who speaks to whom, translate, and forward to the node in a line each.
 //! - [`convert`] turns messages into the core's words and back; what is malformed never gets past it.
+//! - [`flow`] gathers what all nodes of a cluster recorded of the messages between their actors.
 //! - [`error`] carries typed errors through [`tonic::Status`] and back, each with its number and its fix.
 //!
 //! *Architecture invariant: nothing here knows a rule of Raft. A request is either passed on as it came or refused
@@ -13,6 +14,7 @@ pub mod client;
 pub mod cluster;
 pub mod convert;
 pub mod error;
+pub mod flow;
 mod forward;
 pub mod identity;
 pub mod limits;

@@ -12,7 +12,7 @@ use std::{
 mod table;
 
 /// What each module of the crate may name with `crate::`. Arrows point one way: there is no cycle.
-const LAYERS: [(&str, &[&str]); 16] = [
+const LAYERS: [(&str, &[&str]); 18] = [
     ("raft", &[]),
     ("flow", &[]),
     ("trace", &["flow"]),
@@ -23,10 +23,12 @@ const LAYERS: [(&str, &[&str]); 16] = [
     ("transport", &["raft", "flow", "storage", "error"]),
     ("node", &["raft", "flow", "storage", "state_machine", "error", "config", "transport"]),
     ("client", &["raft", "error", "state_machine", "node"]),
-    ("rpc", &["raft", "flow", "storage", "state_machine", "error", "config", "transport", "node"]),
+    ("metrics", &["raft", "flow", "node"]),
+    ("rpc", &["raft", "flow", "trace", "storage", "state_machine", "error", "config", "transport", "node"]),
     ("backup", &["raft", "storage", "error", "node", "rpc"]),
     ("kv", &["raft", "flow", "error", "state_machine", "node", "rpc"]),
     ("testing", &["raft", "flow", "storage", "state_machine", "error", "config", "transport", "node", "client"]),
+    ("http", &["raft", "flow", "error", "metrics", "node", "rpc"]),
     ("bin", &[]),
     ("lib", &[]),
 ];

@@ -187,15 +187,7 @@ impl<A: Actor> Seat<A> {
         let name = message.name();
         let mark = message.mark();
         self.context.begin(name, mark, origin, sent);
-        let span = tracing::trace_span!(
-            target: "ractor_raft::flow",
-            "message",
-            actor = %self.context.meter().path,
-            message = name,
-            trace = origin.trace,
-            term = mark.term,
-            index = mark.index,
-        );
+        let span = self.context.span(name, mark, origin);
         let actor = self.actor.as_mut().expect(SEATED);
         let context = &mut self.context;
         let handling = async {

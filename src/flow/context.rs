@@ -8,6 +8,7 @@ use std::{
 
 use ractor::ActorCell;
 use tokio::time::Instant;
+use tracing::Span;
 
 use super::{
     ActorId, Address, Envelope, EventId, Flow, Mark, Message, Moment, Origin, Outcome, Sender, TraceId,
@@ -41,6 +42,8 @@ pub(super) struct Handling {
     began: u64,
     /// Nanoseconds of it that count for messages handled within.
     within: u64,
+    /// Whether it stood in a mailbox, and one knows since when.
+    waited: bool,
     stale: bool,
 }
 
@@ -147,12 +150,15 @@ impl<M: Message> Context<M> {
         let outer = self.handling;
         let Envelope { message, origin, sent, .. } = envelope;
         let name = message.name();
-        self.begin(name, message.mark(), origin, sent);
+        let mark = message.mark();
+        self.begin(name, mark, origin, sent);
+        let span = self.span(name, mark, origin).entered();
         let result = catch_unwind(AssertUnwindSafe(|| {
             self.is_struck(name, Moment::Before);
             handle(message, self);
             self.is_struck(name, Moment::After);
         }));
+        drop(span);
         let outcome = if result.is_ok() { Outcome::Handled } else { Outcome::Panicked };
         self.meter.count_handled();
         let taken = self.finish(outcome);
@@ -168,7 +174,17 @@ impl<M: Message> Context<M> {
 
     /// The handling of a message begins.
     pub(super) fn begin(&mut self, name: &'static str, mark: Mark, origin: Origin, sent: Option<Instant>) {
-        let mut handling = Handling { origin, event: 0, message: 0, mark, sent: 0, began: 0, within: 0, stale: false };
+        let mut handling = Handling {
+            origin,
+            event: 0,
+            message: 0,
+            mark,
+            sent: 0,
+            began: 0,
+            within: 0,
+            waited: sent.is_some(),
+            stale: false,
+        };
         if self.flow.is_recording() {
             handling.event = self.next_event();
             handling.message = self.flow.number(name);
@@ -179,16 +195,23 @@ impl<M: Message> Context<M> {
         self.handling = Some(handling);
     }
 
+    /// The `tracing` span of the message being handled.
+    pub(super) fn span(&self, name: &'static str, mark: Mark, origin: Origin) -> Span {
+        self.flow.message_span(&self.meter.path, name, mark, origin, self.event())
+    }
+
     /// The handling of a message ended. Returns the nanoseconds it took. Does nothing if none is being handled.
     pub(super) fn finish(&mut self, outcome: Outcome) -> u64 {
         let Some(handling) = self.handling.take() else { return 0 };
         if handling.event == 0 {
             return 0;
         }
-        let took = self.flow.nanoseconds(Instant::now()).saturating_sub(handling.began);
+        let ended = self.flow.nanoseconds(Instant::now());
+        let took = ended.saturating_sub(handling.began);
         let waited = handling.began - handling.sent;
         self.life.show(0, 0);
-        self.meter.add_times(waited, took.saturating_sub(handling.within));
+        let own = took.saturating_sub(handling.within);
+        self.meter.add_times(ended, handling.message, handling.waited.then_some(waited), own);
         self.flow.record(&Record {
             id: handling.event,
             cause: handling.origin.cause,

@@ -147,6 +147,11 @@ pub struct Filter {
     pub since: Option<Duration>,
     /// Only those that were sent at or before this time, since the node's epoch.
     pub until: Option<Duration>,
+    /// Only those that were sent or received at a place in the tree that begins so: "applier", "consensus/replicator" for
+    /// all of them.
+    pub actor: Option<String>,
+    /// Only those of this name: "Persist".
+    pub message: Option<String>,
     /// Of what is left, only the last so many.
     pub last: Option<usize>,
 }
@@ -155,6 +160,16 @@ impl Filter {
     /// The events of one client's call.
     pub fn of_trace(trace: TraceId) -> Self {
         Filter { trace: Some(trace), ..Filter::default() }
+    }
+
+    /// What the actors at places that begin so sent and received.
+    pub fn of_actor(path: impl Into<String>) -> Self {
+        Filter { actor: Some(path.into()), ..Filter::default() }
+    }
+
+    /// The messages of this name.
+    pub fn of_message(name: impl Into<String>) -> Self {
+        Filter { message: Some(name.into()), ..Filter::default() }
     }
 
     /// The last so many events.
@@ -166,10 +181,16 @@ impl Filter {
 /// The last events before something fell.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Incident {
-    /// What happened.
+    /// Its number on this node's disk, or in this process where it is kept in memory alone. Later ones are higher.
+    pub id: u64,
+    /// What happened; all of it, where several things fell within a second.
     pub cause: String,
     /// When, since the node's epoch.
     pub at: Duration,
+    /// When, since 1970, by the calendar of the node's machine.
+    pub since_1970: Duration,
+    /// [`Flow::life`](super::Flow::life) of the process that it happened in. Its times count from that one's epoch.
+    pub life: u64,
     /// What went before, in the order in which it began.
     pub events: Vec<Event>,
 }

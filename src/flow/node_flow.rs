@@ -1,10 +1,11 @@
 //! One node's message flow: its recorder, its meters, its names and its incidents, behind one handle.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::BTreeMap,
     fmt::{self, Debug, Formatter},
+    path::PathBuf,
     sync::{
-        Arc, Mutex, OnceLock, RwLock, RwLockReadGuard,
+        Arc, OnceLock, RwLock, RwLockReadGuard,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -13,19 +14,15 @@ use std::{
 use tokio::time::Instant;
 
 use super::{
-    ActorId, ActorReport, Event, Filter, Follow, Incident, Mark, Origin, Outcome, Saboteur, Sender, TraceId,
+    ActorId, ActorReport, ActorTimes, Event, EventId, Filter, Follow, Incident, Mark, Origin, Outcome, Saboteur,
+    Sender, TraceId,
+    incidents::{INCIDENT_EVENTS, Incidents, Kept},
     meter::{Meter, NEVER_POISONED},
     names::Names,
     pause::Pause,
     recorder::{Record, Recorder, event_id, event_parts},
+    spans::Calls,
 };
-
-/// How many incidents are kept; the oldest goes first.
-const INCIDENTS: usize = 8;
-/// How much of the past an incident keeps at most.
-const INCIDENT_EVENTS: usize = 4096;
-/// See [`INCIDENT_EVENTS`].
-const INCIDENT_WINDOW: Duration = Duration::from_secs(30);
 
 /// The name of [`ActorId`] 0: whoever sends without being an actor of the tree.
 const APPLICATION: &str = "application";
@@ -57,9 +54,10 @@ struct Shared {
     recorder: Recorder,
     names: Names,
     places: RwLock<Places>,
-    incidents: Mutex<VecDeque<Kept>>,
+    incidents: Incidents,
     saboteur: OnceLock<Arc<dyn Saboteur>>,
     pause: Pause,
+    calls: Calls,
 }
 
 /// Every place in the tree that was ever asked for, by path and by number.
@@ -73,13 +71,6 @@ impl Places {
     fn of(&self, actor: ActorId) -> &Arc<Meter> {
         self.meters.get(usize::from(actor.0)).unwrap_or(&self.meters[0])
     }
-}
-
-/// An incident as it is kept: numbers, not names.
-struct Kept {
-    cause: String,
-    at: Duration,
-    records: Vec<Record>,
 }
 
 impl Flow {
@@ -97,9 +88,10 @@ impl Flow {
             recorder: Recorder::new(settings.capacity),
             names: Names::new(),
             places: RwLock::new(Places { numbers: BTreeMap::new(), meters: Vec::new() }),
-            incidents: Mutex::new(VecDeque::new()),
+            incidents: Incidents::new(),
             saboteur: OnceLock::new(),
             pause: Pause::default(),
+            calls: Calls::default(),
             name,
         }));
         assert_eq!(flow.actor(APPLICATION), ActorId::default());
@@ -113,6 +105,10 @@ impl Flow {
 
     pub(super) fn saboteur(&self) -> Option<&Arc<dyn Saboteur>> {
         self.0.saboteur.get()
+    }
+
+    pub(super) fn calls(&self) -> &Calls {
+        &self.0.calls
     }
 
     pub(super) fn pause_state(&self) -> &Pause {
@@ -175,8 +171,7 @@ impl Flow {
         if !self.is_recording() {
             return Origin { sender, cause: 0, trace: origin.trace };
         }
-        let id = self.places().of(receiver).reserve_events(1).start;
-        let id = event_id(receiver, id);
+        let id = self.next_event(receiver);
         self.record(&Record {
             id,
             cause: origin.cause,
@@ -189,6 +184,20 @@ impl Flow {
             ..Record::default()
         });
         Origin { sender, cause: id, trace: origin.trace }
+    }
+
+    /// What a call that is made here and now is said by, because of, and belongs to: the present `tracing` span, where
+    /// a layer of this flow has seen it (feature `tracing-layer`). The default: nobody, nothing, and no trace.
+    pub fn current(&self) -> Origin {
+        #[cfg(feature = "tracing-layer")]
+        return super::layer::current(self);
+        #[cfg(not(feature = "tracing-layer"))]
+        Origin::default()
+    }
+
+    /// The number of an event of a place where events are rare.
+    pub(super) fn next_event(&self, receiver: ActorId) -> EventId {
+        event_id(receiver, self.places().of(receiver).reserve_events(1).start)
     }
 
     /// Turns the recorder on or off. Off, messages are still counted, but neither timed nor recorded.
@@ -206,17 +215,41 @@ impl Flow {
         self.0.recorder.lost()
     }
 
+    /// How many messages were recorded so far, those that the ring has forgotten included.
+    pub fn recorded_events(&self) -> u64 {
+        self.0.recorder.end()
+    }
+
+    /// The memory that the recorder has taken, in bytes. It takes it in pieces of 64 KiB, as the ring fills for the first
+    /// time, and no more than [`recorder_limit`](Flow::recorder_limit).
+    pub fn recorder_bytes(&self) -> usize {
+        self.0.recorder.bytes()
+    }
+
+    /// The memory that the recorder takes at most, in bytes: 64 for each event of [`Settings::capacity`].
+    pub fn recorder_limit(&self) -> usize {
+        self.0.recorder.most_bytes()
+    }
+
     /// Every actor that ever lived in this node's tree, by path.
     pub fn tree(&self) -> Vec<ActorReport> {
         let places = self.places();
         let meters = places.numbers.values().map(|actor| &places.meters[usize::from(actor.0)]);
-        meters.filter_map(|meter| meter.report(|number| self.0.names.name(number))).collect()
+        let now = self.nanoseconds(Instant::now());
+        meters.filter_map(|meter| meter.report(|number| self.0.names.name(number), now)).collect()
+    }
+
+    /// How long messages waited and took, for every actor that ever lived in this node's tree, by path.
+    pub fn times(&self) -> Vec<ActorTimes> {
+        let places = self.places();
+        let meters = places.numbers.values().map(|actor| &places.meters[usize::from(actor.0)]);
+        meters.filter_map(|meter| meter.times(|number| self.0.names.name(number))).collect()
     }
 
     /// The recorded events that pass the filter, in the order in which their handling began.
     pub fn events(&self, filter: &Filter) -> Vec<Event> {
         let mut records = self.0.recorder.last(usize::MAX);
-        records.retain(|record| passes(filter, record));
+        self.sift(filter, &mut records);
         in_order(&mut records);
         let surplus = filter.last.map_or(0, |last| records.len().saturating_sub(last));
         self.resolve(&records[surplus..])
@@ -228,33 +261,87 @@ impl Flow {
         Follow::new(self.clone(), filter, self.0.recorder.end())
     }
 
+    /// The recorded events that pass the filter, the last so many as it says, and then those to come, as [`follow`](Flow::follow)
+    /// gives them. What is recorded already is not gathered first, but read as it is asked for.
+    pub fn replay(&self, filter: Filter) -> Follow {
+        let last = filter.last.unwrap_or(usize::MAX);
+        let places = self.places();
+        let position = self.0.recorder.begin_of_last(last, |record| self.passes(&filter, &places, record));
+        drop(places);
+        Follow::new(self.clone(), Filter { last: None, ..filter }, position)
+    }
+
     /// The events from this position of the recorder on that pass the filter, where to go on, and how many were missed.
     pub(super) fn read_on(&self, filter: &Filter, position: u64, limit: usize) -> (Vec<Event>, u64, u64) {
         let (mut records, next, missed) = self.0.recorder.from(position, limit);
-        records.retain(|record| passes(filter, record));
+        self.sift(filter, &mut records);
         (self.resolve(&records), next, missed)
     }
 
-    /// Keeps the last events (4,096 of them, 30 seconds at most), because something fell.
+    /// Keeps the last events (4,096 of them, 30 seconds at most), because something fell. What falls within a second after it
+    /// is added to the same incident.
     pub fn keep_incident(&self, cause: impl Into<String>) {
-        let at = self.now();
-        let begin = at.saturating_sub(INCIDENT_WINDOW).as_nanos() as u64;
-        let mut records = self.0.recorder.last(INCIDENT_EVENTS);
-        records.retain(|record| record.sent + record.waited + record.handling >= begin);
-        in_order(&mut records);
-        let mut incidents = self.0.incidents.lock().expect(NEVER_POISONED);
-        if incidents.len() == INCIDENTS {
-            incidents.pop_front();
+        let records = |since: Duration| {
+            let mut records = self.0.recorder.last(INCIDENT_EVENTS);
+            records.retain(|record| record.ended() >= since);
+            in_order(&mut records);
+            records
+        };
+        if self.0.incidents.keep(cause.into(), self.now(), records) {
+            let flow = self.clone();
+            let write = move || flow.0.incidents.write(|kept| flow.incident_of(kept));
+            if let Err(error) = std::thread::Builder::new().name("incidents".to_owned()).spawn(write) {
+                self.0.incidents.give_up_writing(&error);
+            }
         }
-        incidents.push_back(Kept { cause: cause.into(), at, records });
     }
 
-    /// The last incidents, the oldest first.
+    /// Keeps incidents in files as well: the last eight in this directory, of a megabyte each at most. They outlive the
+    /// process. It is made with the first of them; what an earlier process left there is found again.
+    pub fn keep_incidents_in(&self, directory: impl Into<PathBuf>) {
+        self.0.incidents.keep_in(directory.into());
+    }
+
+    /// The last incidents of this process, the oldest first.
     pub fn incidents(&self) -> Vec<Incident> {
-        let incidents = self.0.incidents.lock().expect(NEVER_POISONED);
-        let kept = incidents.iter();
-        kept.map(|kept| Incident { cause: kept.cause.clone(), at: kept.at, events: self.resolve(&kept.records) })
-            .collect()
+        self.0.incidents.kept().iter().map(|kept| self.incident_of(kept)).collect()
+    }
+
+    /// The last incidents, those of earlier processes included that are on disk. It waits for the disk: not for a runtime's
+    /// worker.
+    pub fn all_incidents(&self) -> Vec<Incident> {
+        self.0.incidents.all(|kept| self.incident_of(kept))
+    }
+
+    /// The incident of this number, if it is still kept. It waits for the disk.
+    pub fn incident(&self, id: u64) -> Option<Incident> {
+        self.0.incidents.find(id, |kept| self.incident_of(kept))
+    }
+
+    /// Waits, for two seconds at most, until the incidents are on disk that are to be there.
+    pub async fn incidents_settled(&self) {
+        self.0.incidents.settle().await;
+    }
+
+    /// For tests in simulated time, in which a disk takes no time at all.
+    #[cfg(test)]
+    pub(super) fn wait_for_incidents(&self) {
+        let begun = std::time::Instant::now();
+        while !self.0.incidents.is_settled() {
+            assert!(begun.elapsed() < Duration::from_secs(20), "the disk takes too long");
+            std::thread::yield_now();
+        }
+    }
+
+    fn incident_of(&self, kept: &Kept) -> Incident {
+        Incident {
+            id: kept.id,
+            cause: kept.cause.clone(),
+            at: kept.at,
+            since_1970: kept.since_1970,
+            life: self.life(),
+            events: self.resolve(&kept.records),
+        }
     }
 
     /// The meter at this place in the tree, made at its first asking.
@@ -303,11 +390,31 @@ impl Flow {
     }
 
     pub(super) fn nanoseconds(&self, instant: Instant) -> u64 {
-        instant.saturating_duration_since(self.0.epoch).as_nanos() as u64
+        let since = instant.saturating_duration_since(self.0.epoch);
+        // `as_nanos` counts in 128 bits, which every message would pay for three times.
+        since.as_secs() * 1_000_000_000 + u64::from(since.subsec_nanos())
     }
 
     pub(super) fn record(&self, record: &Record) {
         self.0.recorder.write(record);
+    }
+
+    /// Leaves those that pass.
+    fn sift(&self, filter: &Filter, records: &mut Vec<Record>) {
+        let places = self.places();
+        records.retain(|record| self.passes(filter, &places, record));
+    }
+
+    fn passes(&self, filter: &Filter, places: &Places, record: &Record) -> bool {
+        let at = |actor: ActorId, beginning: &str| places.of(actor).path.starts_with(beginning);
+        filter.trace.is_none_or(|trace| trace == record.trace)
+            && filter.since.is_none_or(|since| record.ended() >= since)
+            && filter.until.is_none_or(|until| Duration::from_nanos(record.sent) <= until)
+            && filter.message.as_ref().is_none_or(|message| *message == self.0.names.name(record.message))
+            && filter
+                .actor
+                .as_ref()
+                .is_none_or(|beginning| at(event_parts(record.id).0, beginning) || at(record.sender.actor, beginning))
     }
 
     fn resolve(&self, records: &[Record]) -> Vec<Event> {
@@ -336,13 +443,6 @@ impl Debug for Flow {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         f.debug_struct("Flow").field("name", &self.0.name).field("recording", &self.is_recording()).finish()
     }
-}
-
-fn passes(filter: &Filter, record: &Record) -> bool {
-    let ended = Duration::from_nanos(record.sent + record.waited + record.handling);
-    filter.trace.is_none_or(|trace| trace == record.trace)
-        && filter.since.is_none_or(|since| ended >= since)
-        && filter.until.is_none_or(|until| Duration::from_nanos(record.sent) <= until)
 }
 
 /// By when their handling began. In simulated time many begin at once; then as they ended.

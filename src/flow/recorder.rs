@@ -7,9 +7,12 @@
 //!
 //! The memory is taken in pieces as the ring fills, so that a node that says little stays small.
 
-use std::sync::{
-    OnceLock,
-    atomic::{AtomicBool, AtomicU64, Ordering, fence},
+use std::{
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, AtomicU64, Ordering, fence},
+    },
+    time::Duration,
 };
 
 use super::{ActorId, EventId, Mark, Outcome, Sender, TraceId};
@@ -50,6 +53,11 @@ pub(super) struct Record {
 }
 
 impl Record {
+    /// When its handling ended, since the node's epoch.
+    pub(super) fn ended(&self) -> Duration {
+        Duration::from_nanos(self.sent + self.waited + self.handling)
+    }
+
     /// Packs the event into what is left of a cache line beside the slot's mark. What does not fit is held at the
     /// largest value that does: a term of 32 bits, an index of 48, 2 years since the epoch, 1,023 incarnations.
     fn words(&self) -> [u64; WORDS] {
@@ -182,6 +190,16 @@ impl Recorder {
         self.lost.load(Ordering::Relaxed)
     }
 
+    /// The memory that the ring has taken so far.
+    pub(super) fn bytes(&self) -> usize {
+        self.pieces.iter().filter(|piece| piece.get().is_some()).count() * PIECE * size_of::<Slot>()
+    }
+
+    /// The memory that it takes at most.
+    pub(super) fn most_bytes(&self) -> usize {
+        self.capacity() * size_of::<Slot>()
+    }
+
     pub(super) fn write(&self, record: &Record) {
         let position = self.next.fetch_add(1, Ordering::Relaxed);
         if !self.slot(position).write(position, record.words()) {
@@ -200,6 +218,20 @@ impl Recorder {
     /// Where the next event will stand.
     pub(super) fn end(&self) -> u64 {
         self.next.load(Ordering::Acquire)
+    }
+
+    /// Where the last so many events begin that are wanted; where the oldest stands if there are not so many.
+    pub(super) fn begin_of_last(&self, count: usize, wanted: impl Fn(&Record) -> bool) -> u64 {
+        let end = self.end();
+        let oldest = end.saturating_sub(self.capacity() as u64);
+        let mut left = count;
+        let mut begin = end;
+        while left > 0 && begin > oldest {
+            begin -= 1;
+            let record = self.slot(begin).read(begin).map(Record::from_words);
+            left -= usize::from(record.is_some_and(|record| wanted(&record)));
+        }
+        begin
     }
 
     /// The events from `position` on, `limit` positions at most; where to go on; how many were missed between: the ring came
@@ -313,6 +345,7 @@ mod tests {
         let recorder = Recorder::new(1);
         assert_eq!(recorder.capacity(), PIECE);
         assert_eq!(recorder.last(10), []);
+        assert_eq!((recorder.bytes(), recorder.most_bytes()), (0, 64 * PIECE));
         for number in 0..3 * PIECE as u64 + 5 {
             recorder.write(&numbered(number));
         }
@@ -320,7 +353,7 @@ mod tests {
         let expected: Vec<u64> = (2 * PIECE as u64 + 5..3 * PIECE as u64 + 5).collect();
         assert_eq!(kept, expected);
         assert_eq!(recorder.last(2), [numbered(3 * PIECE as u64 + 3), numbered(3 * PIECE as u64 + 4)]);
-        assert_eq!(recorder.lost(), 0);
+        assert_eq!((recorder.lost(), recorder.bytes()), (0, 64 * PIECE));
     }
 
     /// Fails when: a reader that goes on is given an event twice, or skips one without counting it.

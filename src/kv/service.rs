@@ -4,7 +4,7 @@
 //!   has `raft-no-forward: 1`: then the answer is the redirect, `FAILED_PRECONDITION` with `leader_id` and `leader_addr`.
 //! - Reads are served by the node that is asked, as fresh as the request wants.
 //! - A watch is the library's [`watch`](super::watch()) in a stream, and its errors.
-//! - A `traceparent` in the metadata is continued: its trace id is the write's in every node's message flow.
+//! - A `traceparent` in the metadata is continued: its trace id is the call's in every node's message flow.
 //! - A write with a `session` is applied once: a repeated (session, sequence) gets the first answer. Under a session that
 //!   was never opened or has expired it is not applied (`FAILED_PRECONDITION`, reason `SESSION_EXPIRED`).
 
@@ -60,10 +60,11 @@ impl kv_server::Kv for KvService {
     }
 
     async fn get(&self, request: Request<pb::GetRequest>) -> Result<Response<pb::GetResponse>, Status> {
+        let trace = trace::read(request.metadata());
         let pb::GetRequest { key, consistency, at_least } = request.into_inner();
         check_key(&key)?;
         let consistency = consistency_of(consistency, at_least)?;
-        let (value, applied_index) = self.read(consistency, move |store| store.get(&key).cloned()).await?;
+        let (value, applied_index) = self.read(consistency, trace, move |store| store.get(&key).cloned()).await?;
         let found = value.is_some();
         let (value, revision) = value.map(|value| (value.bytes, value.revision)).unwrap_or_default();
         Ok(Response::new(pb::GetResponse { found, value, revision, applied_index }))
@@ -95,6 +96,7 @@ impl kv_server::Kv for KvService {
     }
 
     async fn scan(&self, request: Request<pb::ScanRequest>) -> Result<Response<pb::ScanResponse>, Status> {
+        let trace = trace::read(request.metadata());
         let pb::ScanRequest { prefix, start, end, limit, consistency, at_least, from } = request.into_inner();
         let range = range_of(prefix, start, end)?;
         let consistency = consistency_of(consistency, at_least)?;
@@ -103,7 +105,7 @@ impl kv_server::Kv for KvService {
             limit => limit.min(MAX_PAGE_PAIRS),
         };
         let query = move |store: &Kv| store.scan(&range, &from, limit, MAX_PAGE_BYTES);
-        let (page, applied_index) = self.read(consistency, query).await?;
+        let (page, applied_index) = self.read(consistency, trace, query).await?;
         let pair = |(key, value): (Bytes, super::state::Value)| pb::KeyValue {
             key,
             value: value.bytes,
@@ -126,7 +128,7 @@ impl kv_server::Kv for KvService {
     }
 
     async fn hash(&self, _: Request<pb::HashRequest>) -> Result<Response<pb::HashResponse>, Status> {
-        let (hash, applied_index) = self.read(Consistency::Stale, |store| store.hash()).await?;
+        let (hash, applied_index) = self.read(Consistency::Stale, None, |store| store.hash()).await?;
         Ok(Response::new(pb::HashResponse { applied_index, hash: Bytes::copy_from_slice(&hash) }))
     }
 }
@@ -160,9 +162,11 @@ impl KvService {
     async fn read<R: Send + 'static>(
         &self,
         consistency: Consistency,
+        trace: Option<TraceId>,
         query: impl FnOnce(&Kv) -> R + Send + 'static,
     ) -> Result<(R, LogIndex), Status> {
-        Ok(self.node.read_at(consistency, query).await?)
+        let trace = trace.unwrap_or_else(|| self.node.flow().new_trace());
+        Ok(self.node.read_traced(consistency, trace, query).await?)
     }
 }
 

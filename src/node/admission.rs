@@ -11,9 +11,15 @@ use std::sync::{
     atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
 };
 
-use tokio::sync::{Notify, mpsc};
+use tokio::{
+    sync::{Notify, mpsc},
+    time::Instant,
+};
 
-use crate::{flow::Envelope, node::messages::ConsensusMessage};
+use crate::{
+    flow::Envelope,
+    node::{answered::Answered, messages::ConsensusMessage},
+};
 
 /// The bounds of what waits at a node.
 pub(crate) struct Admission {
@@ -23,6 +29,8 @@ pub(crate) struct Admission {
     pending_bytes: AtomicUsize,
     closed: AtomicBool,
     idle: Notify,
+    /// What became of the commands among them.
+    pub(crate) answered: Answered,
 }
 
 /// Why a call is not let in.
@@ -38,6 +46,8 @@ pub(crate) struct Permit {
     admission: Arc<Admission>,
     calls: usize,
     bytes: usize,
+    /// When they were let in.
+    since: Instant,
 }
 
 impl Admission {
@@ -49,6 +59,7 @@ impl Admission {
             pending_bytes: AtomicUsize::new(0),
             closed: AtomicBool::new(false),
             idle: Notify::new(),
+            answered: Answered::default(),
         })
     }
 
@@ -64,7 +75,7 @@ impl Admission {
         }
         let pending = self.pending.fetch_add(calls, SeqCst);
         let pending_bytes = self.pending_bytes.fetch_add(bytes, SeqCst);
-        let permit = Permit { admission: self.clone(), calls, bytes };
+        let permit = Permit { admission: self.clone(), calls, bytes, since: Instant::now() };
         if pending + calls > self.max_pending {
             let limit = format!("{pending} of {} calls wait already (max_pending)", self.max_pending);
             return Err(Denied::Busy(limit));
@@ -93,6 +104,18 @@ impl Admission {
             }
             idle.await;
         }
+    }
+}
+
+impl Permit {
+    /// Where the answers are counted.
+    pub(crate) fn answered(&self) -> &Answered {
+        &self.admission.answered
+    }
+
+    /// How long ago they were let in.
+    pub(crate) fn age(&self) -> std::time::Duration {
+        self.since.elapsed()
     }
 }
 

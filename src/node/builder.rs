@@ -1,6 +1,6 @@
 //! From settings to a running tree.
 
-use std::{any::TypeId, collections::BTreeMap, marker::PhantomData, sync::Arc, time::Duration};
+use std::{any::TypeId, collections::BTreeMap, marker::PhantomData, path::PathBuf, sync::Arc, time::Duration};
 
 use ractor::{ActorCell, SpawnErr};
 use tokio::{sync::watch, time::Instant};
@@ -45,6 +45,8 @@ pub struct Builder<M> {
     policy: RestartPolicy,
     seed: Option<u64>,
     recorded: bool,
+    /// Where incidents are kept as well.
+    incidents: Option<PathBuf>,
     observer: MaybeObserver,
     saboteur: Option<Arc<dyn Saboteur>>,
     clock_rate: u32,
@@ -68,6 +70,7 @@ impl<M: StateMachine> Builder<M> {
             policy: RestartPolicy::default(),
             seed: None,
             recorded: true,
+            incidents: None,
             observer: None,
             saboteur: None,
             clock_rate: RIGHT,
@@ -101,10 +104,13 @@ impl<M: StateMachine> Builder<M> {
         self
     }
 
-    /// Keeps term, vote and log in SQLite, in this directory; it is made if it is not there.
+    /// Keeps term, vote and log in SQLite, in this directory; it is made if it is not there. [Incidents](Flow::incidents) are kept
+    /// there as well, in the directory `incidents`.
     #[cfg(feature = "sqlite")]
-    pub fn data_dir(self, path: impl Into<std::path::PathBuf>) -> Self {
-        self.storage(crate::storage::SqliteStorage::new(path.into()))
+    pub fn data_dir(mut self, path: impl Into<PathBuf>) -> Self {
+        let path = path.into();
+        self.incidents = Some(path.join("incidents"));
+        self.storage(crate::storage::SqliteStorage::new(path))
     }
 
     /// Keeps term, vote and log there.
@@ -199,7 +205,9 @@ impl<M: StateMachine> Builder<M> {
         let joining = std::mem::take(&mut self.join);
         if joining.is_empty() || !self.members.is_empty() {
             let blueprint = self.blueprint(None)?;
-            return Ok(Node::new(spawn_root(blueprint, supervisor).await?));
+            let node = spawn_root(blueprint, supervisor).await?;
+            node.ask_for_former_disk().await;
+            return Ok(Node::new(node));
         }
         self.config.validate()?;
         let address = self.reached_at()?;
@@ -255,6 +263,9 @@ impl<M: StateMachine> Builder<M> {
         let settings = flow::Settings { seed, ..flow::Settings::default() };
         let flow = Flow::with_settings(format!("raft/{cluster_id:016x}/{}", self.id), settings);
         flow.set_recording(self.recorded);
+        if let Some(directory) = self.incidents {
+            flow.keep_incidents_in(directory);
+        }
         if let Some(saboteur) = self.saboteur {
             flow.sabotage(saboteur);
         }
@@ -283,6 +294,7 @@ impl<M: StateMachine> Builder<M> {
             restarts: Default::default(),
             disk_failure: Default::default(),
             verdict: Default::default(),
+            stopping: watch::Sender::new(false),
             bound_address: Default::default(),
             client: flow.outside("client", 0),
             server: flow.outside("server", 0),

@@ -16,6 +16,7 @@ use tokio::{
 use super::{
     Applied, Consistency, ReadPoint,
     admission::{Denied, Permit},
+    answered,
     applier::Query,
     messages::{ApplierMessage, ConsensusMessage},
     ports::{ProposePort, ReadPort},
@@ -23,7 +24,7 @@ use super::{
 };
 use crate::{
     error::{ProposeError, ReadError},
-    flow::{Envelope, Mark, Origin, TraceId},
+    flow::{Envelope, Mark, Origin, Sender, TraceId},
     raft::{LogIndex, NodeId, Payload, SessionCommand},
     state_machine::StateMachine,
 };
@@ -43,7 +44,23 @@ impl Shared {
         &self,
         payload: Payload,
         forward: bool,
-        trace: TraceId,
+        origin: Origin,
+    ) -> Result<Applied, ProposeError> {
+        let _call = self.flow.call(origin.trace);
+        let mut passed_on = false;
+        let answer = self.propose_until_answered(payload, forward, origin, &mut passed_on).await;
+        let result = if passed_on && answer.is_ok() { answered::FORWARDED } else { answered::result(&answer) };
+        self.admission.answered.count(result);
+        answer
+    }
+
+    /// `passed_on`: whether the answer is another node's.
+    async fn propose_until_answered(
+        &self,
+        payload: Payload,
+        forward: bool,
+        origin: Origin,
+        passed_on: &mut bool,
     ) -> Result<Applied, ProposeError> {
         let began = Instant::now();
         let deadline = began + self.config.request_timeout;
@@ -51,9 +68,11 @@ impl Shared {
         let mut tries = Tries::new(&payload, self.patience());
         loop {
             let until = tries.next(deadline);
-            let refused = match self.propose_once(payload.clone(), trace, until).await {
+            *passed_on = false;
+            let refused = match self.propose_once(payload.clone(), origin, until).await {
                 Err(ProposeError::NotLeader { leader, .. }) if forward => {
-                    self.forward(leader, payload.clone(), trace, until).await
+                    *passed_on = true;
+                    self.forward(leader, payload.clone(), origin.trace, until).await
                 }
                 answer => answer,
             };
@@ -77,7 +96,7 @@ impl Shared {
         }
     }
 
-    async fn propose_once(&self, payload: Payload, trace: TraceId, until: Instant) -> Result<Applied, ProposeError> {
+    async fn propose_once(&self, payload: Payload, origin: Origin, until: Instant) -> Result<Applied, ProposeError> {
         let (node, limit) = (self.id(), self.config.max_entry_bytes);
         let size = command_of(&payload).len();
         if size > limit {
@@ -90,7 +109,7 @@ impl Shared {
             Payload::OpenSession => ConsensusMessage::OpenSession { port },
             Payload::Noop | Payload::Membership(_) => unreachable!("no client says this"),
         };
-        self.submit(Envelope::new(self.called(trace), message));
+        self.submit(Envelope::new(origin, message));
         match timeout_at(until, answer).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) => Err(ProposeError::Unknown { reason: format!("node {node} dropped the call") }),
@@ -133,6 +152,7 @@ impl Shared {
             Ok(permit) => Arc::new(permit),
             Err(denied) => {
                 let refused = self.denied(denied);
+                commands.iter().for_each(|_| self.admission.answered.count(answered::result(&Err(refused.clone()))));
                 // Whoever has stopped listening needs no answer.
                 commands.iter().for_each(|call| drop(answers.send((call.sequence, Err(refused.clone())))));
                 return;
@@ -161,23 +181,24 @@ impl Shared {
         ProposeError::Unknown { reason: format!("{what} within {:?} (request_timeout)", self.config.request_timeout) }
     }
 
-    /// See [`Node::read_at`](super::Node::read_at).
+    /// See [`Node::read_traced`](super::Node::read_traced).
     pub(crate) async fn read_at<M: StateMachine, R: Send + 'static>(
         self: &Arc<Self>,
         consistency: Consistency,
         query: impl FnOnce(&M) -> R + Send + 'static,
+        origin: Origin,
     ) -> Result<(R, LogIndex), ReadError> {
+        let _call = self.flow.call(origin.trace);
         let node = self.id();
         let began = Instant::now();
         let deadline = began + self.config.request_timeout;
-        let trace = self.flow.new_trace();
         // Held until the answer is here: it counts those who wait.
         let permit = Arc::new(self.admit_read()?);
         let (mut consistency, mut query) = (consistency, query);
         loop {
             let ReadPoint { index, lease_until } = match consistency {
-                Consistency::Linearizable => self.read_point(false, &permit, trace, began, deadline).await?,
-                Consistency::Lease => self.read_point(true, &permit, trace, began, deadline).await?,
+                Consistency::Linearizable => self.read_point(false, &permit, origin, began, deadline).await?,
+                Consistency::Lease => self.read_point(true, &permit, origin, began, deadline).await?,
                 Consistency::AtLeast(index) => ReadPoint { index, lease_until: None },
                 Consistency::Stale => ReadPoint { index: 0, lease_until: None },
             };
@@ -185,7 +206,7 @@ impl Shared {
             let lease = lease_until.map(|until| (self.clone(), until));
             let machine = std::marker::PhantomData;
             let asked: Box<dyn Query> = Box::new(TypedQuery { at_least: index, lease, query, port, machine });
-            if self.applier.send(self.called(trace), ApplierMessage::Query(asked)).is_err() {
+            if self.applier.send(origin, ApplierMessage::Query(asked)).is_err() {
                 return Err(ReadError::Unavailable { node });
             }
             match timeout_at(deadline, answer).await {
@@ -204,7 +225,7 @@ impl Shared {
         &self,
         lease: bool,
         permit: &Arc<Permit>,
-        trace: TraceId,
+        origin: Origin,
         began: Instant,
         deadline: Instant,
     ) -> Result<ReadPoint, ReadError> {
@@ -213,7 +234,7 @@ impl Shared {
         let mut pause = FIRST_PAUSE;
         loop {
             let (port, answer) = ReadPort::new(permit.clone(), node);
-            self.submit(Envelope::new(self.called(trace), ConsensusMessage::Read { lease, port }));
+            self.submit(Envelope::new(origin, ConsensusMessage::Read { lease, port }));
             let refused = match timeout_at(deadline, answer).await {
                 Ok(Ok(Ok(point))) => return Ok(point),
                 Ok(Ok(Err(refused))) => refused,
@@ -264,6 +285,15 @@ impl Shared {
 
     fn called(&self, trace: TraceId) -> Origin {
         Origin { trace, ..self.client }
+    }
+
+    /// What a call carries that is made here and now, through a handle that says why or does not. `trace` 0: it belongs to what it
+    /// is made in, else to a trace of its own.
+    pub(crate) fn calling(&self, why: Option<Origin>, trace: TraceId) -> Origin {
+        let Origin { sender, cause, trace: found } = why.unwrap_or_else(|| self.flow.current());
+        let sender = if sender == Sender::default() { self.client.sender } else { sender };
+        let trace = [trace, found].into_iter().find(|trace| *trace != 0).unwrap_or_else(|| self.flow.new_trace());
+        Origin { sender, cause, trace }
     }
 }
 

@@ -187,10 +187,27 @@ impl Shared {
 
     async fn pass_on(&self, leader: NodeId, order: Order, deadline: Instant) -> Result<LogIndex, ChangeError> {
         let Some(address) = self.address_of(leader) else { return Err(self.change_not_leader(None)) };
-        let address = self.peer_addresses.get(&leader).unwrap_or(&address);
+        match self.order_of(leader, &address, order.clone(), deadline).await {
+            // Whoever was removed hears of no later leader: the one that it took for the leader knows more.
+            Err(ChangeError::NotLeader { leader: next, address, .. }) if next != leader && next != self.id() => {
+                self.order_of(next, &address, order, deadline).await
+            }
+            answer => answer,
+        }
+    }
+
+    /// Gives the order to another node, which carries it out itself or refuses it.
+    async fn order_of(
+        &self,
+        id: NodeId,
+        address: &Address,
+        order: Order,
+        deadline: Instant,
+    ) -> Result<LogIndex, ChangeError> {
+        let address = self.peer_addresses.get(&id).unwrap_or(address);
         match timeout_at(deadline, self.transport.order(&self.identity, address, order, false)).await {
             Ok(answer) => answer,
-            Err(_) => Err(self.order_late(&format!("node {leader} did not answer"))),
+            Err(_) => Err(self.order_late(&format!("node {id} did not answer"))),
         }
     }
 

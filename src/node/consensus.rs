@@ -227,9 +227,9 @@ impl Actor for Consensus {
         let Some(courier) = self.courier(&child) else { return Ok(()) };
         tracing::warn!(%courier, %cause, "a courier died and is started again");
         let (path, started) = self.start_again(courier, context).await;
-        // Also where it did not start: then it is started with the keepers, since consensus falls for it.
+        // Where it did not start it is started with the keepers, since consensus falls for it, and says why.
+        started.map_err(|error| format!("{error} (it had died before: {cause})"))?;
         let _ = context.send(&self.root, NodeMessage::CourierRestarted { path, cause });
-        started?;
         self.step(Input::Lost(courier), context);
         self.show();
         Ok(())
@@ -344,10 +344,13 @@ impl Consensus {
             match self.shared.admission.admit(bytes) {
                 Ok(permit) => port.permit(permit),
                 Err(denied) => {
-                    port.answer(match denied {
+                    let answer = match denied {
                         Denied::Closed => A::lost(node, false),
                         Denied::Busy(limit) => busy(&self.shared, limit),
-                    });
+                    };
+                    // Without a permit the port does not know where.
+                    answer.result().into_iter().for_each(|result| self.shared.admission.answered.count(result));
+                    port.answer(answer);
                     return None;
                 }
             }

@@ -12,7 +12,7 @@ use ractor::{ActorRef, DerivedActorRef};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    Applied, Builder, Consistency, NodeRequest, Status,
+    Applied, Builder, Consistency, Figures, NodeRequest, Status,
     events::{NodeEvent, Subscriber},
     messages::{ConsensusMessage, NodeMessage},
     shared::Shared,
@@ -29,11 +29,11 @@ use crate::{
 
 /// A node without its state machine's type: what transports and servers hold. Cheap to clone.
 #[derive(Clone)]
-pub struct NodeRef(Arc<Shared>);
+pub struct NodeRef(Arc<Shared>, Option<Origin>);
 
 impl NodeRef {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        NodeRef(shared)
+        NodeRef(shared, None)
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
@@ -76,14 +76,56 @@ impl NodeRef {
         self.0.standing.borrow().unreachable.clone()
     }
 
+    /// What it has counted and timed since it was built. Never waits for an actor.
+    pub fn figures(&self) -> Figures {
+        let Shared { progress, admission, .. } = &*self.0;
+        Figures {
+            leader_changes: progress.leader_changes.load(Relaxed),
+            proposals: admission.answered.results(),
+            proposal_times: admission.answered.times.counts(),
+            fsync_times: progress.fsync_times.counts(),
+            snapshot_times: progress.snapshot_times.counts(),
+        }
+    }
+
     /// Its message flow: the flight recorder and the meters.
     pub fn flow(&self) -> &Flow {
         &self.0.flow
     }
 
+    /// The same node; what is called through this handle is said because of `origin`: in a trace it follows from that event, and
+    /// belongs to its trace. For an actor of yours that takes part in the node's flow: `node.because(context.origin())` while it
+    /// handles a message ([`flow`](crate::flow) has more on that). For a trace from elsewhere: [`Origin::of_trace`].
+    ///
+    /// Sender and cause are numbers of one node's flow. Of an origin that comes from another one's, take the trace alone.
+    pub fn because(&self, origin: Origin) -> NodeRef {
+        NodeRef(self.0.clone(), Some(origin))
+    }
+
+    /// The trace that a call belongs to that is made here and now: that of [`because`](NodeRef::because), else that of the
+    /// present span where [`flow::layer`](crate::flow::spans) has seen it, else a new one.
+    pub fn trace(&self) -> TraceId {
+        self.calling(0).trace
+    }
+
+    fn calling(&self, trace: TraceId) -> Origin {
+        self.0.calling(self.1, trace)
+    }
+
     /// The supervision tree as data: each actor with its status, mailbox depth, restarts and last failure.
     pub fn tree(&self) -> Vec<ActorReport> {
         self.0.flow.tree()
+    }
+
+    /// The names of the actors above this node's tree, the topmost first: the application's supervisor, its own, and so on.
+    /// One that has no name goes by its id.
+    pub fn above(&self) -> Vec<String> {
+        let root = self.0.root.get().map(|root| root.actor().get_cell());
+        let supervisors = std::iter::successors(root, |actor| actor.try_get_supervisor()).skip(1);
+        let mut above: Vec<_> =
+            supervisors.map(|actor| actor.get_name().unwrap_or_else(|| actor.get_id().to_string())).collect();
+        above.reverse();
+        above
     }
 
     /// What this node's actors can be asked, as an actor that hears [`NodeRequest`]s: for actors that talk to the node
@@ -144,12 +186,13 @@ impl NodeRef {
         events
     }
 
-    /// Proposes an encoded command. Where this node does not lead: forwards it, or says who does.
+    /// Proposes an encoded command. Where this node does not lead: forwards it, or says who does. `trace` 0:
+    /// [`trace`](NodeRef::trace).
     ///
     /// # Errors
     /// [`ProposeError`] says whether the command may have been applied all the same.
     pub async fn propose(&self, command: Bytes, forward: bool, trace: TraceId) -> Result<Applied, ProposeError> {
-        self.0.propose(Payload::Command(command), forward, trace).await
+        self.0.propose(Payload::Command(command), forward, self.calling(trace)).await
     }
 
     /// Opens a session, under which a command is applied once however often it is proposed. It expires when it was not
@@ -158,11 +201,11 @@ impl NodeRef {
     /// # Errors
     /// [`ProposeError`]; another try may leave a session behind that nobody uses, and does no harm besides.
     pub async fn open_session(&self) -> Result<u64, ProposeError> {
-        self.open_session_traced(true, self.0.flow.new_trace()).await
+        self.open_session_traced(true, 0).await
     }
 
     pub(crate) async fn open_session_traced(&self, forward: bool, trace: TraceId) -> Result<u64, ProposeError> {
-        Ok(self.0.propose(Payload::OpenSession, forward, trace).await?.index)
+        Ok(self.0.propose(Payload::OpenSession, forward, self.calling(trace)).await?.index)
     }
 
     /// Proposes an encoded command under a session. If its sequence was applied before, the answer is the first one's, and
@@ -178,7 +221,7 @@ impl NodeRef {
         forward: bool,
         trace: TraceId,
     ) -> Result<Applied, ProposeError> {
-        self.0.propose(Payload::SessionCommand(command), forward, trace).await
+        self.0.propose(Payload::SessionCommand(command), forward, self.calling(trace)).await
     }
 
     /// Whether it has ended, for whatever reason: nothing will come of asking it again.
@@ -193,7 +236,7 @@ impl NodeRef {
         forward: bool,
         trace: TraceId,
     ) -> Result<Applied, ProposeError> {
-        self.0.propose(payload, forward, trace).await
+        self.0.propose(payload, forward, self.calling(trace)).await
     }
 
     /// Proposes commands of sessions together, and does not wait: the answers go to `answers`, in any order, each under its
@@ -219,6 +262,7 @@ impl NodeRef {
     /// # Errors
     /// The node had stopped by itself before, because of this.
     pub async fn shutdown(&self) -> Result<(), NodeError> {
+        self.0.stopping.send_replace(true);
         self.tell_root(NodeMessage::Shutdown);
         self.stopped().await
     }
@@ -231,6 +275,8 @@ impl NodeRef {
         if let Some(root) = self.0.root.get() {
             let _ = root.actor().wait(None).await;
         }
+        // What it died of is to be found afterwards, by whoever ends the process now.
+        self.0.flow.incidents_settled().await;
         // One that was killed may not have been dropped yet.
         self.0.verdict.get().cloned().unwrap_or_else(|| Err(self.0.fallen()))
     }
@@ -278,14 +324,17 @@ impl<M: StateMachine> Node<M> {
         Builder::new(id, factory)
     }
 
+    /// As [`NodeRef::because`], with the type of the state machine.
+    pub fn because(&self, origin: Origin) -> Node<M> {
+        Node(self.0.because(origin), PhantomData)
+    }
+
     /// Replicates a command and returns what the state machine made of it. On any node: it is forwarded to the leader.
     ///
     /// # Errors
     /// [`ProposeError`] says whether the command may have been applied all the same.
     pub async fn propose(&self, command: M::Command) -> Result<M::Output, ProposeError> {
-        let shared = &self.0.0;
-        let applied =
-            shared.propose(Payload::Command(command.encode_to_vec().into()), true, shared.flow.new_trace()).await?;
+        let applied = self.0.propose(command.encode_to_vec().into(), true, 0).await?;
         M::Output::decode(applied.output).map_err(|error| {
             let reason = format!("applied at {}, but its result cannot be read here: {error}", applied.index);
             ProposeError::Unknown { reason }
@@ -314,6 +363,19 @@ impl<M: StateMachine> Node<M> {
         consistency: Consistency,
         query: impl FnOnce(&M) -> R + Send + 'static,
     ) -> Result<(R, LogIndex), ReadError> {
-        self.0.0.read_at(consistency, query).await
+        self.read_traced(consistency, 0, query).await
+    }
+
+    /// As [`read_at`](Node::read_at), under a trace that the caller has begun: see [`Flow::new_trace`]. 0: as [`read_at`](Node::read_at).
+    ///
+    /// # Errors
+    /// As for [`read`](Node::read).
+    pub async fn read_traced<R: Send + 'static>(
+        &self,
+        consistency: Consistency,
+        trace: TraceId,
+        query: impl FnOnce(&M) -> R + Send + 'static,
+    ) -> Result<(R, LogIndex), ReadError> {
+        self.0.0.read_at(consistency, query, self.0.calling(trace)).await
     }
 }

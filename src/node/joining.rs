@@ -18,7 +18,7 @@ use crate::{
     transport::{Order, Transport},
 };
 
-/// How long one member may take to say what it is.
+/// How long one member may take to say what it is, at most.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Between two tries.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -35,7 +35,7 @@ pub(super) async fn cluster_to_join(
         return Ok(cluster_id);
     }
     loop {
-        if let Some(status) = newest_status(id, transport, members).await {
+        if let Some(status) = newest_status(id, transport, members, deadline).await {
             return match obstacle(id, 0, &status.membership) {
                 None => Ok(status.cluster_id),
                 Some(cause) => Err(join_error(id, status.cluster_id, cause)),
@@ -63,6 +63,9 @@ async fn owner_of(storage: &Arc<dyn Storage>) -> Result<Option<u64>, StorageErro
 }
 
 /// Sees to it that the node belongs to its cluster: as a learner at first.
+///
+/// Who is known to lead is asked first. Nobody gets more than a third of the time that is left: one that does not answer,
+/// or that passes the order on to somebody who does not, must not stand in the way of the others.
 pub(super) async fn be_added(node: &NodeRef, address: &str, members: &[Address]) -> Result<(), NodeError> {
     let (identity, shared) = (node.identity().clone(), node.shared().clone());
     let id = identity.node_id;
@@ -74,7 +77,8 @@ pub(super) async fn be_added(node: &NodeRef, address: &str, members: &[Address])
             return Ok(());
         }
         let mut refused = ChangeError::Unavailable { node: 0 };
-        if let Some(status) = newest_status(id, &shared.transport, members).await {
+        let mut asked = members.to_vec();
+        if let Some(status) = newest_status(id, &shared.transport, members, deadline).await {
             if status.cluster_id != identity.cluster_id {
                 let (node, cluster, found) = (status.id, status.cluster_id, identity.cluster_id);
                 return Err(join_error(id, found, ChangeError::WrongCluster { node, cluster, found }));
@@ -85,18 +89,26 @@ pub(super) async fn be_added(node: &NodeRef, address: &str, members: &[Address])
             if status.membership.contains(id) {
                 return Ok(());
             }
-        }
-        for member in members {
-            let asked = shared.transport.order(&identity, member, add.clone(), true);
-            match timeout(deadline.saturating_duration_since(Instant::now()), asked).await {
-                Ok(Ok(_)) => return Ok(()),
-                Ok(Err(error)) => refused = error,
-                Err(_) => {}
+            if let Some(leader) = status.leader
+                && let Some(address) = shared.peer_addresses.get(&leader).or(status.membership.address(leader))
+            {
+                asked.retain(|member| member != address);
+                asked.insert(0, address.clone());
             }
+        }
+        for member in &asked {
+            let patience = share_of(deadline);
+            let answer = timeout(patience, shared.transport.order(&identity, member, add.clone(), true)).await;
+            let late = |_| Err(ChangeError::Unknown { reason: format!("{member} did not answer within {patience:?}") });
+            let Err(error) = answer.unwrap_or_else(late) else { return Ok(()) };
             // A member that takes no part itself; another one may.
-            let out_of_place = matches!(refused, ChangeError::NodeWiped { .. } | ChangeError::NodeRemoved { .. });
-            if !refused.may_pass() && !refused.may_have_been_made() && !out_of_place {
-                return Err(join_error(id, identity.cluster_id, refused));
+            let out_of_place = matches!(error, ChangeError::NodeWiped { .. } | ChangeError::NodeRemoved { .. });
+            if !error.may_pass() && !error.may_have_been_made() && !out_of_place {
+                return Err(join_error(id, identity.cluster_id, error));
+            }
+            // What one of them may have done is not undone by another one that has not.
+            if !refused.may_have_been_made() {
+                refused = error;
             }
         }
         if Instant::now() + PAUSE >= deadline {
@@ -120,9 +132,20 @@ fn join_error(id: NodeId, cluster_id: u64, cause: ChangeError) -> NodeError {
     NodeError::Join { what: format!("node {id} cannot join cluster {cluster_id:016x}"), cause }
 }
 
+/// How long one may take of the time that is left, so that enough of it is left for the others.
+fn share_of(deadline: Instant) -> Duration {
+    deadline.saturating_duration_since(Instant::now()) / 3
+}
+
 /// What the one says that knows most.
-async fn newest_status(id: NodeId, transport: &Arc<dyn Transport>, members: &[Address]) -> Option<Status> {
-    let asked = members.iter().map(|member| timeout(PATIENCE, transport.status(id, member)));
+async fn newest_status(
+    id: NodeId,
+    transport: &Arc<dyn Transport>,
+    members: &[Address],
+    deadline: Instant,
+) -> Option<Status> {
+    let patience = share_of(deadline).min(PATIENCE);
+    let asked = members.iter().map(|member| timeout(patience, transport.status(id, member)));
     let answers = join_all(asked).await.into_iter().filter_map(|answer| answer.ok()?.ok());
     // One that was never started, or waits to be added itself, knows nothing.
     answers.filter(|status| !status.membership.voters.is_empty()).max_by_key(|status| status.commit_index)

@@ -35,6 +35,9 @@ const QUIET: Duration = Duration::from_millis(50);
 /// How often a write that found no room is tried again.
 const TRY_AGAIN: Duration = Duration::from_millis(100);
 
+/// Why it does not start where the root did not wait for it: whatever was opened is closed again.
+const GIVEN_UP: &str = "nobody waits for this opening any more";
+
 pub(crate) struct LogStoreArguments {
     pub shared: Arc<Shared>,
     pub storage: Arc<dyn Storage>,
@@ -65,13 +68,17 @@ impl Actor for LogStore {
     type Arguments = LogStoreArguments;
 
     async fn start(arguments: LogStoreArguments, _: &mut Context<LogStoreMessage>) -> Result<Self, ActorProcessingErr> {
-        let LogStoreArguments { shared, storage, bootstrap, root, opened } = arguments;
-        pace(&storage).await;
+        let LogStoreArguments { shared, storage, bootstrap, root, mut opened } = arguments;
+        tokio::select! {
+            biased;
+            () = opened.closed() => return Err(GIVEN_UP.into()),
+            () = pace(&storage) => {}
+        }
         match storage.open(&bootstrap) {
             Ok((store, found)) => {
                 shared.incarnation.store(found.incarnation, Relaxed);
                 shared.troubles.disk_full.store(false, Relaxed);
-                let _ = opened.send(Ok(found.recovered));
+                opened.send(Ok(found.recovered)).map_err(|_| GIVEN_UP)?;
                 Ok(LogStore {
                     shared,
                     store: Some(store),
@@ -128,8 +135,12 @@ impl Actor for LogStore {
 impl LogStore {
     async fn persist(&mut self, seq: u64, write: Write, context: &mut Context<LogStoreMessage>) {
         let Some(store) = &mut self.store else { return };
+        let began = Instant::now();
         let persisted = store.persist(&write);
         pace(&self.storage).await;
+        if persisted.is_ok() {
+            self.shared.progress.fsync_times.add_shared(began.elapsed());
+        }
         match persisted {
             Ok(()) => self.persisted(seq, &write, context),
             Err(StorageError::Full { path, call }) => {

@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     error::{ChangeError, ProposeError, ReadError, SnapshotError},
-    node::{Applied, ReadPoint, admission::Permit},
+    node::{Applied, ReadPoint, admission::Permit, answered},
     raft::{LogIndex, NodeId},
 };
 
@@ -27,6 +27,11 @@ pub type ChangePort = Port<Result<LogIndex, ChangeError>>;
 pub trait Answer: Send + 'static {
     /// What `node` answers to a call that was `taken` by consensus, or was not.
     fn lost(node: NodeId, taken: bool) -> Self;
+
+    /// By which name it is counted where answers of its kind are.
+    fn result(&self) -> Option<&'static str> {
+        None
+    }
 }
 
 /// Where the answer to one call goes.
@@ -39,6 +44,8 @@ pub struct Port<A: Answer> {
     node: NodeId,
     /// Whether consensus has given the call to the core.
     taken: bool,
+    /// Whether the caller counts what came of it, perhaps after other tries.
+    counted: bool,
 }
 
 /// The way to one who waits.
@@ -69,15 +76,16 @@ impl<A: Answer> ReplyTo<A> {
 /// A user's actor that casts to [`NodeRef::actor`](crate::node::NodeRef::actor) itself makes its port of ractor's.
 impl<A: Answer> From<RpcReplyPort<A>> for Port<A> {
     fn from(reply: RpcReplyPort<A>) -> Self {
-        Port { reply: Some(ReplyTo::Caller(reply)), permit: None, node: 0, taken: false }
+        Port { reply: Some(ReplyTo::Caller(reply)), permit: None, node: 0, taken: false, counted: false }
     }
 }
 
 impl<A: Answer> Port<A> {
+    /// For a caller who counts what comes of it.
     pub(crate) fn new(permit: impl Into<Arc<Permit>>, node: NodeId) -> (Self, oneshot::Receiver<A>) {
         let (sender, receiver) = oneshot::channel();
         let reply = Some(ReplyTo::Caller(sender.into()));
-        (Port { reply, permit: Some(permit.into()), node, taken: false }, receiver)
+        (Port { reply, permit: Some(permit.into()), node, taken: false, counted: true }, receiver)
     }
 
     /// One of many whose answers go to `answers`, this one's under `number`.
@@ -87,13 +95,15 @@ impl<A: Answer> Port<A> {
         answers: mpsc::UnboundedSender<(u64, A)>,
         number: u64,
     ) -> Self {
-        Port { reply: Some(ReplyTo::Stream(answers, number)), permit: Some(permit), node, taken: false }
+        let reply = Some(ReplyTo::Stream(answers, number));
+        Port { reply, permit: Some(permit), node, taken: false, counted: false }
     }
 
     /// For a call that an operator makes: it waits behind no limit.
     pub(crate) fn without_permit(node: NodeId) -> (Self, oneshot::Receiver<A>) {
         let (sender, receiver) = oneshot::channel();
-        (Port { reply: Some(ReplyTo::Caller(sender.into())), permit: None, node, taken: false }, receiver)
+        let reply = Some(ReplyTo::Caller(sender.into()));
+        (Port { reply, permit: None, node, taken: false, counted: false }, receiver)
     }
 
     /// Whether it still needs a permit, because it came past the admission.
@@ -122,11 +132,19 @@ impl<A: Answer> Port<A> {
     }
 
     fn settle(&mut self, answer: impl FnOnce(NodeId, bool) -> A) {
+        let Some(reply) = self.reply.take() else { return };
+        let answer = answer(self.node, self.taken);
+        if let (Some(permit), Some(result)) = (&self.permit, answer.result()) {
+            if result == answered::APPLIED {
+                permit.answered().times.add_shared(permit.age());
+            }
+            if !self.counted {
+                permit.answered().count(result);
+            }
+        }
         // The permit first: whoever hears the answer may ask again at once.
         self.permit = None;
-        if let Some(reply) = self.reply.take() {
-            reply.send(answer(self.node, self.taken));
-        }
+        reply.send(answer);
     }
 }
 
@@ -143,6 +161,10 @@ impl Answer for Result<Applied, ProposeError> {
         } else {
             ProposeError::Unavailable { node }
         })
+    }
+
+    fn result(&self) -> Option<&'static str> {
+        Some(answered::result(self))
     }
 }
 

@@ -22,7 +22,7 @@ use tokio::{
 use crate::{
     config::Config,
     error::{ChangeError, NodeError, ProposeError, ReadError},
-    flow::{self, Envelope, Flow, Message, Origin},
+    flow::{self, Envelope, Flow, Histogram, Message, Origin},
     node::{
         PeerStatus, Status, Trouble,
         admission::{Admission, Intake},
@@ -77,6 +77,8 @@ pub(crate) struct Shared {
     pub disk_failure: OnceLock<StorageError>,
     /// How the node ended, once it has.
     pub verdict: OnceLock<Result<(), NodeError>>,
+    /// Whether the node was told to stop: also for the root itself, while it is at something else.
+    pub stopping: watch::Sender<bool>,
     /// Where the server really listens, with the port it got.
     pub bound_address: RwLock<Option<String>>,
     /// What calls from outside carry: "client" as the sender.
@@ -121,6 +123,13 @@ pub(crate) struct Progress {
     pub lease_until: AtomicU64,
     /// Over all lives of the log store.
     pub log_writes: AtomicU64,
+    /// How long each of them took.
+    pub fsync_times: Histogram,
+    /// How long snapshots took that this node wrote.
+    pub snapshot_times: Histogram,
+    /// The last term in which this node has known a leader, and how many there were. Written by consensus.
+    pub led_term: AtomicU64,
+    pub leader_changes: AtomicU64,
     /// The members' progress as the leader knows it, each with whether it answered lately. Rebuilt with the membership.
     pub peers: RwLock<BTreeMap<NodeId, Arc<PeerGauge>>>,
 }
@@ -189,6 +198,13 @@ impl Standing {
 }
 
 impl Progress {
+    /// The leader of this term is known. A consensus that starts anew learns of the same one again, and that counts for none.
+    pub(crate) fn leads(&self, term: Term) {
+        if self.led_term.fetch_max(term, Relaxed) < term {
+            self.leader_changes.fetch_add(1, Relaxed);
+        }
+    }
+
     /// Before the keepers start anew.
     pub(crate) fn reset(&self) {
         let Progress { commit_index, applied_index, last_index, last_term, lease_until, .. } = self;
@@ -331,6 +347,11 @@ impl Shared {
 
     pub(crate) fn listening_on(&self, address: &str) {
         *self.bound_address.write().unwrap_or_else(PoisonError::into_inner) = Some(address.to_owned());
+    }
+
+    /// Waits until the node is told to stop.
+    pub(crate) async fn told_to_stop(&self) {
+        let _ = self.stopping.subscribe().wait_for(|told| *told).await;
     }
 
     /// Where the node was last bound to.

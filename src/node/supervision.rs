@@ -126,11 +126,13 @@ impl Actor for Root {
                 // Then those who are in get their answers, while the server still carries them out.
                 let shared = self.shared().clone();
                 let consensus = self.consensus.as_ref().map(|consensus| consensus.address.clone());
+                // Between a fall and the next start nobody would answer.
+                let patience = if consensus.is_some() { DRAIN } else { Duration::ZERO };
                 if let Some(consensus) = consensus {
                     hand_over(&shared, &consensus, context.origin()).await;
                 }
                 shared.applied_waiters.end();
-                let _ = tokio::time::timeout(DRAIN, shared.admission.close()).await;
+                let _ = tokio::time::timeout(patience, shared.admission.close()).await;
                 context.stop();
             }
             NodeMessage::Subscribe(subscriber) => self.subscribers.add(subscriber),
@@ -142,18 +144,18 @@ impl Actor for Root {
             }
             NodeMessage::CourierRestarted { path, cause } => {
                 if let Err(error) = self.count_death(&path, &cause) {
-                    return Err(self.give_up(error, context).await);
+                    return Err(self.fell(error, context).await);
                 }
                 self.restarted(path, cause);
             }
             NodeMessage::StartKeepers { deaths } => {
                 if let Err(error) = self.start_again(deaths, context).await {
-                    return Err(self.give_up(error, context).await);
+                    return Err(self.fell(error, context).await);
                 }
             }
-            NodeMessage::RestoreFailed(error) => return Err(self.give_up(error, context).await),
+            NodeMessage::RestoreFailed(error) => return Err(self.fell(error, context).await),
             NodeMessage::Happened(event) => self.subscribers.publish(event),
-            NodeMessage::DiskFailed(error) => return Err(self.give_up(error.into(), context).await),
+            NodeMessage::DiskFailed(error) => return Err(self.fell(error.into(), context).await),
             NodeMessage::Crash => panic!("the root was told to crash"),
         }
         Ok(())
@@ -179,7 +181,7 @@ impl Actor for Root {
         };
         match healed {
             Ok(()) => Ok(()),
-            Err(error) => Err(self.give_up(error, context).await),
+            Err(error) => Err(self.fell(error, context).await),
         }
     }
 
@@ -197,6 +199,7 @@ impl Root {
         context: &mut Context<NodeMessage>,
     ) -> Result<(), NodeError> {
         tracing::warn!(path, %cause, "a keeper died; the keepers start anew");
+        self.shared().flow.keep_incident(format!("keeper {path} fell: {cause}"));
         self.check_disk()?;
         self.check_poison(path, &cause)?;
         self.fall(Vec::new(), path, cause, context).await
@@ -232,6 +235,7 @@ impl Root {
                 Ok(())
             }
             Err(StartFailure(_, error @ NodeError::Storage(_))) => Err(error),
+            Err(StartFailure(_, error)) if *self.shared().stopping.borrow() => Err(error),
             Err(StartFailure(next, error)) => self.fall(deaths, next, error.to_string(), context).await,
         }
     }
@@ -297,6 +301,12 @@ impl Root {
     fn restarted(&mut self, path: String, cause: String) {
         self.shared().restarts.fetch_add(1, Relaxed);
         self.subscribers.publish(NodeEvent::ActorRestarted { path, cause });
+    }
+
+    /// Stops everything because of `error`, with the messages that led to it kept.
+    async fn fell(&mut self, error: NodeError, context: &mut Context<NodeMessage>) -> ActorProcessingErr {
+        self.shared().flow.keep_incident(format!("node {} gave up: {error}", self.shared().id()));
+        self.give_up(error, context).await
     }
 
     /// Stops everything because of `error`, which the application's supervisor is then told.

@@ -8,6 +8,7 @@
 //! for as long as the entry is in the log.
 
 mod entry;
+mod flow;
 mod node;
 mod snapshot;
 #[cfg(test)]
@@ -25,6 +26,10 @@ use crate::{
     },
 };
 
+pub use flow::{
+    FlowNames, FlowPart, FlowReader, KeptIncident, RemoteActor, Tree, actor_to_pb, incident_to_pb, incidents_from_pb,
+    status_to_text, tree_from_pb,
+};
 pub use node::{event_to_pb, flow_clock, status_from_pb, status_to_pb};
 pub use snapshot::{
     BackupHead, backup_head_from_pb, backup_head_to_pb, install_reply_from_pb, install_reply_to_pb,

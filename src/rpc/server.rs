@@ -1,8 +1,11 @@
 //! The handlers of `raft.v1.Raft` and `raft.v1.Cluster`: each checks, translates, and forwards to the node in a line.
 
+mod actors;
 mod append_entries;
 mod client_stream;
 mod events;
+mod flow;
+mod incidents;
 pub(super) mod install_snapshot;
 mod orders;
 mod save_snapshot;
@@ -264,16 +267,21 @@ impl pb::cluster_server::Cluster for Handlers {
 
     type FlowStream = BoxStream<'static, Result<pb::FlowReply, Status>>;
 
-    async fn flow(&self, _: Request<pb::FlowRequest>) -> Result<Response<Self::FlowStream>, Status> {
-        Err(Status::unimplemented("not yet"))
+    async fn flow(&self, request: Request<pb::FlowRequest>) -> Result<Response<Self::FlowStream>, Status> {
+        let request = request.into_inner();
+        let messages = match request.incident {
+            0 => flow::messages(self, &request),
+            incident => incidents::messages(self, incident).await?.boxed(),
+        };
+        Ok(Response::new(messages))
     }
 
     async fn incidents(&self, _: Request<pb::IncidentsRequest>) -> Result<Response<pb::IncidentsReply>, Status> {
-        Err(Status::unimplemented("not yet"))
+        incidents::list(&self.node).await.map(Response::new)
     }
 
     async fn actors(&self, _: Request<pb::ActorsRequest>) -> Result<Response<pb::ActorsReply>, Status> {
-        Err(Status::unimplemented("not yet"))
+        Ok(Response::new(actors::tree(&self.node)))
     }
 }
 

@@ -128,12 +128,15 @@ fn nanoseconds(duration: std::time::Duration) -> i64 {
 /// All messages as steps, on the clocks as the recordings say, and which recording each is of.
 fn flatten(recordings: &[&Recording]) -> (Vec<Step>, Vec<usize>) {
     let (mut steps, mut owners) = (Vec::new(), Vec::new());
+    // The common clock may count from 1970: only how the epochs stand to each other matters.
+    let earliest = recordings.iter().map(|recording| recording.clock.epoch).min().unwrap_or(0);
     for (owner, recording) in recordings.iter().enumerate() {
         let first = steps.len();
         let numbers: BTreeMap<_, _> =
             recording.events.iter().enumerate().map(|(number, event)| (event.id, first + number)).collect();
         for event in &recording.events {
-            let sent = recording.clock.epoch.clamp(-FURTHEST, FURTHEST) + nanoseconds(event.sent);
+            let epoch = recording.clock.epoch.saturating_sub(earliest).min(FURTHEST);
+            let sent = epoch + nanoseconds(event.sent);
             let began = sent + nanoseconds(event.waited);
             let ended = began + nanoseconds(event.handling);
             let own = steps.len();

@@ -11,7 +11,7 @@ use ractor_raft::{
 
 /// How many kinds of messages there are.
 #[cfg_attr(not(test), allow(dead_code, reason = "libFuzzer finds them by itself"))]
-pub const KINDS: u8 = 15;
+pub const KINDS: u8 = 16;
 
 const HEADER: pb::Header =
     pb::Header { cluster_id: 7, from: 2, to: 1, session: 9, from_incarnation: 22, to_incarnation: 11 };
@@ -88,6 +88,7 @@ fn convert_once(kind: u8, from: NodeId, bytes: &[u8]) -> Option<Meant> {
         13 => said(pb::BackupHead::decode(bytes).ok()?, |message| {
             convert::backup_head_from_pb(message).map(|head| convert::backup_head_to_pb(&head))
         }),
+        14 => said(pb::FlowReply::decode(bytes).ok()?, flow_reply),
         _ => said(pb::StatusReply::decode(bytes).ok()?, |message| {
             convert::status_from_pb(message).map(|status| convert::status_to_pb(&status))
         }),
@@ -96,6 +97,19 @@ fn convert_once(kind: u8, from: NodeId, bytes: &[u8]) -> Option<Meant> {
 
 fn said<M: Message, S: Message>(message: M, convert: impl FnOnce(M) -> Result<S, Malformed>) -> Meant {
     convert(message).map(|said| said.encode_to_vec())
+}
+
+/// Numbers of names are given anew, and stay what they are then.
+fn flow_reply(message: pb::FlowReply) -> Result<pb::FlowReply, Malformed> {
+    let part = convert::FlowReader::default().read(message)?;
+    let mut names = convert::FlowNames::default();
+    let events = part.events.iter().map(|event| {
+        let _no_overflow = event.ended();
+        names.event_to_pb(event)
+    });
+    let events = events.collect();
+    let clock = Some(pb::FlowClock { life: part.life, now: part.now.as_nanos() as u64 });
+    Ok(pb::FlowReply { clock, node: part.node, names: names.take_new(), events, missed: part.missed })
 }
 
 fn append_entries(from: NodeId, message: pb::AppendEntriesRequest) -> Meant {

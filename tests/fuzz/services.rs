@@ -32,7 +32,7 @@ use crate::{given::looks_like_protobuf, memory};
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Every method of the node's own services.
-const METHODS: [&str; 26] = [
+const METHODS: [&str; 29] = [
     "raft.v1.Raft/AppendEntries",
     "raft.v1.Raft/RequestVote",
     "raft.v1.Raft/PreVote",
@@ -45,6 +45,9 @@ const METHODS: [&str; 26] = [
     "raft.v1.Cluster/Status",
     "raft.v1.Cluster/TakeSnapshot",
     "raft.v1.Cluster/SaveSnapshot",
+    "raft.v1.Cluster/Flow",
+    "raft.v1.Cluster/Incidents",
+    "raft.v1.Cluster/Actors",
     "raft.v1.Cluster/AddServer",
     "raft.v1.Cluster/RemoveServer",
     "raft.v1.Cluster/PromoteServer",

@@ -12,7 +12,7 @@ use super::{
     *,
 };
 
-/// A disk whose writes do not return while it hangs.
+/// A disk whose writes, and whose opening, do not return while it hangs.
 #[derive(Clone, Default)]
 struct HangingDisk {
     disk: MemoryStorage,
@@ -25,10 +25,29 @@ struct Hang {
     go_on: Receiver<()>,
 }
 
+impl HangingDisk {
+    /// Lets it hang at whatever it is asked next. Returns who is told then, and who lets it go on when it is dropped.
+    fn hang(&self) -> (tokio::sync::oneshot::Receiver<()>, std::sync::mpsc::Sender<()>) {
+        let (hangs, is_hanging) = tokio::sync::oneshot::channel();
+        let (let_go, go_on) = std::sync::mpsc::channel();
+        *self.hang.lock().expect("nobody panics in there") = Some(Hang { hangs, go_on });
+        (is_hanging, let_go)
+    }
+
+    fn pass(&self) {
+        let hang = self.hang.lock().expect("nobody panics in there").take();
+        if let Some(Hang { hangs, go_on }) = hang {
+            let _ = hangs.send(());
+            let _ = go_on.recv_timeout(Duration::from_secs(60));
+        }
+    }
+}
+
 struct HangingStore(Box<dyn Store>, HangingDisk);
 
 impl Storage for HangingDisk {
     fn open(&self, bootstrap: &Bootstrap) -> Result<(Box<dyn Store>, Opened), StorageError> {
+        self.pass();
         let (store, opened) = self.disk.open(bootstrap)?;
         Ok((Box::new(HangingStore(store, self.clone())), opened))
     }
@@ -40,10 +59,7 @@ impl Storage for HangingDisk {
 
 impl Store for HangingStore {
     fn persist(&mut self, write: &Write) -> Result<(), StorageError> {
-        if let Some(Hang { hangs, go_on }) = self.1.hang.lock().expect("nobody panics in there").take() {
-            let _ = hangs.send(());
-            let _ = go_on.recv_timeout(Duration::from_secs(60));
-        }
+        self.1.pass();
         self.0.persist(write)
     }
 
@@ -63,9 +79,7 @@ async fn a_keeper_whose_thread_is_blocked_ends_the_node_and_is_named() {
     let disk = HangingDisk::default();
     let node = soon("the start", cluster.builder(1).storage(disk.clone()).spawn()).await.expect("it starts");
     add(&node, 1).await;
-    let (hangs, is_hanging) = tokio::sync::oneshot::channel();
-    let (let_go, go_on) = std::sync::mpsc::channel();
-    *disk.hang.lock().expect("nobody panics in there") = Some(Hang { hangs, go_on });
+    let (is_hanging, let_go) = disk.hang();
     let waiting = tokio::spawn({
         let node = node.clone();
         async move { node.propose(Add { amount: 1 }).await }
@@ -82,6 +96,31 @@ async fn a_keeper_whose_thread_is_blocked_ends_the_node_and_is_named() {
     let answer = soon("the answer", waiting).await.expect("no panic");
     assert!(matches!(answer, Err(ProposeError::Unknown { .. })), "{answer:?}");
     drop(let_go);
+}
+
+// C07. A node that is told to stop while its disk is opened anew, and does not answer, stops all the same; what was being
+// opened is let go.
+//
+// Fails when: `start_log_store` does not hear that the node is to stop, or `LogStore::start` keeps what nobody waits for.
+#[tokio::test]
+async fn a_shutdown_is_heard_while_the_disk_hangs_at_its_opening() {
+    let cluster = Cluster::new("opening", 1);
+    let disk = HangingDisk::default();
+    let node = soon("the start", cluster.builder(1).storage(disk.clone()).spawn()).await.expect("it starts");
+    add(&node, 1).await;
+    let (is_hanging, let_go) = disk.hang();
+    assert!(node.crash("consensus", Crash::Panic));
+    soon("the opening", is_hanging).await.expect("it hangs");
+
+    tokio::time::pause();
+    let told = soon("the end", node.shutdown()).await;
+    let named =
+        matches!(&told, Err(NodeError::Start { what, cause }) if what == "log store" && cause.contains("blocked"));
+    assert!(named, "{told:?}");
+    tokio::time::resume();
+    drop(let_go);
+    let node = soon("the start", cluster.builder(1).storage(disk).spawn()).await.expect("the disk is free again");
+    add(&node, 2).await;
 }
 
 // C05. Fails when: the verdict of a root that could not give one is `Ok`.

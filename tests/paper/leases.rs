@@ -84,6 +84,22 @@ fn a_server_that_has_restarted_refuses_its_vote_for_an_election_timeout() {
     assert_eq!(n1.replies(), ["RequestVoteReply term=2 granted"]);
 }
 
+/// M06. So does one whose disk is empty: its former disk may have voted in the very term that it is asked for, and for as long
+/// it can be told so. All servers of a cluster that begins are like that, and an election timeout later they vote.
+///
+/// Fails when: `new` says that only one with a term may have heard a leader.
+#[test]
+fn a_server_whose_disk_is_empty_refuses_its_vote_for_an_election_timeout() {
+    let mut n1 = Fixture::of(3);
+    n1.now -= MILLISECOND;
+    n1.request_vote(2, 1, (0, 0));
+    assert_eq!(n1.replies(), ["RequestVoteReply term=0 refused"]);
+    assert_eq!((n1.raft.current_term(), &n1.in_flight), (0, &None));
+    n1.now += MILLISECOND;
+    n1.request_vote(2, 1, (0, 0)).persisted();
+    assert_eq!(n1.replies(), ["RequestVoteReply term=1 granted"]);
+}
+
 /// R04. A server that is the only voter of its latest configuration does not elect itself at once, if that is not known to be
 /// committed: the leader that is on its way out may answer by a lease that rests on this server.
 ///

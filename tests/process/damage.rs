@@ -251,7 +251,7 @@ impl Node {
     }
 
     fn files(&self) -> Vec<String> {
-        let files = fs::read_dir(&self.copy).expect("it is there").flatten();
+        let files = fs::read_dir(&self.copy).expect("it is there").flatten().filter(|file| file.path().is_file());
         let mut files: Vec<_> = files.map(|file| file.file_name().to_string_lossy().into_owned()).collect();
         files.sort();
         files

@@ -18,6 +18,7 @@ mod directory;
 mod disk_failure;
 mod each_call;
 mod each_call_in_a_cluster;
+mod flow;
 mod full_disk;
 mod growth;
 mod history;

@@ -288,3 +288,31 @@ impl StateMachine for Brittle {
         self.ledger.restore(bytes)
     }
 }
+
+/// C07. Between a fall and the next start nobody is there who could answer those who wait, and nobody is waited for.
+///
+/// Fails when: the drain does not look whether there is a consensus: it then takes a second.
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_after_a_fall_waits_for_nobody() {
+    let cluster = cluster(1, 617).await;
+    cluster.write("before").await;
+    let node = cluster.node(1).expect("it runs");
+    cluster.hang_disk(1, true);
+    drop(cluster.writing(1, "at the disk"));
+    cluster.run_for(Duration::from_millis(10)).await;
+    assert!(node.crash("consensus", Crash::Kill));
+    // The root waits for the log store, which is at its write, and a call for the next consensus.
+    cluster.run_for(Duration::from_millis(100)).await;
+    let waiting = cluster.writing(1, "in the queue");
+    cluster.run_for(Duration::from_millis(10)).await;
+    assert!(node.pending() > 0, "a call waits");
+    let ending = tokio::spawn(async move { node.shutdown().await });
+    cluster.run_for(Duration::from_millis(10)).await;
+    assert!(!ending.is_finished(), "the root is at the fall");
+    let began = tokio::time::Instant::now();
+    cluster.hang_disk(1, false);
+    let ended = tokio::time::timeout(Duration::from_secs(30), ending).await.expect("it ends").expect("no panic");
+    assert_eq!(ended, Ok(()));
+    assert!(began.elapsed() < Duration::from_millis(500), "it waited for nobody: {:?}", began.elapsed());
+    assert!(waiting.await.expect("no panic").is_err());
+}

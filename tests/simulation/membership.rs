@@ -233,6 +233,27 @@ async fn a_wiped_node_is_refused_until_it_is_replaced() {
     cluster.agree_on(&[(before, "before".to_owned())]).await;
 }
 
+/// M06. A wiped node knows it when it has started, and need not be told by a request: who asks it for a vote first may not know
+/// its former disk.
+///
+/// Fails when: `Builder::start` does not ask the others, or waits for all of them.
+#[tokio::test(start_paused = true)]
+async fn a_wiped_node_asks_whether_it_was_wiped_before_it_votes() {
+    let cluster = cluster(3, 616).await;
+    cluster.acquainted().await;
+    let leader = cluster.leader().await;
+    let (wiped, third) = (leader % 3 + 1, (leader + 1) % 3 + 1);
+    cluster.wipe(wiped).await;
+    // The third one cannot answer: the leader's word is enough. Nobody else says anything to it before it has started.
+    cluster.pause(third);
+    let began = tokio::time::Instant::now();
+    let node = cluster.restart(wiped).await;
+    assert!(began.elapsed() < ELECTION_TIMEOUT / 4, "it waits for no more than it has to: {:?}", began.elapsed());
+    cluster.network().partition(&[wiped], &[leader, third]);
+    cluster.until("it to know", |_| (node.status().trouble == Some(Trouble::Wiped)).then_some(())).await;
+    cluster.resume(third);
+}
+
 /// M06, where the operator replaces it while it runs, started as ever before.
 ///
 /// Fails when: `recognised_by` does not clear what it was told: it then votes no more for ever.
@@ -365,4 +386,45 @@ async fn a_joined_node_starts_again_while_nobody_answers() {
     alone.crash(1).await;
     let refused = alone.try_join(2).await.err().expect("nobody answers");
     assert_eq!(refused.code().expect("it has one").to_string(), "R003", "{refused:?}");
+}
+
+/// A joiner does not depend on the member that it asks first: here on one that stands still.
+///
+/// Fails when: `be_added` gives a member all the time that it has, or asks whoever is named first and not who leads.
+#[tokio::test(start_paused = true)]
+async fn a_joiner_is_not_kept_by_a_member_that_stands_still() {
+    let cluster = cluster(3, 614).await;
+    cluster.pause(1);
+    leads_with(&cluster, &[1, 2, 3]).await;
+    let began = tokio::time::Instant::now();
+    let joined = cluster.try_join(4).await;
+    assert!(joined.is_ok(), "{:?}", joined.err());
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(3), "it waited for node 1: {took:?}");
+    cluster.resume(1);
+    leads_with(&cluster, &[1, 2, 3, 4]).await;
+}
+
+/// M05. Whoever was removed hears of no later leader. An order that is given to it is carried out all the same, since the one
+/// that it takes for the leader says who leads now.
+///
+/// Fails when: `pass_on` does not ask the leader that the former one names: the order is refused when all its time is over,
+/// and with it that of a joiner that asks such a node (storm 11908).
+#[tokio::test(start_paused = true)]
+async fn an_order_to_a_removed_node_finds_the_leader_that_came_after() {
+    let cluster = cluster(4, 615).await;
+    let leader = cluster.leader().await;
+    let (removed, next) = (leader % 4 + 1, (leader + 1) % 4 + 1);
+    let node = cluster.node(leader).expect("it runs");
+    node.remove_server(removed).await.expect("three are left");
+    cluster
+        .until("the removed one to know it", |cluster| {
+            status(cluster, removed).membership.removed.contains(&removed).then_some(())
+        })
+        .await;
+    node.transfer_leadership(next).await.expect("it is up to date");
+    assert_eq!(status(&cluster, removed).leader, Some(leader), "it has not heard of the next one");
+    let ordered = cluster.node(removed).expect("it runs").add_learner(9, "n9:1").await;
+    assert_eq!(ordered, Ok(()));
+    cluster.until("the learner", |cluster| status(cluster, next).membership.contains(9).then_some(())).await;
 }

@@ -190,6 +190,8 @@ async fn a_sender_that_falls_at_any_chunk_is_followed_by_another() {
             let (follower, lines) = cluster.left_behind().await;
             let leader = cluster.leader().await;
             cluster.network().heal();
+            // No chunk comes and is followed by the next one between two looks at it.
+            cluster.network().set_delay(Duration::from_millis(1)..=Duration::from_millis(2));
             let wanted = step * CHUNK as u64;
             let stored = cluster
                 .until("some chunks, or all of them", |_| {

@@ -32,7 +32,8 @@ impl Saboteur for NeverStarts {
 
 /// C06. Every try is a death that counts: the node stops, says who did not start, and why, and nobody is left.
 ///
-/// Fails when: `server_died` gives up at the first try (`Start` instead of `BudgetSpent`), or a courier's start is not named.
+/// Fails when: `server_died` gives up at the first try (`Start` instead of `BudgetSpent`), or a courier's start is not named, or
+/// `child_stopped` says that a courier was restarted before it knows whether it started.
 #[tokio::test(start_paused = true)]
 async fn a_child_that_never_starts_again_spends_the_budget() {
     super::trial::hush();
@@ -63,6 +64,11 @@ async fn a_child_that_never_starts_again_spends_the_budget() {
                     (told && cluster.events().contains(&stopped)).then_some(())
                 })
                 .await;
+            let restarted = |(_, event): &(_, NodeEvent)| match event {
+                NodeEvent::ActorRestarted { path: restarted, .. } => restarted == path,
+                _ => false,
+            };
+            assert!(!cluster.events().iter().any(restarted), "{path} was never started again");
             let ended = |cluster: &Cluster<Ledger>| {
                 let tree = cluster.node(1).map(|node| node.tree()).unwrap_or_default();
                 tree.iter().all(|actor| actor.status != Status::Running).then_some(())

@@ -93,10 +93,99 @@ pub enum Command {
     #[command(subcommand)]
     Leader(LeaderCommand),
     /// One line for each node: who leads, who lags, who cannot be reached; exit code 6 if nobody leads.
-    Status,
+    Status {
+        /// Look again every second, until Ctrl-C.
+        #[arg(long)]
+        watch: bool,
+    },
+    /// See the messages between the actors of all nodes: those of one call, of what happened last, or as they come.
+    Trace(Trace),
+    /// The supervision tree of every node: what each actor does, how many messages wait for it, and what it died of.
+    Actors {
+        /// Look again every second, until Ctrl-C.
+        #[arg(long)]
+        watch: bool,
+    },
     /// Take snapshots, keep them as backups, and make a new cluster out of one.
     #[command(subcommand)]
     Snapshot(Snapshot),
+}
+
+/// What `trace` shows: one of these.
+#[derive(clap::Args)]
+pub struct Trace {
+    /// Make a call, and show its way.
+    #[command(subcommand)]
+    pub call: Option<TraceCall>,
+
+    /// Show messages as they come, until Ctrl-C.
+    #[arg(long, conflicts_with_all = ["last", "incident", "id"])]
+    pub follow: bool,
+
+    /// Follow for so long: 5s, 300ms.
+    #[arg(long = "for", value_name = "TIME", requires = "follow")]
+    pub duration: Option<String>,
+
+    /// Show the last one that the nodes still remember.
+    #[arg(long, value_name = "WHAT", conflicts_with_all = ["incident", "id"])]
+    pub last: Option<Episode>,
+
+    /// Show what went before something fell: the last incident, one by its number (of node 2: 2:NUMBER), or list them.
+    #[arg(long, value_name = "last|ID|list", conflicts_with = "id")]
+    pub incident: Option<String>,
+
+    /// Show a client's call, by its W3C trace id or the low half of it.
+    #[arg(long, value_name = "TRACEID")]
+    pub id: Option<String>,
+
+    /// As what [default: text; json with -o json].
+    #[arg(long, global = true, value_name = "FORMAT")]
+    pub format: Option<TraceFormat>,
+}
+
+/// A call to be traced.
+#[derive(Subcommand)]
+pub enum TraceCall {
+    /// Write a value, and show its way through the actors of all nodes.
+    Put {
+        /// Any bytes but none.
+        key: OsString,
+        /// Any bytes.
+        value: OsString,
+    },
+    /// Read a value, and show its way.
+    Get {
+        /// The key.
+        key: OsString,
+        #[command(flatten)]
+        freshness: Freshness,
+    },
+}
+
+/// What happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Episode {
+    /// Somebody campaigned.
+    Election,
+    /// An actor died and was started again.
+    Restart,
+    /// A snapshot was taken, or sent.
+    Snapshot,
+    /// A server was added, promoted, removed or replaced.
+    Membership,
+}
+
+/// How a trace is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum TraceFormat {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+    /// A sequence diagram, as Markdown has it.
+    Mermaid,
+    /// For chrome://tracing and ui.perfetto.dev.
+    Chrome,
 }
 
 /// What can be done with snapshots.
@@ -280,6 +369,10 @@ pub struct Serve {
     #[arg(long, value_name = "CALLS")]
     pub max_pending: Option<String>,
 
+    /// Show the whole cluster on a page there, to whoever reaches it; also /livez and /readyz. Left out: no page.
+    #[arg(long, value_name = "ADDR")]
+    pub http: Option<String>,
+
     /// Threads of the runtime, besides the log store's own [default: half of the cores].
     #[arg(long, value_name = "N")]
     pub threads: Option<String>,
@@ -299,6 +392,10 @@ pub struct Demo {
     /// Leave after the tour, also where there is a terminal.
     #[arg(long)]
     pub once: bool,
+
+    /// Where the page is, on which all of it can be seen [default: 127.0.0.1:7080, or any free port if that is taken].
+    #[arg(long, value_name = "ADDR")]
+    pub http: Option<String>,
 
     /// Keep the nodes' data here. Left out: in a temporary directory.
     #[arg(long, value_name = "DIR")]

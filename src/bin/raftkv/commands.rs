@@ -34,7 +34,9 @@ pub async fn run(command: Command, settings: &ClientSettings, output: Output) ->
         Command::Scan { prefix, freshness } => scan(&mut client, &output, bytes(prefix), &freshness).await,
         Command::Demo(_)
         | Command::Serve(_)
-        | Command::Status
+        | Command::Status { .. }
+        | Command::Trace(_)
+        | Command::Actors { .. }
         | Command::Member(_)
         | Command::Leader(_)
         | Command::Snapshot(_)
@@ -229,12 +231,13 @@ pub fn kv(channel: Channel) -> KvClient<Channel> {
     KvClient::new(channel).max_decoding_message_size(usize::MAX)
 }
 
-fn bytes(text: OsString) -> Vec<u8> {
+/// As they were typed.
+pub fn bytes(text: OsString) -> Vec<u8> {
     text.into_encoded_bytes()
 }
 
 /// The store has no empty key: in a scan it would be the beginning.
-fn key_of(text: OsString) -> Result<Vec<u8>, Failure> {
+pub fn key_of(text: OsString) -> Result<Vec<u8>, Failure> {
     if text.is_empty() {
         let why = "a key has at least one byte; a variable of the shell that is not set gives none";
         return Err(Failure::new(20, exit::USAGE, "the key is empty", why, "give a key"));
@@ -242,7 +245,8 @@ fn key_of(text: OsString) -> Result<Vec<u8>, Failure> {
     Ok(bytes(text))
 }
 
-fn consistency_of(Freshness { consistency }: &Freshness) -> Result<(pb::Consistency, u64), Failure> {
+/// What `--consistency` says, and the index of `at-least`.
+pub fn consistency_of(Freshness { consistency }: &Freshness) -> Result<(pb::Consistency, u64), Failure> {
     let (how, index) = consistency.split_once([':', '=']).unwrap_or((consistency, ""));
     match (how, index, index.parse()) {
         ("linearizable", "", _) => Ok((pb::Consistency::Linearizable, 0)),

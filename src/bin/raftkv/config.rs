@@ -24,7 +24,7 @@ mod snapshots;
 pub use snapshots::RestoreSettings;
 
 /// Every key of the TOML file. In the environment it is RAFTKV_ and the key in capitals.
-const KEYS: [&str; 22] = [
+const KEYS: [&str; 23] = [
     "advertise",
     "cluster",
     "cluster_name",
@@ -32,6 +32,7 @@ const KEYS: [&str; 22] = [
     "election_timeout_ms",
     "endpoints",
     "heartbeat_ms",
+    "http",
     "id",
     "join",
     "listen",
@@ -100,6 +101,8 @@ pub struct ServeSettings {
     pub cluster_name: Option<String>,
     /// Peers that are dialled elsewhere.
     pub peers: BTreeMap<NodeId, String>,
+    /// Where its page is, if it has one.
+    pub http: Option<String>,
     /// Whether every message is recorded.
     pub recorder: bool,
     /// The rest.
@@ -186,9 +189,16 @@ impl Settings {
             None => BTreeMap::new(),
         };
         let recorder = self.get("recorder").map_or(Ok(true), Setting::switch)?;
-        let config = self.node_config()?;
+        let (http, config) = (self.http()?, self.node_config()?);
         let listen = listen_address;
-        Ok(ServeSettings { id, data, listen, advertise, cluster, join, cluster_name, peers, recorder, config })
+        Ok(ServeSettings { id, data, listen, advertise, cluster, join, cluster_name, peers, http, recorder, config })
+    }
+
+    /// Where the page is to be.
+    pub fn http(&self) -> Result<Option<String>, Failure> {
+        let one =
+            |setting: &Setting| setting.one_address().map_err(|_| setting.wanted("HOST:PORT such as 127.0.0.1:7080"));
+        self.get("http").map(one).transpose()
     }
 
     /// The address of a first member, which --cluster has.
@@ -264,6 +274,12 @@ impl Settings {
             Failure::new(20, exit::USAGE, format!("{key} is missing"), why, format!("give {flag} {wanted}"))
         })
     }
+}
+
+/// A time as a flag of one command alone gives it.
+pub fn time_of_flag(flag: &'static str, value: &str) -> Result<Duration, Failure> {
+    let key = flag.trim_start_matches('-');
+    Setting { key, value: value.to_owned(), source: Source::Flag(flag.to_owned()) }.duration()
 }
 
 impl Setting {
@@ -368,6 +384,7 @@ fn flags(args: &Args) -> impl Iterator<Item = (&'static str, String)> {
     let serve = if let Command::Serve(serve) = &args.command { serve } else { &none };
     let none = Restore::default();
     let restore = if let Command::Snapshot(Snapshot::Restore(restore)) = &args.command { restore } else { &none };
+    let http = if let Command::Demo(demo) = &args.command { &demo.http } else { &serve.http };
     let peer = (!serve.peer.is_empty()).then(|| serve.peer.join(","));
     let flags = [
         ("endpoints", args.endpoints.clone()),
@@ -383,6 +400,7 @@ fn flags(args: &Args) -> impl Iterator<Item = (&'static str, String)> {
         ("peer", peer),
         ("heartbeat_ms", serve.heartbeat_ms.clone()),
         ("election_timeout_ms", serve.election_timeout_ms.clone()),
+        ("http", http.clone()),
         ("max_entry_bytes", serve.max_entry_bytes.clone()),
         ("max_pending", serve.max_pending.clone()),
         ("recorder", serve.recorder.clone()),

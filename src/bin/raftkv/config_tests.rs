@@ -34,6 +34,19 @@ fn flags_win_over_environment_over_file() {
     assert_eq!(settings.json(), Ok(true));
 }
 
+// Fails when: the page's address is not read from a source, or what is no address gets through.
+#[test]
+fn the_page_has_an_address_or_there_is_none() {
+    let http = |line: &str, environment: &[(&str, &str)]| settings(line, environment)?.http();
+    assert_eq!(http(SERVE, &[]), Ok(None));
+    assert_eq!(http(&format!("{SERVE} --http 127.0.0.1:7080"), &[]), Ok(Some("127.0.0.1:7080".to_owned())));
+    assert_eq!(http("raftkv demo --http [::1]:0", &[("RAFTKV_HTTP", "x:1")]), Ok(Some("[::1]:0".to_owned())));
+    assert_eq!(http(SERVE, &[("RAFTKV_HTTP", "x:1")]), Ok(Some("x:1".to_owned())));
+    let wrong = http(&format!("{SERVE} --http 7080"), &[]).expect_err("there is no host");
+    assert_eq!((wrong.code.map(|code| code.0), wrong.exit), (Some(20), exit::USAGE));
+    assert!(wrong.fix.contains("127.0.0.1:7080") && wrong.why.contains("--http"), "{wrong}");
+}
+
 #[test]
 fn without_settings_there_are_defaults() {
     let client = settings("raftkv status", &[]).and_then(|settings| settings.client()).expect("there are defaults");

@@ -3,11 +3,13 @@
 //! Nothing here knows more than a client and an operator could: it writes and reads over gRPC, looks at each node's
 //! status, tree and message flow, and stops, starts and kills.
 
+mod buttons;
 mod calls;
 mod cluster;
 mod crashes;
 mod load;
 mod newcomer;
+mod page;
 mod partition;
 mod report;
 mod retry;
@@ -27,18 +29,22 @@ use cluster::Cluster;
 use report::Report;
 
 /// Runs it; returns the exit code.
-pub async fn run(demo: Demo) -> Result<u8, Failure> {
+pub async fn run(demo: Demo, http: Option<String>) -> Result<u8, Failure> {
+    let stays = !demo.once && std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
+    let listener = page::bind(http).await?;
     let mut cluster = Cluster::start(demo.nodes, demo.data.clone()).await?;
-    let mut report = Report::open(&cluster);
+    let (buttons, pressed) = buttons::buttons();
+    let page = page::open(&cluster, listener, stays.then_some(buttons));
+    let mut report = Report::open(&cluster, &page);
     let toured = tour::run(&mut cluster, &mut report).await;
     if let Err(failure) = &toured {
         report.check("the tour", Err(failure.to_string()));
     }
     report.close();
-    let stays = !demo.once && std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
     if stays && toured.is_ok() {
-        stay::run(&mut cluster).await?;
+        stay::run(&mut cluster, &page, pressed).await?;
     }
+    page.stop().await;
     cluster.stop().await;
     Ok(if report.holds() { exit::DONE } else { exit::OTHER })
 }

@@ -9,12 +9,18 @@
 //! | `snapshot` | snapshots taken, saved and restored |
 //! | `watch` | the changes of a prefix, until Ctrl-C |
 //! | `status` | one line for each node of the cluster |
+//! | `trace` | the messages between the actors of all nodes: of a call, of what happened last, as they come |
+//! | `actors` | the supervision tree of every node |
+//! | `again` | what is looked at every second, until Ctrl-C |
 //! | `member`, `leader` | who belongs to the cluster, who leads it, and changes of both |
 //! | `serve` | one node, until a signal or a failure |
+//! | `page` | the port of the page |
 //! | `demo` | a whole cluster in this process, and a tour that checks what it shows |
 //! | `output` | tables and JSON lines |
 //! | `error` | what went wrong, why, the fix, and the exit code |
 
+mod actors;
+mod again;
 mod args;
 mod client;
 mod commands;
@@ -24,9 +30,11 @@ mod error;
 mod leader;
 mod member;
 mod output;
+mod page;
 mod serve;
 mod snapshot;
 mod status;
+mod trace;
 mod watch;
 
 use std::{
@@ -68,8 +76,10 @@ fn run(args: Args) -> Result<u8, Failure> {
     runtime(&args.command, &settings)?.block_on(async {
         match args.command {
             Command::Serve(_) => serve::run(&settings).await,
-            Command::Demo(demo) => demo::run(demo).await,
-            Command::Status => status::run(&settings.client()?, Output::to_stdout(&settings)?).await,
+            Command::Demo(demo) => demo::run(demo, settings.http()?).await,
+            Command::Status { watch } => status::run(watch, &settings.client()?, Output::to_stdout(&settings)?).await,
+            Command::Trace(trace) => trace::run(trace, &settings.client()?, Output::to_stdout(&settings)?).await,
+            Command::Actors { watch } => actors::run(watch, &settings.client()?, Output::to_stdout(&settings)?).await,
             Command::Snapshot(command) => snapshot::run(command, &settings, Output::to_stdout(&settings)?).await,
             Command::Member(command) => member::run(command, &settings.client()?, Output::to_stdout(&settings)?).await,
             Command::Leader(command) => leader::run(command, &settings.client()?, Output::to_stdout(&settings)?).await,

@@ -6,6 +6,7 @@ use std::{
 };
 
 use ractor_raft::{
+    http,
     kv::{self, Kv},
     node::{Node, NodeRef, Status},
     rpc::{self, Grpc},
@@ -22,6 +23,7 @@ use crate::{
     config::{ServeSettings, Settings},
     error::{Failure, exit},
     output::talk,
+    page,
 };
 
 /// The health service's name for "a leader is known and this node has caught up"; "" is "the process is up".
@@ -29,9 +31,6 @@ const READY: &str = "ready";
 
 /// How often readiness is looked at.
 const HEALTH_INTERVAL: Duration = Duration::from_millis(50);
-
-/// A ready node stays ready while it has no more than this to apply: under load there is always something.
-const MAX_BACKLOG: u64 = 1000;
 
 /// Whoever asks again within this has asked once: GNU timeout and some terminals signal the process and its group.
 const ONE_REQUEST: Duration = Duration::from_secs(1);
@@ -41,9 +40,18 @@ pub async fn run(settings: &Settings) -> Result<u8, Failure> {
     let settings = settings.serve()?;
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_service_status(READY, ServingStatus::NotServing).await;
+    // Before the node: what cannot be had stops nothing that has begun.
+    let listener = match &settings.http {
+        Some(address) => Some(page::bind(address).await?),
+        None => None,
+    };
     let node = start(&settings, Grpc::new().services(move |node| routes(node, health_service.clone()))).await?;
     node.flow().set_recording(settings.recorder);
-    say_ready(&settings, &node);
+    let page = listener.map(|listener| http::serve(node.as_ref().clone(), listener, http::Options::default()));
+    say_ready(&settings, &node, page.as_ref());
+    if let Some(page) = &page {
+        page::warn_if_public(page);
+    }
     if let Some(warning) = elsewhere(&settings, &node.status()) {
         talk(&warning);
     }
@@ -93,10 +101,11 @@ pub fn routes(node: NodeRef, health: HealthServer<impl Health>) -> Routes {
     Routes::new(kv::service(store)).add_service(health).add_service(reflection)
 }
 
-fn say_ready(settings: &ServeSettings, node: &Node<Kv>) {
+fn say_ready(settings: &ServeSettings, node: &Node<Kv>, page: Option<&http::Server>) {
     let ServeSettings { id, data, advertise, .. } = settings;
     let listen = node.bound_address().unwrap_or_else(|| settings.listen.clone());
-    talk(&format!("ready node {id} listen={listen} advertise={advertise} data={}", data.display()));
+    let page = page.map_or(String::new(), |page| format!(" http={}", page.address()));
+    talk(&format!("ready node {id} listen={listen} advertise={advertise}{page} data={}", data.display()));
 }
 
 /// The others dial the address in the membership; a node that was started from its directory at another one waits there in
@@ -114,7 +123,7 @@ fn elsewhere(settings: &ServeSettings, status: &Status) -> Option<String> {
 async fn keep_health(node: &Node<Kv>, health: &HealthReporter) {
     let mut ready = false;
     loop {
-        let now_ready = is_ready(&node.status(), ready);
+        let now_ready = http::readiness(&node.status(), ready).is_ok();
         if now_ready != ready {
             ready = now_ready;
             let status = if ready { ServingStatus::Serving } else { ServingStatus::NotServing };
@@ -122,14 +131,6 @@ async fn keep_health(node: &Node<Kv>, health: &HealthReporter) {
         }
         tokio::time::sleep(HEALTH_INTERVAL).await;
     }
-}
-
-fn is_ready(status: &Status, was_ready: bool) -> bool {
-    let backlog = status.commit_index.saturating_sub(status.applied_index);
-    status.trouble.is_none()
-        && status.leader.is_some()
-        && status.commit_index > 0
-        && backlog <= if was_ready { MAX_BACKLOG } else { 0 }
 }
 
 /// Waits for SIGTERM or Ctrl-C.

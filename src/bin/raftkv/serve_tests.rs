@@ -35,6 +35,7 @@ async fn health_follows_the_node_and_reflection_names_the_services() {
             cluster: [(1, address.clone())].into(),
             cluster_name: None,
             peers: Default::default(),
+            http: None,
             recorder: true,
             config: Default::default(),
         };
@@ -74,38 +75,4 @@ async fn health_follows_the_node_and_reflection_names_the_services() {
         node.shutdown().await.expect("nothing was wrong with it");
     };
     timeout(DEADLINE, story).await.expect("it does not hang");
-}
-
-#[test]
-fn ready_is_a_known_leader_and_little_to_apply() {
-    let status = |leader, commit_index, applied_index| Status { leader, commit_index, applied_index, ..starting() };
-    assert!(!is_ready(&status(None, 5, 5), false), "nobody leads");
-    assert!(!is_ready(&status(Some(1), 0, 0), false), "it has heard nothing yet");
-    assert!(!is_ready(&status(Some(1), 5, 4), false), "it has not caught up");
-    assert!(is_ready(&status(Some(1), 5, 5), false));
-    assert!(is_ready(&status(Some(1), 500, 5), true), "there is always something under load");
-    assert!(!is_ready(&status(Some(1), 5000, 5), true), "it has fallen behind");
-    let full = Status { trouble: Some(ractor_raft::node::Trouble::DiskFull), ..status(Some(1), 5, 5) };
-    assert!(!is_ready(&full, true), "it takes no writes");
-}
-
-fn starting() -> Status {
-    Status {
-        id: 1,
-        address: "127.0.0.1:7001".to_owned(),
-        cluster_id: 1,
-        role: ractor_raft::raft::Role::Follower,
-        term: 0,
-        leader: None,
-        commit_index: 0,
-        applied_index: 0,
-        last_index: 0,
-        snapshot_index: 0,
-        membership: Default::default(),
-        incarnation: 0,
-        trouble: None,
-        restarts: 0,
-        log_writes: 0,
-        peers: Vec::new(),
-    }
 }

@@ -12,6 +12,7 @@ use serde::Serialize;
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
+    again,
     client::connect,
     config::ClientSettings,
     error::{Failure, exit},
@@ -55,25 +56,39 @@ struct NodeLine {
 
 type Answer = Result<StatusReply, String>;
 
-/// Prints it; returns the exit code.
-pub async fn run(settings: &ClientSettings, output: Output) -> Result<u8, Failure> {
+/// Prints it, once or again and again; returns the exit code.
+pub async fn run(watch: bool, settings: &ClientSettings, output: Output) -> Result<u8, Failure> {
+    if watch {
+        return again::and_again(async || ask_everyone(settings).await, |answers| show(&answers, &output)).await;
+    }
+    show(&ask_everyone(settings).await, &output)
+}
+
+/// The endpoints, and the members that none of them turned out to be.
+async fn ask_everyone(settings: &ClientSettings) -> BTreeMap<String, Answer> {
     let deadline = Instant::now() + settings.timeout.min(PATIENCE);
     let mut answers = ask_all(&settings.endpoints, deadline).await;
+    if answers.values().any(Result::is_ok) {
+        let missing = Picture::of(&answers).addresses_to_ask(&answers);
+        let deadline = deadline.max(Instant::now() + Duration::from_millis(500));
+        answers.extend(ask_all(&missing, deadline).await);
+    }
+    answers
+}
+
+fn show(answers: &BTreeMap<String, Answer>, output: &Output) -> Result<u8, Failure> {
     if answers.values().all(Result::is_err) {
         for (endpoint, _) in answers.iter().filter(|_| output.json) {
             output.object(&unreachable(None, endpoint))?;
         }
-        return Err(nobody_answered(&answers));
+        return Err(nobody_answered(answers));
     }
-    let missing = Picture::of(&answers).addresses_to_ask(&answers);
-    let deadline = deadline.max(Instant::now() + Duration::from_millis(500));
-    answers.extend(ask_all(&missing, deadline).await);
-    let picture = Picture::of(&answers);
+    let picture = Picture::of(answers);
     let lines = lines(&picture);
     if output.json {
         lines.iter().try_for_each(|line| output.object(line))?;
     } else {
-        print_table(&output, &lines, &picture)?;
+        print_table(output, &lines, &picture)?;
     }
     for reply in picture.places.values().filter_map(|(_, reply)| *reply) {
         if let Some(text) = in_words(reply) {
@@ -81,7 +96,7 @@ pub async fn run(settings: &ClientSettings, output: Output) -> Result<u8, Failur
         }
     }
     in_the_wrong_place(&picture).iter().for_each(|text| talk(text));
-    for (endpoint, answer) in &answers {
+    for (endpoint, answer) in answers {
         if let Err(cause) = answer {
             talk(&format!("{endpoint} cannot be reached: {cause}"));
         }

@@ -129,6 +129,7 @@ impl Consensus {
             (standing.role, standing.term, standing.leader) = (role, term, leader);
         });
         if leader.is_some() {
+            self.shared.progress.leads(term);
             self.shared.leader_known.notify_waiters();
         }
         if was == Role::Leader && role != Role::Leader {

@@ -125,6 +125,7 @@ impl Snapshotter {
                     ?took,
                     "a snapshot was taken"
                 );
+                self.told.shared.progress.snapshot_times.add_shared(took);
                 self.told.shared.finished(&snapshot);
                 ConsensusMessage::SnapshotWritten { snapshot }
             }

@@ -6,13 +6,13 @@ use ractor::SpawnErr;
 use rand::RngExt;
 use tokio::{
     sync::oneshot,
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 
 use super::{APPLIER, CONSENSUS, LOG_STORE, Root, SERVER, StartFailure};
 use crate::{
     error::NodeError,
-    flow::{Context, Placement},
+    flow::{Address, Context, Placement},
     node::{
         NodeRef,
         applier::{Applier, ApplierArguments},
@@ -20,17 +20,19 @@ use crate::{
         consensus::{Consensus, ConsensusArguments},
         events::NodeEvent,
         log_store::{LogStore, LogStoreArguments},
-        messages::NodeMessage,
+        messages::{LogStoreMessage, NodeMessage},
         server::Server,
         shared::Standing,
     },
+    raft::Recovered,
     storage::{Bootstrap, StorageError},
 };
 
 /// How long the store is waited for when this process itself has it.
 const RELEASE: Duration = Duration::from_secs(1);
 
-/// How long a snapshotter whose consensus fell is waited for: as long as any actor that is to stop.
+/// How long a snapshotter whose consensus fell is waited for, and an opening when the node is to stop: as long as any actor
+/// that is to stop.
 const GIVE_UP: Duration = Duration::from_secs(10);
 
 /// It stands under consensus.
@@ -58,26 +60,7 @@ impl Root {
         // One that was killed with its consensus may still be at a block of its own; nobody opens the disk before that.
         await_namesake(&flow, SNAPSHOTTER, GIVE_UP).await;
         self.check_disk().map_err(|error| StartFailure(LOG_STORE, error))?;
-        let storage = self.blueprint.storage.clone();
-        let placement = if storage.blocks() { Placement::OwnThread } else { Placement::Runtime };
-        let (opened, opening) = oneshot::channel();
-        let bootstrap = Bootstrap {
-            identity: shared.identity.clone(),
-            incarnation: self.random.random(),
-            membership: self.blueprint.members.clone(),
-        };
-        let arguments =
-            LogStoreArguments { shared: shared.clone(), storage, bootstrap, root: context.myself().clone(), opened };
-        let spawned = Child::spawn::<LogStore>(&flow, LOG_STORE, placement, arguments, me.clone()).await;
-        // What the opening said is worth more than that the actor did not start.
-        let recovered = match opening.await {
-            Ok(Ok(recovered)) => recovered,
-            Ok(Err(error)) => return Err(StartFailure(LOG_STORE, error.into())),
-            Err(_) => Default::default(),
-        };
-        let log_store = spawned.map_err(|error| not_started(LOG_STORE, error))?;
-        let log_store_address = log_store.address.clone();
-        self.log_store = Some(log_store);
+        let (log_store_address, recovered) = self.start_log_store(context).await?;
 
         shared.set_snapshot(recovered.snapshot.clone());
         // The server may be asked for a status before consensus has said anything: it never shows a term of long ago.
@@ -112,6 +95,49 @@ impl Root {
         // Calls may have come while nobody could be told.
         shared.announce(context.origin());
         Ok(())
+    }
+
+    /// It opens the disk, and a long log takes its time; but not for ever once the node is told to stop.
+    async fn start_log_store(
+        &mut self,
+        context: &mut Context<NodeMessage>,
+    ) -> Result<(Address<LogStoreMessage>, Recovered), StartFailure> {
+        let (shared, storage) = (self.shared().clone(), self.blueprint.storage.clone());
+        let placement = if storage.blocks() { Placement::OwnThread } else { Placement::Runtime };
+        let (opened, mut opening) = oneshot::channel();
+        let bootstrap = Bootstrap {
+            identity: shared.identity.clone(),
+            incarnation: self.random.random(),
+            membership: self.blueprint.members.clone(),
+        };
+        let arguments =
+            LogStoreArguments { shared: shared.clone(), storage, bootstrap, root: context.myself().clone(), opened };
+        let starting = Child::spawn::<LogStore>(&shared.flow, LOG_STORE, placement, arguments, context.cell());
+        tokio::pin!(starting);
+        let too_late = async {
+            shared.told_to_stop().await;
+            sleep(GIVE_UP).await;
+        };
+        let spawned = tokio::select! {
+            biased;
+            spawned = &mut starting => spawned,
+            () = too_late => {
+                // From now on it lets go of whatever it opens. Where it can hear that, it ends at once.
+                opening.close();
+                let _ = timeout(RELEASE, starting).await;
+                return Err(StartFailure(LOG_STORE, is_blocked(LOG_STORE, "it still opens the disk")));
+            }
+        };
+        // What the opening said is worth more than that the actor did not start.
+        let recovered = match opening.await {
+            Ok(Ok(recovered)) => recovered,
+            Ok(Err(error)) => return Err(StartFailure(LOG_STORE, error.into())),
+            Err(_) => Default::default(),
+        };
+        let log_store = spawned.map_err(|error| not_started(LOG_STORE, error))?;
+        let address = log_store.address.clone();
+        self.log_store = Some(log_store);
+        Ok((address, recovered))
     }
 
     pub(super) async fn start_server(&mut self, context: &mut Context<NodeMessage>) -> Result<(), NodeError> {
@@ -149,10 +175,7 @@ impl Root {
         shared.standing.send_modify(|standing| *standing = Standing::starting(standing.membership.clone()));
         match blocked {
             None => Ok(()),
-            Some(path) => Err(NodeError::Start {
-                what: path.to_owned(),
-                cause: "the one before does not stop: its thread is blocked".to_owned(),
-            }),
+            Some(path) => Err(is_blocked(path, "the one before does not stop")),
         }
     }
 
@@ -173,6 +196,10 @@ impl Root {
         let _ = self.shared().verdict.set(verdict);
         self.subscribers.publish(NodeEvent::Stopped { cause });
     }
+}
+
+fn is_blocked(path: &str, what: &str) -> NodeError {
+    NodeError::Start { what: path.to_owned(), cause: format!("{what}: its thread is blocked") }
 }
 
 /// What an actor said when it did not start.

@@ -174,7 +174,8 @@ impl Storm {
         }
         self.members().await;
         mending.end().await;
-        // Whoever was still on its way to be added is added now, or never.
+        // Whoever was still on its way to be added is added now, or never; one that gave up before it was told is started.
+        self.start_members().await;
         let members = self.members().await;
         for id in self.cluster.ids() {
             if !members.contains(&id) {
@@ -218,6 +219,16 @@ impl Storm {
             (!leader.membership.is_joint() && leader.membership.staged.is_empty() && run).then_some(members)
         });
         settled.await
+    }
+
+    /// A node that joins and hears no answer in time does not start, and says that it may have been added.
+    async fn start_members(&self) {
+        let leader = self.cluster.until("a leader", |cluster| cluster.status(cluster.known_leader()?)).await;
+        for (id, _) in leader.membership.addresses() {
+            if self.cluster.node(id).is_none() {
+                self.cluster.restart(id).await;
+            }
+        }
     }
 
     async fn applied_by(&self, members: &[NodeId], index: LogIndex) {

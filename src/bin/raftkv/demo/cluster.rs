@@ -10,13 +10,17 @@ use std::{
 use ractor_raft::{
     Config,
     flow::{ActorReport, Status as ActorStatus},
+    http::View,
     kv::Kv,
     node::{Builder, Crash, Node, RestartPolicy},
     raft::{NodeId, Role},
     rpc::Grpc,
 };
 use tempfile::TempDir;
-use tokio::time::{Instant, sleep};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep},
+};
 
 use super::partition::Partition;
 use crate::{
@@ -48,6 +52,8 @@ pub struct Cluster {
     pub nodes: BTreeMap<NodeId, Node<Kv>>,
     /// Between them.
     pub network: Partition,
+    /// What the page shows.
+    view: watch::Sender<View>,
     begun: Instant,
     data: PathBuf,
     /// Removes the directory at the end, if it is ours.
@@ -67,7 +73,8 @@ impl Cluster {
             listeners.insert(id, listener);
         }
         let (first, nodes, network) = (members.clone(), BTreeMap::new(), Partition::default());
-        let mut cluster = Cluster { first, members, nodes, network, begun, data, temporary };
+        let (view, _) = watch::channel(View::default());
+        let mut cluster = Cluster { first, members, nodes, network, view, begun, data, temporary };
         for (id, listener) in listeners {
             cluster.start_node(id, Grpc::with_listener(listener)).await?;
         }
@@ -83,6 +90,7 @@ impl Cluster {
         let node = self.builder(id, Grpc::with_listener(listener)).join(others).advertise(address.clone());
         self.nodes.insert(id, node.spawn().await?);
         self.members.insert(id, address);
+        self.show();
         Ok(id)
     }
 
@@ -90,6 +98,7 @@ impl Cluster {
     pub async fn dismiss(&mut self, id: NodeId) -> Result<(), Failure> {
         self.stop_node(id).await?;
         self.members.remove(&id);
+        self.show();
         Ok(())
     }
 
@@ -101,7 +110,19 @@ impl Cluster {
     async fn start_node(&mut self, id: NodeId, transport: Grpc) -> Result<(), Failure> {
         let node = self.builder(id, transport).cluster(self.first.clone()).spawn().await?;
         self.nodes.insert(id, node);
+        self.show();
         Ok(())
+    }
+
+    /// Which nodes there are, as it changes.
+    pub fn view(&self) -> watch::Receiver<View> {
+        self.view.subscribe()
+    }
+
+    /// The page reads one of those that run without the network, and asks the others as anyone could.
+    fn show(&self) {
+        let node = self.nodes.values().next().map(|node| node.as_ref().clone());
+        self.view.send_replace(View { node, members: self.members.clone() });
     }
 
     fn builder(&self, id: NodeId, transport: Grpc) -> Builder<Kv> {
@@ -116,10 +137,9 @@ impl Cluster {
 
     /// Stops one node in an orderly way.
     pub async fn stop_node(&mut self, id: NodeId) -> Result<(), Failure> {
-        match self.nodes.remove(&id) {
-            Some(node) => Ok(node.shutdown().await?),
-            None => Ok(()),
-        }
+        let Some(node) = self.nodes.remove(&id) else { return Ok(()) };
+        self.show();
+        Ok(node.shutdown().await?)
     }
 
     /// Stops all of them. What fails now is past helping.

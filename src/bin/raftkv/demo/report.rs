@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use ractor_raft::http::{Kind, Server};
+
 use super::cluster::Cluster;
 
 /// How wide the names of the checks are.
@@ -14,14 +16,17 @@ pub struct Report {
     begun: Instant,
     held: usize,
     failed: Vec<String>,
+    /// Puts a line on the page.
+    note: Box<dyn Fn(Kind, String) + Send>,
 }
 
 impl Report {
     /// Says what there is to see.
-    pub fn open(cluster: &Cluster) -> Self {
+    pub fn open(cluster: &Cluster, page: &Server) -> Self {
         println!("raftkv demo: {} nodes in this process, with gRPC on loopback", cluster.members.len());
         println!("and SQLite files in {}", cluster.data().display());
-        Report { begun: Instant::now(), held: 0, failed: Vec::new() }
+        println!("see all of it in a browser: {}", page.url());
+        Report { begun: Instant::now(), held: 0, failed: Vec::new(), note: Box::new(page.notes()) }
     }
 
     /// One line: it holds, and what was seen; or it does not, and why.
@@ -40,6 +45,7 @@ impl Report {
 
     /// A line between the checks.
     pub fn say(&self, text: &str) {
+        (self.note)(Kind::Note, format!("The tour: {}", text.trim_end_matches(':')));
         println!("\n  {text}");
     }
 

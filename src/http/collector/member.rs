@@ -1,0 +1,252 @@
+//! Reads one node, until it is dropped: its status, its tree, what happens to it, and its messages.
+
+use std::{collections::VecDeque, time::Duration};
+
+use tokio::{
+    sync::mpsc,
+    time::{MissedTickBehavior, interval, sleep, timeout},
+};
+use tonic::{Status, transport::Channel};
+
+use super::source::Source;
+use crate::{
+    flow::{Batch, Event, Filter},
+    node::NodeRef,
+    raft::NodeId,
+    rpc::{
+        channel,
+        convert::{self, FlowReader},
+        flow::{Alignment, CommonClock, Look},
+        pb,
+    },
+};
+
+type Client = pb::cluster_client::ClusterClient<Channel>;
+
+/// How often a node is asked what it is.
+const STATUS: Duration = Duration::from_millis(250);
+
+/// How often it is asked for its tree.
+const ACTORS: Duration = Duration::from_secs(1);
+
+/// How long it has to answer.
+const PATIENCE: Duration = Duration::from_millis(700);
+
+/// Before it is tried again what did not work.
+const PAUSE: Duration = Duration::from_millis(300);
+
+/// Messages a second of one peer: many more than a person can follow, and few enough not to be felt.
+const RATE: u32 = 3000;
+
+/// Events of a node that may wait to be taken up.
+const EVENTS: usize = 256;
+
+/// Answers from which the node's clock is read.
+const LOOKS: usize = 16;
+
+/// What is read of a node.
+pub(super) struct Reported {
+    pub id: NodeId,
+    pub generation: u64,
+    pub report: Report,
+}
+
+pub(super) enum Report {
+    Status(Box<pb::StatusReply>),
+    /// It does not answer, and why.
+    Gone(String),
+    Actors(pb::ActorsReply),
+    Happened(pb::Event),
+    Messages {
+        /// When the node's clock began, by the common one.
+        epoch: i64,
+        events: Vec<Event>,
+        missed: u64,
+    },
+}
+
+/// Where the reports go. Once nobody takes them, nothing is read any more.
+#[derive(Clone)]
+struct Reporter {
+    id: NodeId,
+    generation: u64,
+    reports: mpsc::Sender<Reported>,
+}
+
+impl Reporter {
+    async fn tell(&self, report: Report) {
+        let Reporter { id, generation, reports } = self;
+        // The round is over; this task is, too, in a moment.
+        let _ = reports.send(Reported { id: *id, generation: *generation, report }).await;
+    }
+}
+
+pub(super) async fn read(
+    id: NodeId,
+    source: Source,
+    clock: CommonClock,
+    (generation, reports): (u64, mpsc::Sender<Reported>),
+) {
+    let reporter = Reporter { id, generation, reports };
+    match source {
+        Source::Own(node) => own(&node, clock, &reporter).await,
+        Source::Peer(address) => match channel::lazy(&address) {
+            Ok(channel) => {
+                // The messages have a connection of their own: its window is theirs.
+                let bulk = channel::lazy(&address).map_or_else(|_| channel.clone(), |bulk| bulk);
+                peer(id, &Client::new(channel), &Client::new(bulk), clock, &reporter).await;
+            }
+            Err(error) => reporter.tell(Report::Gone(error.to_string())).await,
+        },
+    }
+}
+
+/// Without the network. It is over when the node has stopped: whoever comes after it is another source.
+async fn own(node: &NodeRef, clock: CommonClock, reporter: &Reporter) {
+    let states = async {
+        let mut every = ticks(STATUS);
+        loop {
+            every.tick().await;
+            reporter.tell(Report::Status(Box::new(convert::status_to_pb(&node.status())))).await;
+        }
+    };
+    let actors = async {
+        let mut every = ticks(ACTORS);
+        loop {
+            every.tick().await;
+            reporter.tell(Report::Actors(tree(node))).await;
+        }
+    };
+    let happenings = async {
+        loop {
+            let mut events = node.events(EVENTS);
+            while let Some(event) = events.recv().await {
+                reporter.tell(Report::Happened(convert::event_to_pb(&event))).await;
+            }
+            sleep(PAUSE).await;
+        }
+    };
+    let messages = async {
+        let epoch = clock.now() - node.flow().now().as_nanos() as i64;
+        let mut follow = node.flow().follow(Filter::default());
+        while let Some(Batch { events, missed }) = follow.next().await {
+            reporter.tell(Report::Messages { epoch, events, missed }).await;
+        }
+    };
+    tokio::select! {
+        biased;
+        _ = node.stopped() => reporter.tell(Report::Gone("it has stopped".to_owned())).await,
+        ((), (), (), ()) = async { tokio::join!(states, actors, happenings, messages) } => {}
+    }
+}
+
+fn tree(node: &NodeRef) -> pb::ActorsReply {
+    let actors = node.tree().iter().map(convert::actor_to_pb).collect();
+    let clock = Some(convert::flow_clock(node.flow()));
+    pb::ActorsReply { clock, node: node.identity().node_id, above: node.above(), actors }
+}
+
+/// Over gRPC, for as long as it is wanted.
+async fn peer(id: NodeId, client: &Client, bulk: &Client, clock: CommonClock, reporter: &Reporter) {
+    let (aligned, alignment) = tokio::sync::watch::channel(None);
+    let states = async {
+        let mut every = ticks(STATUS);
+        let mut looks = VecDeque::new();
+        loop {
+            every.tick().await;
+            let asked = clock.now();
+            match answered(client.clone().status(pb::StatusRequest {})).await {
+                Ok(status) if status.id != id => {
+                    reporter.tell(Report::Gone(format!("node {} answers at its address", status.id))).await;
+                }
+                Ok(status) => {
+                    if let Some(pb::FlowClock { life, now: showed }) = status.clock {
+                        looks.truncate(LOOKS - 1);
+                        looks.push_front(Look { asked, life, showed, answered: clock.now() });
+                        let oldest_first: Vec<_> = looks.iter().rev().copied().collect();
+                        aligned.send_replace(Alignment::of(&oldest_first));
+                    }
+                    reporter.tell(Report::Status(Box::new(status))).await;
+                }
+                Err(why) => reporter.tell(Report::Gone(why)).await,
+            }
+        }
+    };
+    let actors = async {
+        let mut every = ticks(ACTORS);
+        loop {
+            every.tick().await;
+            if let Ok(reply) = answered(client.clone().actors(pb::ActorsRequest {})).await {
+                reporter.tell(Report::Actors(reply)).await;
+            }
+        }
+    };
+    let happenings = async {
+        loop {
+            if let Ok(events) = client.clone().events(pb::EventsRequest {}).await {
+                let mut events = events.into_inner();
+                while let Ok(Some(event)) = events.message().await {
+                    reporter.tell(Report::Happened(event)).await;
+                }
+            }
+            sleep(PAUSE).await;
+        }
+    };
+    let messages = async {
+        loop {
+            let mut alignment = alignment.clone();
+            // Without its clock, nobody knows when its messages were.
+            if alignment.wait_for(Option::is_some).await.is_ok() {
+                let _ = follow(bulk.clone(), &alignment, reporter).await;
+            }
+            sleep(PAUSE).await;
+        }
+    };
+    let ((), (), (), ()) = tokio::join!(states, actors, happenings, messages);
+}
+
+/// From now on, as long as the stream lasts.
+async fn follow(
+    mut client: Client,
+    alignment: &tokio::sync::watch::Receiver<Option<Alignment>>,
+    reporter: &Reporter,
+) -> Result<(), Status> {
+    let request = pb::FlowRequest { last: 1, follow: true, rate: RATE, ..Default::default() };
+    let mut stream = client.flow(request).await?.into_inner();
+    let mut names = FlowReader::default();
+    while let Some(reply) = stream.message().await? {
+        let part = names.read(reply).map_err(|malformed| Status::internal(malformed.to_string()))?;
+        let epoch = alignment.borrow().as_ref().filter(|at| at.life == part.life).map(|at| at.clock.epoch);
+        // A node that has just been started again says so with its next status.
+        let Some(epoch) = epoch else { continue };
+        reporter.tell(Report::Messages { epoch, events: part.events, missed: part.missed }).await;
+    }
+    Ok(())
+}
+
+async fn answered<T>(call: impl Future<Output = Result<tonic::Response<T>, Status>>) -> Result<T, String> {
+    match timeout(PATIENCE, call).await {
+        Ok(Ok(answer)) => Ok(answer.into_inner()),
+        Ok(Err(status)) => Err(in_words(&status)),
+        Err(_) => Err(format!("no answer within {} ms", PATIENCE.as_millis())),
+    }
+}
+
+/// The innermost cause says most.
+fn in_words(status: &Status) -> String {
+    let mut cause: &dyn std::error::Error = match std::error::Error::source(status) {
+        Some(source) => source,
+        None => return status.message().to_owned(),
+    };
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    let cause = cause.to_string();
+    cause.split(" (os error").next().unwrap_or_default().to_lowercase()
+}
+
+fn ticks(period: Duration) -> tokio::time::Interval {
+    let mut ticks = interval(period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
+}
