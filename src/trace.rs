@@ -34,6 +34,7 @@ mod pairing;
 mod path;
 mod sequence;
 mod text;
+mod upkeep;
 
 use std::time::Duration;
 

@@ -19,6 +19,7 @@ pub struct Sequence {
     pub(super) lanes: Vec<Lane>,
     pub(super) steps: Vec<Step>,
     pub(super) accounts: Vec<Account>,
+    pub(super) untold: usize,
 }
 
 /// One node in a [`Sequence`].
@@ -90,8 +91,8 @@ impl Sequence {
         let mut lanes = lanes(&recordings, &shifts);
         let leader = leader(&steps);
         lanes.iter_mut().for_each(|lane| lane.leads = Some(lane.node) == leader);
-        let accounts = account::all(&steps, &lanes);
-        Sequence { lanes, steps, accounts }
+        let (accounts, untold) = account::all(&steps, &lanes);
+        Sequence { lanes, steps, accounts, untold }
     }
 
     /// The nodes, by their numbers.
@@ -107,6 +108,11 @@ impl Sequence {
     /// What the messages amount to: writes, reads, elections, restarts, snapshots, changes of the servers.
     pub fn accounts(&self) -> &[Account] {
         &self.accounts
+    }
+
+    /// How many writes and reads there are besides those in [`accounts`](Sequence::accounts), which has the first few.
+    pub fn untold(&self) -> usize {
+        self.untold
     }
 
     /// From the first message's sending to the end of the last one's handling, in nanoseconds.

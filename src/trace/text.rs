@@ -77,6 +77,7 @@ impl Sequence {
         }
         let critical = self.accounts.iter().any(|account| !account.path.is_empty());
         summary.extend(critical.then(|| "• on the critical path".to_owned()));
+        summary.extend((self.untold > 0).then(|| format!("not summed up: {} more writes and reads", self.untold)));
         summary.extend(quiet.line());
         if summary.len() == 1 { Vec::new() } else { summary }
     }

@@ -174,6 +174,9 @@ async fn a_write_among_many_is_followed_all_the_way() {
     assert_eq!(indexes.len(), 20);
     stage.cluster.run_for(Duration::from_millis(50)).await;
     let all = stage.recordings(|_| true);
+    let together = Sequence::of(&all);
+    assert_eq!((together.accounts().len(), together.untold()), (6, 14), "the first few are told, the others counted");
+    assert!(together.text(120).contains("not summed up: 14 more writes and reads"), "{}", together.text(120));
     for trace in traces {
         let sequence = Sequence::of(&trace::of_call(&all, trace));
         let [write] = sequence.accounts() else { panic!("{:?}\n{}", sequence.accounts(), sequence.text(120)) };

@@ -8,6 +8,14 @@ use ractor_raft::{
     trace::{Clock, Recording, Sequence, of_call},
 };
 
+/// What a terminal obeys, a reader does not see, or a format takes for its own.
+const WICKED: [&str; 6] =
+    ["\u{1b}[2J\u{1b}[31m", "two\nlines\t", "\u{202E}back\u{200B}", "</script>", "a;b#c%%d:\"'\\", "end"];
+
+fn other() -> impl Strategy<Value = String> {
+    prop_oneof![any::<String>(), prop::sample::select(&WICKED[..]).prop_map(str::to_owned)]
+}
+
 /// The words and places that mean something, and others.
 fn name() -> impl Strategy<Value = String> {
     let known = [
@@ -26,7 +34,7 @@ fn name() -> impl Strategy<Value = String> {
         "consensus/election timer",
         "application",
     ];
-    prop_oneof![6 => prop::sample::select(known.to_vec()).prop_map(str::to_owned), 1 => any::<String>()]
+    prop_oneof![6 => prop::sample::select(known.to_vec()).prop_map(str::to_owned), 1 => other()]
 }
 
 fn word() -> impl Strategy<Value = String> {
@@ -62,7 +70,7 @@ fn word() -> impl Strategy<Value = String> {
         "Timeout",
         "Woke",
     ];
-    prop_oneof![9 => prop::sample::select(known.to_vec()).prop_map(str::to_owned), 1 => any::<String>()]
+    prop_oneof![9 => prop::sample::select(known.to_vec()).prop_map(str::to_owned), 1 => other()]
 }
 
 fn number() -> impl Strategy<Value = u64> {
