@@ -242,7 +242,8 @@ fn in_words(status: &Status) -> String {
         cause = source;
     }
     let cause = cause.to_string();
-    cause.split(" (os error").next().unwrap_or_default().to_lowercase()
+    // The number of the system's error says nothing to a reader of the page.
+    cause.split(" (os error").next().unwrap_or_default().to_owned()
 }
 
 fn ticks(period: Duration) -> tokio::time::Interval {
