@@ -197,7 +197,7 @@ impl Round {
     fn tell(&mut self) {
         self.frame.at = rounded(self.at(self.clock.now()));
         self.frame.timeline = self.hub.take_new();
-        self.frame.messages = self.sample.next_frame();
+        self.sample.next_frame();
         self.frame.flow.sort_by(|one, other| one.sent.total_cmp(&other.sent));
         let frame = std::mem::take(&mut self.frame);
         self.hub.tell(sse("frame", &frame));
@@ -217,8 +217,7 @@ impl Round {
                 self.frame.trees.insert(id, tree);
             }
             Report::Happened(event) => self.happened(id, event),
-            Report::Messages { epoch, events, missed } => {
-                self.sample.count(events.len() as u64 + missed);
+            Report::Messages { epoch, events } => {
                 let epoch = self.at(epoch);
                 for event in events {
                     self.message(id, &event, epoch);

@@ -107,7 +107,8 @@ async fn the_page_runs_its_own_script_and_nothing_else() {
         }
         assert!(!policy.contains("unsafe"), "{policy}");
         assert!(head.contains("x-content-type-options: nosniff") && head.contains("referrer-policy: no-referrer"));
-        let nonce = policy.split("script-src 'nonce-").nth(1).and_then(|rest| rest.split('\'').next()).expect("a nonce");
+        let nonce =
+            policy.split("script-src 'nonce-").nth(1).and_then(|rest| rest.split('\'').next()).expect("a nonce");
         assert!(nonce.len() >= 32 && body.contains(&format!("<script nonce=\"{nonce}\">")), "{policy}");
         assert_eq!(body.matches("<script").count(), body.matches(nonce).count() - 1, "one for the style");
         nonces.push(nonce.to_owned());
@@ -121,7 +122,16 @@ fn the_page_is_small_and_sufficient_to_itself() {
     assert!(PAGE.len() < 100 << 10, "{} bytes", PAGE.len());
     let outside: Vec<_> = PAGE.match_indices("://").map(|(at, _)| &PAGE[at - 5..PAGE.len().min(at + 20)]).collect();
     assert!(outside.iter().all(|address| address.contains("www.w3.org")), "{outside:?}");
-    for word in ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function", " style=\"", " onclick=\""] {
+    for word in [
+        "innerHTML",
+        "outerHTML",
+        "insertAdjacentHTML",
+        "document.write",
+        "eval(",
+        "new Function",
+        " style=\"",
+        " onclick=\"",
+    ] {
         assert!(!PAGE.contains(word), "{word}");
     }
 }
@@ -174,8 +184,11 @@ async fn a_page_is_told_of_the_node_its_tree_and_its_messages() {
     while !(leads && tree && messages) {
         let frame = next(&mut page, "frame").await;
         leads |= frame["nodes"][0]["role"] == "leader";
-        tree |= frame["trees"]["1"]["actors"].as_array().is_some_and(|actors| actors.iter().any(|a| a["path"] == "consensus"));
-        messages |= frame["flow"].as_array().is_some_and(|flow| flow.iter().any(|m| m["to"] == "consensus" && m["node"] == 1));
+        tree |= frame["trees"]["1"]["actors"]
+            .as_array()
+            .is_some_and(|actors| actors.iter().any(|a| a["path"] == "consensus"));
+        messages |=
+            frame["flow"].as_array().is_some_and(|flow| flow.iter().any(|m| m["to"] == "consensus" && m["node"] == 1));
     }
     node.shutdown().await.expect("in order");
 }
@@ -324,7 +337,8 @@ async fn faults_are_injected_from_the_own_page_alone() {
     assert!(ask(address, "GET /demo/kill", &[marked]).await.0.starts_with("http/1.1 405"));
     assert!(ask(address, "POST /demo/other", &[marked]).await.0.starts_with("http/1.1 404"));
     assert_eq!(count.load(Relaxed), 0);
-    let (head, why) = ask(address, "POST /demo/kill", &[marked, ("Origin", &own), ("Sec-Fetch-Site", "same-origin")]).await;
+    let (head, why) =
+        ask(address, "POST /demo/kill", &[marked, ("Origin", &own), ("Sec-Fetch-Site", "same-origin")]).await;
     assert!(head.starts_with("http/1.1 409") && why == "which node?\n", "{head}: {why}");
     assert_eq!(count.load(Relaxed), 1);
 

@@ -37,8 +37,6 @@ pub(super) struct Frame {
     pub timeline: Vec<Happened>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub flow: Vec<Message>,
-    /// Messages since the frame before, shown or not.
-    pub messages: u64,
 }
 
 /// A page was too slow.

@@ -1,10 +1,6 @@
 //! The browser, by its driver.
 
-use std::{
-    process::Stdio,
-    sync::Mutex,
-    time::Duration,
-};
+use std::{process::Stdio, sync::Mutex, time::Duration};
 
 use fantoccini::{Client, ClientBuilder, Locator, wd::WebDriverCompatibleCommand};
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -51,7 +47,9 @@ impl Browser {
             Err(why) if is_required => panic!("CI_BROWSER=required, and there is no browser: {why}"),
             Err(why) => {
                 eprintln!("\n!!! SKIPPED, the page was not tested: there is no browser ({why}).");
-                eprintln!("!!! Install chromium and chromedriver (Debian: apt-get install chromium chromium-driver).\n");
+                eprintln!(
+                    "!!! Install chromium and chromedriver (Debian: apt-get install chromium chromium-driver).\n"
+                );
                 None
             }
         }
@@ -139,7 +137,8 @@ impl Browser {
     pub async fn complaints(&self) -> Vec<String> {
         let log = self.client.issue_cmd(Raw { path: "se/log", body: json!({ "type": "browser" }) }).await;
         let log = log.expect("the driver has a log");
-        let lines = log.as_array().expect("a list").iter().map(|line| line["message"].as_str().unwrap_or("?").to_owned());
+        let lines =
+            log.as_array().expect("a list").iter().map(|line| line["message"].as_str().unwrap_or("?").to_owned());
         let forgiven = self.forgiven.lock().expect("nobody panics with it");
         lines.filter(|line| !forgiven.iter().any(|text| line.contains(text))).collect()
     }

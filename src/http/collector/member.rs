@@ -10,7 +10,7 @@ use tonic::{Status, transport::Channel};
 
 use super::source::Source;
 use crate::{
-    flow::{Batch, Event, Filter},
+    flow::{Event, Filter},
     node::NodeRef,
     raft::NodeId,
     rpc::{
@@ -35,8 +35,13 @@ const PATIENCE: Duration = Duration::from_millis(700);
 /// Before it is tried again what did not work.
 const PAUSE: Duration = Duration::from_millis(300);
 
-/// Messages a second of one peer: many more than a person can follow, and few enough not to be felt.
-const RATE: u32 = 3000;
+/// How often it is asked for its messages, and for how many of the last ones: many more than a person can follow, and few enough
+/// not to be felt.
+const MESSAGES: Duration = Duration::from_millis(200);
+const LAST: u64 = 400;
+
+/// The next instant of a node's clock.
+const NEXT: Duration = Duration::from_nanos(1);
 
 /// Events of a node that may wait to be taken up.
 const EVENTS: usize = 256;
@@ -61,7 +66,6 @@ pub(super) enum Report {
         /// When the node's clock began, by the common one.
         epoch: i64,
         events: Vec<Event>,
-        missed: u64,
     },
 }
 
@@ -127,10 +131,20 @@ async fn own(node: &NodeRef, clock: CommonClock, reporter: &Reporter) {
         }
     };
     let messages = async {
-        let epoch = clock.now() - node.flow().now().as_nanos() as i64;
-        let mut follow = node.flow().follow(Filter::default());
-        while let Some(Batch { events, missed }) = follow.next().await {
-            reporter.tell(Report::Messages { epoch, events, missed }).await;
+        let flow = node.flow();
+        let epoch = clock.now() - flow.now().as_nanos() as i64;
+        let (mut every, mut since) = (ticks(MESSAGES), flow.now());
+        loop {
+            every.tick().await;
+            let until = flow.now();
+            let filter =
+                Filter { since: Some(since), until: Some(until), last: Some(LAST as usize), ..Filter::default() };
+            let (mut replay, mut events) = (flow.replay(filter), Vec::new());
+            while let Some(batch) = replay.next().await {
+                events.extend(batch.events.into_iter().filter(|event| event.ended() <= until));
+            }
+            reporter.tell(Report::Messages { epoch, events }).await;
+            since = until + NEXT;
         }
     };
     tokio::select! {
@@ -205,23 +219,38 @@ async fn peer(id: NodeId, client: &Client, bulk: &Client, clock: CommonClock, re
     let ((), (), (), ()) = tokio::join!(states, actors, happenings, messages);
 }
 
-/// From now on, as long as the stream lasts.
+/// Again and again, for what ended since the time before. Nothing is followed: what the page does not show is not even read.
 async fn follow(
     mut client: Client,
     alignment: &tokio::sync::watch::Receiver<Option<Alignment>>,
     reporter: &Reporter,
 ) -> Result<(), Status> {
-    let request = pb::FlowRequest { last: 1, follow: true, rate: RATE, ..Default::default() };
-    let mut stream = client.flow(request).await?.into_inner();
-    let mut names = FlowReader::default();
-    while let Some(reply) = stream.message().await? {
-        let part = names.read(reply).map_err(|malformed| Status::internal(malformed.to_string()))?;
-        let epoch = alignment.borrow().as_ref().filter(|at| at.life == part.life).map(|at| at.clock.epoch);
+    let (mut every, mut since) = (ticks(MESSAGES), None);
+    loop {
+        every.tick().await;
+        let last = if since.is_some() { LAST } else { 1 };
+        let request = pb::FlowRequest { since: since.map(nanoseconds), last, ..Default::default() };
+        let mut stream = client.flow(request).await?.into_inner();
+        let (mut names, mut events, mut told) = (FlowReader::default(), Vec::new(), None);
+        while let Some(reply) = stream.message().await? {
+            let part = names.read(reply).map_err(|malformed| Status::internal(malformed.to_string()))?;
+            told.get_or_insert((part.life, part.now));
+            events.extend(part.events);
+        }
+        let Some((life, until)) = told else { return Ok(()) };
+        let is_first = since.replace(until + NEXT).is_none();
+        // What ended meanwhile comes with the next look.
+        events.retain(|event| event.ended() <= until);
+        let epoch = alignment.borrow().as_ref().filter(|at| at.life == life).map(|at| at.clock.epoch);
         // A node that has just been started again says so with its next status.
-        let Some(epoch) = epoch else { continue };
-        reporter.tell(Report::Messages { epoch, events: part.events, missed: part.missed }).await;
+        if let Some(epoch) = epoch.filter(|_| !is_first) {
+            reporter.tell(Report::Messages { epoch, events }).await;
+        }
     }
-    Ok(())
+}
+
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 async fn answered<T>(call: impl Future<Output = Result<tonic::Response<T>, Status>>) -> Result<T, String> {
@@ -242,7 +271,8 @@ fn in_words(status: &Status) -> String {
         cause = source;
     }
     let cause = cause.to_string();
-    cause.split(" (os error").next().unwrap_or_default().to_lowercase()
+    // The number of the system's error says nothing to a reader of the page.
+    cause.split(" (os error").next().unwrap_or_default().to_owned()
 }
 
 fn ticks(period: Duration) -> tokio::time::Interval {

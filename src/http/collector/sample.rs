@@ -7,10 +7,10 @@ use tokio::time::Instant;
 use crate::flow::Event;
 
 /// Messages of clients' calls in one frame.
-const TRACED: u32 = 60;
+const TRACED: u32 = 120;
 
 /// Messages in one frame that belong to no call: heartbeats, timers, elections.
-const UNTRACED: u32 = 24;
+const UNTRACED: u32 = 60;
 
 /// Messages of calls a second that are aimed at.
 const AIM: u64 = 240;
@@ -24,23 +24,17 @@ pub(super) struct Sample {
     one_in: u64,
     traced: u32,
     untraced: u32,
-    in_frame: u64,
     in_window: u64,
     window: Instant,
 }
 
 impl Default for Sample {
     fn default() -> Self {
-        Sample { one_in: 1, traced: 0, untraced: 0, in_frame: 0, in_window: 0, window: Instant::now() }
+        Sample { one_in: 1, traced: 0, untraced: 0, in_window: 0, window: Instant::now() }
     }
 }
 
 impl Sample {
-    /// So many there were, shown or not.
-    pub fn count(&mut self, messages: u64) {
-        self.in_frame += messages;
-    }
-
     /// Whether this one is shown. All nodes' messages of one call are, or none.
     pub fn admits(&mut self, event: &Event) -> bool {
         if event.trace == 0 {
@@ -57,8 +51,8 @@ impl Sample {
         self.traced <= TRACED
     }
 
-    /// A frame is told; returns how many messages there were in it.
-    pub fn next_frame(&mut self) -> u64 {
+    /// A frame is told.
+    pub fn next_frame(&mut self) {
         let elapsed = self.window.elapsed();
         if elapsed >= WINDOW {
             let a_second = self.in_window * 1000 / elapsed.as_millis().max(1) as u64;
@@ -66,6 +60,5 @@ impl Sample {
             (self.window, self.in_window) = (Instant::now(), 0);
         }
         (self.traced, self.untraced) = (0, 0);
-        std::mem::take(&mut self.in_frame)
     }
 }
