@@ -176,7 +176,7 @@ impl Round {
                     };
                     let member =
                         Member { source, generation, task, node, known: None, met, timer: None, complained: None };
-                    entry.insert_entry(member);
+                    self.members.insert(*id, member);
                 }
             }
         }
