@@ -16,11 +16,11 @@ use std::{
 use tokio::{
     sync::mpsc,
     task::JoinHandle,
-    time::{Instant, MissedTickBehavior, interval, timeout},
+    time::{Instant, MissedTickBehavior, interval, interval_at, timeout},
 };
 
 use self::{
-    member::{Report, Reported},
+    member::{Report, Reported, STATUS},
     sample::Sample,
     source::Source,
 };
@@ -40,8 +40,8 @@ use crate::{
 /// How often the pages are told what is new.
 const FRAME: Duration = Duration::from_millis(100);
 
-/// How often it is looked who belongs to the cluster, and the pages are told what each node is.
-const LOOK: Duration = Duration::from_millis(250);
+/// How long after the nodes were asked what they are the pages are told, and it is looked who belongs to the cluster.
+const ANSWERS: Duration = Duration::from_millis(50);
 
 /// How long it goes on after the last page: one that is loaded anew finds it running.
 const LINGER: Duration = Duration::from_secs(2);
@@ -89,7 +89,8 @@ struct Round {
     reports: mpsc::Receiver<Reported>,
     reporter: mpsc::Sender<Reported>,
     clock: CommonClock,
-    /// When this round began; the pages count from there.
+    /// When this round began, also by the common clock; the pages count from there.
+    phase: Instant,
     began: i64,
     sample: Sample,
     frame: Frame,
@@ -127,6 +128,7 @@ impl Round {
             members: BTreeMap::new(),
             reports,
             reporter,
+            phase: Instant::now(),
             began: clock.now(),
             clock,
             sample: Sample::default(),
@@ -140,9 +142,12 @@ impl Round {
         let hub = self.hub.clone();
         let unwatched = hub.watched(false);
         tokio::pin!(unwatched);
-        let (mut frames, mut looks) = (interval(FRAME), interval(LOOK));
+        self.look();
+        let past = self.phase.elapsed().as_nanos() / STATUS.as_nanos() + 1;
+        let next = self.phase + STATUS * u32::try_from(past).unwrap_or(u32::MAX) + ANSWERS;
+        let (mut frames, mut looks) = (interval(FRAME), interval_at(next, STATUS));
         frames.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         loop {
             tokio::select! {
                 biased;
@@ -169,7 +174,7 @@ impl Round {
                     self.generations += 1;
                     let generation = self.generations;
                     let reporter = (generation, self.reporter.clone());
-                    let task = tokio::spawn(member::read(*id, source.clone(), self.clock, reporter));
+                    let task = tokio::spawn(member::read(*id, source.clone(), (self.clock, self.phase), reporter));
                     let (node, met) = match &entry {
                         Entry::Occupied(before) => (before.get().node.clone(), before.get().met),
                         Entry::Vacant(_) => (Node::unknown(*id, address, "it has not answered yet".to_owned()), false),
