@@ -7,11 +7,7 @@ mod member;
 mod sample;
 mod source;
 
-use std::{
-    collections::{BTreeMap, btree_map::Entry},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::{
     sync::mpsc,
@@ -168,22 +164,20 @@ impl Round {
                 Some(node) => Source::Own(node.clone()),
                 None => Source::Peer(address.clone()),
             };
-            match self.members.entry(*id) {
-                Entry::Occupied(entry) if entry.get().source == source => {}
-                entry => {
-                    self.generations += 1;
-                    let generation = self.generations;
-                    let reporter = (generation, self.reporter.clone());
-                    let task = tokio::spawn(member::read(*id, source.clone(), (self.clock, self.phase), reporter));
-                    let (node, met) = match &entry {
-                        Entry::Occupied(before) => (before.get().node.clone(), before.get().met),
-                        Entry::Vacant(_) => (Node::unknown(*id, address, "it has not answered yet".to_owned()), false),
-                    };
-                    let member =
-                        Member { source, generation, task, node, known: None, met, timer: None, complained: None };
-                    entry.insert_entry(member);
-                }
+            let before = self.members.get(id);
+            if before.is_some_and(|before| before.source == source) {
+                continue;
             }
+            let (node, met) = match before {
+                Some(before) => (before.node.clone(), before.met),
+                None => (Node::unknown(*id, address, "it has not answered yet".to_owned()), false),
+            };
+            self.generations += 1;
+            let generation = self.generations;
+            let reporter = (generation, self.reporter.clone());
+            let task = tokio::spawn(member::read(*id, source.clone(), (self.clock, self.phase), reporter));
+            let member = Member { source, generation, task, node, known: None, met, timer: None, complained: None };
+            self.members.insert(*id, member);
         }
         let at = self.at(self.clock.now());
         let shown = |member: &Member| {
@@ -269,7 +263,7 @@ impl Round {
     fn message(&mut self, id: NodeId, event: &Event, epoch: f64) {
         let Some(member) = self.members.get_mut(&id) else { return };
         // Whoever hears from the leader waits anew; the leader itself sets its timer for the next heartbeat.
-        let is_heard = event.message == "AppendEntries" && &*event.sender == "server";
+        let is_heard = event.message == "AppendEntries" && event.sender.starts_with("node ");
         if is_heard || (event.message == "SetTimer" && &*event.receiver == "consensus/election timer") {
             member.timer = Some(epoch + event.sent.as_secs_f64() * 1e3);
         }

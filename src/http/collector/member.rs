@@ -97,7 +97,7 @@ pub(super) async fn read(
         Source::Peer(address) => match channel::lazy(&address) {
             Ok(channel) => {
                 // The messages have a connection of their own: its window is theirs.
-                let bulk = channel::lazy(&address).map_or_else(|_| channel.clone(), |bulk| bulk);
+                let bulk = channel::lazy(&address).unwrap_or_else(|_| channel.clone());
                 peer(id, &Client::new(channel), &Client::new(bulk), (clock, phase), &reporter).await;
             }
             Err(error) => reporter.tell(Report::Gone(error.to_string())).await,

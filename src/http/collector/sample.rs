@@ -44,7 +44,7 @@ impl Sample {
         self.in_window += 1;
         // What clients choose as trace ids may be numbers in a row.
         let mixed = event.trace.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
-        if mixed % self.one_in != 0 {
+        if !mixed.is_multiple_of(self.one_in) {
             return false;
         }
         self.traced += 1;
