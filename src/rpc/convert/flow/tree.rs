@@ -71,7 +71,7 @@ pub fn actor_to_pb(report: &ActorReport) -> pb::Actor {
         handling: nanoseconds(report.handling),
         waited: nanoseconds(report.waited),
         longest_wait: nanoseconds(report.longest_wait),
-        wait_p99: 0,
+        wait_p99: nanoseconds(report.wait_p99),
         restarts: report.restarts,
         last_failure: report.last_failure.clone().unwrap_or_default(),
         current: current.map(|current| current.message.to_string()).unwrap_or_default(),
