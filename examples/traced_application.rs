@@ -13,7 +13,10 @@
 //!    of the node's own actors, and it stands in `node.tree()` and in the metrics.
 //! 3. `node.because(context.origin())` makes the proposal follow from the message that the teller handles.
 
-use std::{error::Error, time::Duration};
+use std::{
+    error::Error,
+    time::{Duration, Instant},
+};
 
 use ractor::ActorProcessingErr;
 use ractor_raft::{
@@ -22,7 +25,7 @@ use ractor_raft::{
     kv::{Command, Kv},
     raft::{NodeId, Role},
     storage::MemoryStorage,
-    trace::{Clock, Recording},
+    trace::{Clock, Recording, Sequence},
     transport::InProcess,
 };
 use tokio::{sync::oneshot, time::timeout};
@@ -113,8 +116,9 @@ async fn run() -> Result<(), Box<dyn Error>> {
         timeout(DEADLINE, message.next()).await?.ok_or("the flow has no end")?;
     }
 
-    let recordings: Vec<_> = nodes.iter().map(|node| recording(node, trace)).collect();
-    print(&recordings);
+    let common = Instant::now();
+    let recordings: Vec<_> = nodes.iter().map(|node| recording(node, trace, common)).collect();
+    print!("{}", Sequence::of(&recordings).text(140));
     check(&recordings, home.identity().node_id)?;
     println!("\none trace, from the request to the entry that three nodes applied");
 
@@ -148,24 +152,16 @@ async fn start_nodes() -> Result<Vec<Node<Kv>>, Box<dyn Error>> {
     Ok(nodes)
 }
 
-/// What a node recorded of a trace. All of them share this process's clock, so the epochs are found by looking at once.
-fn recording(node: &Node<Kv>, trace: TraceId) -> Recording {
+/// What a node recorded of a trace. All of them share this process's clock, so that two looks at it tell where a node's epoch
+/// stands; the quickest of some pairs of looks was not interrupted.
+fn recording(node: &Node<Kv>, trace: TraceId, common: Instant) -> Recording {
     let flow = node.flow();
-    let (now, since) = (flow.now(), std::time::UNIX_EPOCH.elapsed().unwrap_or_default());
-    let clock = Clock { epoch: since.as_nanos() as i64 - now.as_nanos() as i64, error: Duration::from_micros(10) };
+    let look = |_| {
+        let now = flow.now();
+        common.elapsed().as_nanos() as i64 - now.as_nanos() as i64
+    };
+    let clock = Clock { epoch: (0..100).map(look).min().unwrap_or_default(), error: Duration::from_micros(1) };
     Recording { node: node.identity().node_id, events: flow.events(&Filter::of_trace(trace)), missed: 0, clock }
-}
-
-fn print(recordings: &[Recording]) {
-    let events = recordings.iter().flat_map(|recording| recording.events.iter().map(move |event| (recording, event)));
-    let mut lines: Vec<_> = events.map(|(of, event)| (of.clock.common(event.began()), of.node, event)).collect();
-    lines.sort_by_key(|(at, ..)| *at);
-    let first = lines.first().map_or(0, |(at, ..)| *at);
-    for (at, node, event) in lines {
-        let column = " ".repeat(24 * (node as usize - 1));
-        let milliseconds = (at - first) as f64 / 1e6;
-        println!("{milliseconds:8.3} ms  {column}node {node}: {} → {} {}", event.sender, event.receiver, event.message);
-    }
 }
 
 /// Whether it is one trace.

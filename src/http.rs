@@ -11,6 +11,7 @@
 //! | `/livez` | the process is up |
 //! | `/metrics` | the figures of this process's node, as Prometheus reads them |
 //! | `/readyz` | a leader is known and this node has caught up; else 503, and why |
+//! | `/metrics` | the node in figures, for Prometheus ([`metrics`](crate::metrics)) |
 //! | `/demo/…` | faults to be injected, where the application offers any |
 //!
 //! ```text

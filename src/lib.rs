@@ -53,6 +53,7 @@
 //! | `http` | The page: the whole cluster in a browser (feature `server`). |
 //! | [`flow`] | The envelope around every message, the flight recorder and the meters. |
 //! | `metrics` | What a node is and does, in figures, as Prometheus reads it (feature `metrics`). |
+//! | [`trace`] | What several nodes recorded, as one picture: text, JSON, Mermaid, Chrome trace events, OTLP (feature `otel`). |
 //! | `backup` | A snapshot as one file, and a new cluster out of it (feature `grpc`). |
 //! | [`config`] | The settings of a node, their defaults and their bounds. |
 //! | [`error`] | What can go wrong, each with its number, what, why and the fix. |

@@ -39,6 +39,7 @@
 //! The figures are read without a lock that any actor on the path of a write takes, and those of one text may be a moment apart.
 
 mod encoding;
+mod help;
 
 use std::fmt::{self, Debug, Formatter};
 
@@ -89,63 +90,30 @@ impl Collector for Scrape {
 /// What the node is, and how it sees the others.
 fn standing(node: &NodeRef, families: &mut Families<'_>) -> fmt::Result {
     let status = node.status();
-    families.gauge(
-        "term",
-        "The latest term seen. It grows with each election: fast growth is a cluster that cannot keep a leader",
-        status.term,
-    )?;
+    families.gauge("term", status.term)?;
     let leads = u64::from(status.role == Role::Leader);
-    families.gauge("is_leader", "1 if this node leads. Over all nodes the sum is 1; more than one for long is a partition, none an outage of writes", leads)?;
-    families.gauge(
-        "has_leader",
-        "1 if this node knows who leads. 0 for longer than an election: look for unreachable nodes",
-        u64::from(status.leader.is_some()),
-    )?;
-    families.counter("leader_changes", "Leaders that this node has learnt of. More than one at a time nobody restarted a node: slow disks, an overloaded machine or a bad network", node.figures().leader_changes)?;
-    families.gauge(
-        "last_index",
-        "The last entry of the log. Its rate on the leader is the rate of writes",
-        status.last_index,
-    )?;
-    families.gauge(
-        "commit_index",
-        "The last entry that a majority has. Far behind the last one: followers or their disks are slow",
-        status.commit_index,
-    )?;
-    families.gauge(
-        "applied_index",
-        "The last entry that the state machine has applied. Far behind the commit index: applying is what is slow",
-        status.applied_index,
-    )?;
-    families.gauge(
-        "snapshot_index",
-        "The last entry in the snapshot; 0: there is none. What the last entry is ahead of it is read again at a start",
-        status.snapshot_index,
-    )?;
-    families.gauge(
-        "voters",
-        "Servers that vote, as this node's log has it. A majority of them must run",
-        status.membership.voters.len() as u64,
-    )?;
+    families.gauge("is_leader", leads)?;
+    families.gauge("has_leader", u64::from(status.leader.is_some()))?;
+    families.counter("leader_changes", node.figures().leader_changes)?;
+    families.gauge("last_index", status.last_index)?;
+    families.gauge("commit_index", status.commit_index)?;
+    families.gauge("applied_index", status.applied_index)?;
+    families.gauge("snapshot_index", status.snapshot_index)?;
+    families.gauge("voters", status.membership.voters.len() as u64)?;
     let troubles = [("disk_full", Trouble::DiskFull), ("wiped", Trouble::Wiped), ("removed", Trouble::Removed)];
     let troubles = troubles.map(|(name, trouble)| ([("trouble", name)], u64::from(status.trouble == Some(trouble))));
-    families.gauges("trouble", "1 if this keeps the node from its work: disk_full needs room (R016), wiped a replacement (R007), removed a stop (R008)", &troubles)?;
+    families.gauges("trouble", &troubles)?;
     let lag: Vec<_> = status
         .peers
         .iter()
         .map(|peer| ([("peer", peer.id)], status.last_index.saturating_sub(peer.match_index)))
         .collect();
-    families.gauges("peer_lag_entries", "On the leader: entries that are not known to be on that peer's disk. One that grows is a peer that is down or too slow; past the snapshot it is sent that", &lag)?;
+    families.gauges("peer_lag_entries", &lag)?;
     let reachable: Vec<_> = status.peers.iter().map(|peer| ([("peer", peer.id)], u64::from(peer.reachable))).collect();
-    families.gauges(
-        "peer_reachable",
-        "On the leader: 1 if that peer answered lately. 0: look at its process and at the network between",
-        &reachable,
-    )?;
+    families.gauges("peer_reachable", &reachable)?;
     let cluster = format!("{:016x}", status.cluster_id);
     families.info(
         "build",
-        "The program, and which node of which cluster it is",
         &[("version", env!("CARGO_PKG_VERSION")), ("node", &status.id.to_string()), ("cluster", &cluster)],
     )
 }
@@ -154,21 +122,12 @@ fn standing(node: &NodeRef, families: &mut Families<'_>) -> fmt::Result {
 fn writes(node: &NodeRef, families: &mut Families<'_>) -> fmt::Result {
     let figures = node.figures();
     let results: Vec<_> = figures.proposals.iter().map(|(result, count)| ([("result", *result)], *count)).collect();
-    families.counters("proposals", "Commands answered here, by result; forwarded ones are counted as applied at the leader. unknown may have been applied; busy is overload", &results)?;
-    families.histogram("proposal", "From a command's admission to its answer, on the leader that applied it: what a client's write takes, without the network to the client", &figures.proposal_times, 16..=35)?;
-    families.gauge(
-        "pending_calls",
-        "Writes and reads that wait for their answers. Near the limit the next ones are told busy",
-        node.pending() as u64,
-    )?;
-    families.gauge("pending_calls_limit", "The setting max_pending", node.config().max_pending as u64)?;
-    families.histogram("log_fsync", "Time to make a batch of the log durable. A slow disk shows here first: above the heartbeat it costs the leadership", &figures.fsync_times, 16..=35)?;
-    families.histogram(
-        "snapshot",
-        "Time to write a snapshot to disk, most of which it rests so that writes go on. It grows with the state",
-        &figures.snapshot_times,
-        20..=40,
-    )
+    families.counters("proposals", &results)?;
+    families.histogram("proposal", &figures.proposal_times, 16..=35)?;
+    families.gauge("pending_calls", node.pending() as u64)?;
+    families.gauge("pending_calls_limit", node.config().max_pending as u64)?;
+    families.histogram("log_fsync", &figures.fsync_times, 16..=35)?;
+    families.histogram("snapshot", &figures.snapshot_times, 20..=40)
 }
 
 /// The supervision tree.
@@ -178,20 +137,12 @@ fn actors(node: &NodeRef, families: &mut Families<'_>) -> fmt::Result {
         let values = tree.iter().map(move |actor| ([("actor", actor.path.as_str())], value(actor)));
         values.collect::<Vec<_>>()
     };
-    families.gauges(
-        "actor_mailbox_depth",
-        "Messages that wait in the actor's mailbox. One that stays high is the actor that the others wait for",
-        &by_actor(|actor| actor.depth),
-    )?;
-    families.gauges(
-        "actor_running",
-        "1 if the actor runs. 0 for long: its supervisor has given up, or the node stops",
-        &by_actor(|actor| u64::from(actor.status == ActorStatus::Running)),
-    )?;
-    families.counters("actor_restarts", "Lives after the first. It heals by itself; a rate that does not end is a bug or a bad disk, and the log says which", &by_actor(|actor| actor.restarts.into()))?;
+    families.gauges("actor_mailbox_depth", &by_actor(|actor| actor.depth))?;
+    families.gauges("actor_running", &by_actor(|actor| u64::from(actor.status == ActorStatus::Running)))?;
+    families.counters("actor_restarts", &by_actor(|actor| actor.restarts.into()))?;
     let times = node.flow().times();
     let waits: Vec<_> = times.iter().map(|actor| ([("actor", actor.path.as_str())], &actor.waits)).collect();
-    families.histograms("actor_mailbox_wait", "Time from sending to handling. Long waits with short handling are a runtime without a free core; with long handling, that actor is the bottleneck", &waits, (10..=34).step_by(2))?;
+    families.histograms("actor_mailbox_wait", &waits, (10..=34).step_by(2))?;
     let handling: Vec<_> = times
         .iter()
         .flat_map(|actor| {
@@ -201,28 +152,14 @@ fn actors(node: &NodeRef, families: &mut Families<'_>) -> fmt::Result {
                 .map(|(message, counts)| ([("actor", actor.path.as_str()), ("message", *message)], counts))
         })
         .collect();
-    families.histograms("actor_handle", "Time to handle a message, what was awaited included. The rate of its sum is the share of a core, or of the disk, that the message takes", &handling, (14..=34).step_by(4))
+    families.histograms("actor_handle", &handling, (14..=34).step_by(4))
 }
 
 /// What the figures above and the message flow cost.
 fn recorder(node: &NodeRef, families: &mut Families<'_>) -> fmt::Result {
     let flow = node.flow();
-    families.gauge_in(
-        "recorder",
-        "bytes",
-        "Memory that the flight recorder has taken so far. It never gives any back and never exceeds the limit",
-        flow.recorder_bytes() as u64,
-    )?;
-    families.gauge_in(
-        "recorder_limit",
-        "bytes",
-        "Memory that the flight recorder takes at most",
-        flow.recorder_limit() as u64,
-    )?;
-    families.counter(
-        "recorder_events",
-        "Messages recorded, those that the ring has forgotten included",
-        flow.recorded_events(),
-    )?;
-    families.counter("recorder_lost_events", "Messages that were handled and could not be recorded, because the ring came round meanwhile. They are missing in traces", flow.lost_events())
+    families.gauge_in("recorder", "bytes", flow.recorder_bytes() as u64)?;
+    families.gauge_in("recorder_limit", "bytes", flow.recorder_limit() as u64)?;
+    families.counter("recorder_events", flow.recorded_events())?;
+    families.counter("recorder_lost_events", flow.lost_events())
 }

@@ -53,6 +53,9 @@ mod snapshot;
 mod transfer;
 mod types;
 
+#[cfg(feature = "testing")]
+#[doc(hidden)]
+pub use canonical::Never;
 pub use events::*;
 pub use message::*;
 pub use quorum::majority;

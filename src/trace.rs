@@ -20,6 +20,7 @@
 //! the actors and of their messages, as a reader does.
 
 mod account;
+mod call;
 mod chrome;
 mod clocks;
 mod election;
@@ -33,6 +34,7 @@ mod pairing;
 mod path;
 mod sequence;
 mod text;
+mod upkeep;
 
 use std::time::Duration;
 
@@ -40,6 +42,7 @@ use crate::flow::Event;
 
 pub use self::{
     account::{Account, Acknowledgement, What},
+    call::of_call,
     path::{Part, Place},
     sequence::{Lane, Sequence, Step},
 };

@@ -12,7 +12,7 @@ use std::{
 mod table;
 
 /// What each module of the crate may name with `crate::`. Arrows point one way: there is no cycle.
-const LAYERS: [(&str, &[&str]); 17] = [
+const LAYERS: [(&str, &[&str]); 18] = [
     ("raft", &[]),
     ("flow", &[]),
     ("trace", &["flow"]),

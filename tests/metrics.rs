@@ -7,6 +7,10 @@ mod dashboard;
 #[path = "metrics/openmetrics.rs"]
 mod openmetrics;
 
+#[cfg(feature = "server")]
+#[path = "metrics/served.rs"]
+mod served;
+
 use std::{collections::BTreeMap, time::Duration};
 
 use openmetrics::{Exposition, parse};

@@ -15,6 +15,7 @@ use prost::Message;
 use ractor_raft::{
     config::Config,
     error::ProposeError,
+    flow::Filter,
     node::{Applied, Consistency, Node},
     raft::{NodeId, Role, SessionCommand},
     rpc::{ClusterClient, Grpc, SessionClient, channel, error::Told, pb, reason},
@@ -253,6 +254,24 @@ async fn the_calls_beneath_say_what_they_mean() {
     };
     assert_eq!(refused.code(), Code::InvalidArgument);
     assert_eq!(Told::of(&refused).expect("a node says so").metadata.get("field").map(String::as_str), Some("session"));
+    cluster.shutdown().await;
+}
+
+// Fails when: each node, or each try, makes up a trace of its own for a command of a stream.
+#[tokio::test]
+async fn a_command_that_is_sent_again_to_another_node_keeps_its_trace() {
+    let cluster = Cluster::of(3, "sent again").await;
+    let leader = cluster.elected().await;
+    let session = cluster.nodes[leader].as_ref().open_session().await.expect("there is a leader");
+    let mut traces = Vec::new();
+    for place in [(leader + 1) % 3, leader] {
+        stream_once(&cluster.members[place].1, session, 1).await;
+        let seen = cluster.nodes[place].as_ref().flow().events(&Filter::default());
+        let seen = seen.into_iter().find(|event| event.message == "ProposeInSession").expect("it is recorded");
+        traces.push(seen.trace);
+    }
+    assert_eq!(traces[0], traces[1]);
+    assert_ne!(traces[0], 0);
     cluster.shutdown().await;
 }
 

@@ -11,8 +11,6 @@ mod by_hand;
 mod formats;
 #[path = "trace/golden.rs"]
 mod golden;
-#[path = "trace/loading.rs"]
-mod loading;
 #[cfg(feature = "otel")]
 #[path = "trace/otlp.rs"]
 mod otlp;

@@ -6,6 +6,9 @@
 //! Both systems get the same unary Put and Get calls from the same load generator, in turns, each on an empty data directory
 //! on the same disk; `raftkv` besides gets writes on streams, each of which is a session. The figures are medians over the
 //! rounds. Both run with their default settings.
+//!
+//! What the flight recorder costs, on and off in turns: `-- --systems raftkv,unrecorded --clients 256 --readers 0 --streams 0
+//! --rounds 9`. Neighbouring rounds are compared with each other, so that a machine that grows busier counts for both.
 
 mod cluster;
 mod large;
@@ -40,7 +43,7 @@ struct Options {
     /// Concurrent clients of unary writes, one measurement for each number.
     #[arg(long, value_delimiter = ',', default_value = "1,64,256")]
     clients: Vec<usize>,
-    /// Concurrent clients of linearizable reads, one measurement for each number.
+    /// Concurrent clients of linearizable reads, one measurement for each number; 0: none.
     #[arg(long, value_delimiter = ',', default_value = "64,256")]
     readers: Vec<usize>,
     /// Streams of writes under a session each; 0: none.
@@ -75,7 +78,7 @@ struct Options {
 impl Options {
     fn workloads(&self) -> Vec<Workload> {
         let puts = self.clients.iter().map(|&clients| Workload::Puts { clients });
-        let gets = self.readers.iter().map(|&clients| Workload::Gets { clients });
+        let gets = self.readers.iter().filter(|clients| **clients > 0).map(|&clients| Workload::Gets { clients });
         let session = Workload::Session { streams: self.streams, outstanding: self.outstanding };
         puts.chain((self.streams > 0).then_some(session)).chain(gets).collect()
     }
@@ -102,6 +105,24 @@ impl Median {
         let (per_second, p50_us, cpu_us) = (of(|f| f.per_second), of(|f| f.p50_us), of(|f| f.cpu_us));
         Median { system, workload, per_second, p50_us, cpu_us }
     }
+}
+
+/// The median over the rounds of the ratio of writes a second (or reads) with the recorder to those without it, and of the CPU.
+fn print_recorder(workload: Workload, systems: &[System], rounds: &[Vec<Figures>]) {
+    let of = |recorder| systems.iter().position(|system| *system == System::Raftkv { recorder }).map(|at| &rounds[at]);
+    let (Some(on), Some(off)) = (of(true), of(false)) else { return };
+    let ratio = |figure: fn(&Figures) -> f64| {
+        let mut ratios: Vec<f64> = on.iter().zip(off).map(|(on, off)| figure(on) / figure(off)).collect();
+        ratios.sort_by(f64::total_cmp);
+        let at = |part: usize| ratios[(ratios.len() - 1) * part / 4];
+        (at(2), at(1), at(3))
+    };
+    let ((speed, slow, fast), (cpu, ..)) = (ratio(|f| f.per_second), ratio(|f| f.cpu_us));
+    println!(
+        "recorder on / off, {} at {} clients: {speed:.3} as many a second (half of the rounds: {slow:.3} to {fast:.3}), CPU {cpu:.3}",
+        workload.name(),
+        workload.clients()
+    );
 }
 
 /// Each beside etcd's figures in the same run; sessions beside etcd's unary puts with as many clients.
@@ -204,8 +225,13 @@ async fn main() -> Result<()> {
         let systems: Vec<_> =
             systems.iter().copied().filter(|system| *system != System::Etcd || !only_raftkv).collect();
         let mut rounds: Vec<Vec<Figures>> = systems.iter().map(|_| Vec::new()).collect();
-        for _ in 0..options.rounds {
-            for (system, figures) in systems.iter().zip(&mut rounds) {
+        for round in 0..options.rounds {
+            let mut turns: Vec<_> = systems.iter().zip(&mut rounds).collect();
+            // Nobody always comes first.
+            if round % 2 == 1 {
+                turns.reverse();
+            }
+            for (system, figures) in turns {
                 let cluster = Cluster::start(*system, &binary).await?;
                 // Whatever is read must be there.
                 load(&cluster, &options, Workload::Puts { clients: 64 }, Duration::from_secs(1)).await?;
@@ -217,7 +243,10 @@ async fn main() -> Result<()> {
             print_row(*system, workload, figures);
             medians.push(Median::of(*system, workload, figures));
         }
+        print_recorder(workload, &systems, &rounds);
     }
+    let recorder = ractor_raft::flow::Flow::new("raft/bench/1".to_owned());
+    println!("the flight recorder takes {} KiB of memory on each node, and no more", recorder.recorder_limit() / 1024);
     print_ratios(&medians);
     for system in systems.iter().filter(|system| **system != (System::Raftkv { recorder: false })) {
         if options.kills > 0 {

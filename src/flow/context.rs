@@ -128,6 +128,13 @@ impl<M: Message> Context<M> {
         }
     }
 
+    /// Says which place in the log the message being handled got, which it could not say itself.
+    pub fn is_about(&mut self, mark: Mark) {
+        if let Some(handling) = &mut self.handling {
+            handling.mark = mark;
+        }
+    }
+
     /// Stops this actor once the message being handled is done. What waits in the mailbox is dropped.
     pub fn stop(&self) {
         self.cell().stop(None);

@@ -82,10 +82,15 @@ impl Histogram {
         self.sum.fetch_add(nanoseconds, Relaxed);
     }
 
+    /// All values, added up.
+    pub(super) fn sum(&self) -> Duration {
+        Duration::from_nanos(self.sum.load(Relaxed))
+    }
+
     /// What was counted so far.
     pub fn counts(&self) -> Counts {
         let buckets = self.buckets.iter().map(|bucket| bucket.load(Relaxed)).collect();
-        Counts { buckets, sum: Duration::from_nanos(self.sum.load(Relaxed)) }
+        Counts { buckets, sum: self.sum() }
     }
 }
 

@@ -193,6 +193,7 @@ impl Kept {
 }
 
 fn shortened(mut cause: String) -> String {
-    cause.truncate(cause.floor_char_boundary(MAX_CAUSE));
+    let end = (0..=cause.len().min(MAX_CAUSE)).rev().find(|at| cause.is_char_boundary(*at));
+    cause.truncate(end.unwrap_or(0));
     cause
 }

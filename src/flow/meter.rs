@@ -113,8 +113,6 @@ pub(super) struct Meter {
     lives: AtomicU32,
     events: AtomicU64,
     handled: AtomicU64,
-    handling: AtomicU64,
-    waited: AtomicU64,
     longest_wait: AtomicU64,
     /// There from the first life on; places that no actor lives at need none.
     times: OnceLock<Box<Times>>,
@@ -131,8 +129,6 @@ impl Meter {
             lives: AtomicU32::new(0),
             events: AtomicU64::new(0),
             handled: AtomicU64::new(0),
-            handling: AtomicU64::new(0),
-            waited: AtomicU64::new(0),
             longest_wait: AtomicU64::new(0),
             times: OnceLock::new(),
             life: Mutex::new(None),
@@ -169,12 +165,10 @@ impl Meter {
 
     /// A message of this name was handled by `now` and took so long; where it stood in a mailbox, so long before.
     pub(super) fn add_times(&self, now: u64, message: u16, waited: Option<u64>, handling: u64) {
-        add(&self.handling, handling);
         let Some(times) = self.times.get() else { return };
         times.add_handling(message, handling);
         let Some(waited) = waited else { return };
         times.add_wait(now, waited);
-        add(&self.waited, waited);
         if waited > self.longest_wait.load(Ordering::Relaxed) {
             self.longest_wait.store(waited, Ordering::Relaxed);
         }
@@ -188,11 +182,13 @@ impl Meter {
     /// node's epoch.
     pub(super) fn report(&self, name: impl Fn(u16) -> &'static str, now: u64) -> Option<ActorReport> {
         let life = self.life()?;
-        let (lately, over) = self.times.get().map(|times| times.lately(now)).unwrap_or_default();
+        // One that lives has been begun.
+        let times = self.times.get()?;
+        let (lately, over) = times.lately(now);
         let current = life
             .showing()
             .map(|(message, since)| CurrentMessage { message: name(message), since: Duration::from_nanos(since) });
-        let duration = |counter: &AtomicU64| Duration::from_nanos(counter.load(Ordering::Relaxed));
+        let longest_wait = Duration::from_nanos(self.longest_wait.load(Ordering::Relaxed));
         Some(ActorReport {
             path: self.path.to_string(),
             actor: self.actor,
@@ -200,10 +196,10 @@ impl Meter {
             status: life.status(),
             depth: if matches!(life.status(), Status::Starting | Status::Running) { life.depth() } else { 0 },
             handled: self.handled.load(Ordering::Relaxed),
-            handling: duration(&self.handling),
-            waited: duration(&self.waited),
-            longest_wait: duration(&self.longest_wait),
-            wait_p99: lately.percentile(99).min(duration(&self.longest_wait)),
+            handling: times.handled(),
+            waited: times.waits().sum(),
+            longest_wait,
+            wait_p99: lately.percentile(99).min(longest_wait),
             lately: Lately { messages: lately.count(), over },
             restarts: self.lives.load(Ordering::Relaxed).saturating_sub(1),
             last_failure: self.last_failure.lock().expect(NEVER_POISONED).clone(),

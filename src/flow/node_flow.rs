@@ -390,7 +390,9 @@ impl Flow {
     }
 
     pub(super) fn nanoseconds(&self, instant: Instant) -> u64 {
-        instant.saturating_duration_since(self.0.epoch).as_nanos() as u64
+        let since = instant.saturating_duration_since(self.0.epoch);
+        // `as_nanos` counts in 128 bits, which every message would pay for three times.
+        since.as_secs() * 1_000_000_000 + u64::from(since.subsec_nanos())
     }
 
     pub(super) fn record(&self, record: &Record) {

@@ -10,6 +10,8 @@ use tokio::{
 
 use super::*;
 
+mod figures;
+
 /// Longer than any of these tests may take.
 const DEADLINE: Duration = Duration::from_secs(20);
 

@@ -106,13 +106,18 @@ impl Times {
         (lately, long)
     }
 
+    /// All times of handling, added up.
+    pub(super) fn handled(&self) -> Duration {
+        self.words().map(|word| word.handling.sum()).sum()
+    }
+
     /// The times of handling by the number of the name.
     pub(super) fn handling(&self) -> impl Iterator<Item = (u16, Counts)> {
-        self.words
-            .iter()
-            .chain([&self.others])
-            .filter_map(OnceLock::get)
-            .map(|word| (word.number, word.handling.counts()))
+        self.words().map(|word| (word.number, word.handling.counts()))
+    }
+
+    fn words(&self) -> impl Iterator<Item = &Word> {
+        self.words.iter().chain([&self.others]).filter_map(OnceLock::get).map(Box::as_ref)
     }
 }
 

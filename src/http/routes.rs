@@ -123,7 +123,7 @@ async fn readyz(State(site): State<Arc<Site>>) -> Response {
     }
 }
 
-/// Of the node of this process, as Prometheus reads them.
+/// Those of the node in this process; Prometheus asks each node itself.
 async fn figures(State(site): State<Arc<Site>>) -> Response {
     match (site.view)().node {
         Some(node) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], metrics::text(&node)).into_response(),

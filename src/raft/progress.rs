@@ -224,6 +224,19 @@ impl Progress {
         self.reachable = false;
     }
 
+    /// Forgets what is only read to choose among peers, and what is under way where there is no bound to that.
+    #[cfg(feature = "testing")]
+    pub(super) fn forget(&mut self, choice: bool, in_flight: bool) {
+        if choice {
+            self.reachable = false;
+            self.catch_up = CatchUp::default();
+        }
+        if in_flight {
+            self.in_flight.clear();
+            self.in_flight_bytes = 0;
+        }
+    }
+
     fn restart(&mut self, next_index: LogIndex) {
         self.mode = Mode::Probe;
         self.next_index = next_index;

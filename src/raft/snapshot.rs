@@ -266,9 +266,7 @@ impl Raft {
         self.snapshots.receiving = None;
         // A disk that was slow to store it is no reason for an election.
         self.timeout_since = now;
-        // Where an earlier one is still to be restored, it is not there any more: this one took its place.
-        let restores = self.snapshots.is_restoring() && snapshot.last_included.index > self.snapshots.position().index;
-        if snapshot.last_included.index > self.commit_index || restores {
+        if snapshot.last_included.index > self.commit_index || self.replaces_restoring(&snapshot) {
             self.install(snapshot, effects);
         } else {
             self.keep_newer(&snapshot);
@@ -279,6 +277,11 @@ impl Raft {
             InstallSnapshotReply { term: self.current_term(), outcome: InstallOutcome::Installed { match_index } };
         // The log stands on it, on disk, before anyone is told.
         self.outbox.after_write(Effect::Reply { call, reply: Reply::InstallSnapshot(reply) });
+    }
+
+    /// Whether an earlier one is still to be restored, which is not there any more: `snapshot` took its place.
+    fn replaces_restoring(&self, snapshot: &SnapshotMetadata) -> bool {
+        self.snapshots.is_restoring() && snapshot.last_included.index > self.snapshots.position().index
     }
 
     /// It is the finished one, unless one that was installed meanwhile reaches farther. Where entries overtook a received

@@ -6,10 +6,13 @@ use super::{
     election, names,
     path::{self, Part, Path},
     sequence::{Lane, Step},
+    upkeep,
 };
 use crate::flow::Outcome;
 
-/// So many are told of; a busy minute has thousands of writes.
+/// So many writes, and so many reads, are told of; a busy minute has thousands.
+const MOST_CALLS: usize = 6;
+/// So many of anything else: what befalls a cluster is rare, unless nothing goes well.
 const MOST: usize = 24;
 
 /// Something that the messages amount to.
@@ -81,21 +84,30 @@ pub struct Acknowledgement {
     pub counted: bool,
 }
 
-/// All accounts, by when they began.
-pub(super) fn all(steps: &[Step], lanes: &[Lane]) -> Vec<Account> {
-    let mut accounts = writes(steps, lanes);
-    accounts.extend(reads(steps, lanes));
-    accounts.extend(election::all(steps, lanes));
-    accounts.extend(restarts(steps));
-    accounts.extend(snapshots(steps));
-    accounts.extend(changes(steps));
-    accounts.sort_by_key(|account| (account.began, account.what, account.node));
+/// The accounts by when they began, and how many writes and reads there are besides.
+pub(super) fn all(steps: &[Step], lanes: &[Lane]) -> (Vec<Account>, usize) {
+    let mut accounts = election::all(steps, lanes);
+    accounts.extend(upkeep::restarts(steps));
+    accounts.extend(upkeep::snapshots(steps));
+    accounts.extend(upkeep::changes(steps));
+    accounts.sort_by_key(|account| account.began);
     accounts.truncate(MOST);
-    accounts
+    let (writes, more_writes) = writes(steps, lanes);
+    let (reads, more_reads) = reads(steps, lanes);
+    accounts.extend(writes.into_iter().chain(reads));
+    accounts.sort_by_key(|account| (account.began, account.what, account.node));
+    (accounts, more_writes + more_reads)
+}
+
+/// Of these, by when they were sent, the first few; and how many more there are.
+fn first_few<T>(mut calls: Vec<(i64, T)>) -> (Vec<T>, usize) {
+    calls.sort_by_key(|(sent, _)| *sent);
+    let more = calls.len().saturating_sub(MOST_CALLS);
+    (calls.into_iter().take(MOST_CALLS).map(|(_, call)| call).collect(), more)
 }
 
 /// A step that consensus of some node handled.
-fn at_consensus(step: &Step) -> bool {
+pub(super) fn at_consensus(step: &Step) -> bool {
     &*step.event.receiver == "consensus" && step.event.outcome != Outcome::Noted
 }
 
@@ -110,14 +122,16 @@ pub(super) fn everyone(steps: &[Step], lanes: &[Lane], node: u64) -> BTreeSet<u6
     lanes.iter().map(|lane| lane.node).chain(peers).collect()
 }
 
-fn writes(steps: &[Step], lanes: &[Lane]) -> Vec<Account> {
+fn writes(steps: &[Step], lanes: &[Lane]) -> (Vec<Account>, usize) {
     let mut tries = BTreeMap::<u64, Vec<usize>>::new();
     for (number, step) in steps.iter().enumerate() {
         if at_consensus(step) && names::is_proposal(&step.event.message) && step.event.trace != 0 {
             tries.entry(step.event.trace).or_default().push(number);
         }
     }
-    tries.into_iter().take(MOST).map(|(trace, tries)| write(steps, lanes, trace, &tries)).collect()
+    let begin = |tries: &[usize]| tries.iter().map(|number| steps[*number].sent).min().unwrap_or(0);
+    let (told, more) = first_few(tries.into_iter().map(|call| (begin(&call.1), call)).collect());
+    (told.into_iter().map(|(trace, tries)| write(steps, lanes, trace, &tries)).collect(), more)
 }
 
 /// One write, which may have been tried at several nodes: first where the client asked, last where it was taken in.
@@ -168,7 +182,7 @@ fn write(steps: &[Step], lanes: &[Lane], trace: u64, tries: &[usize]) -> Account
     let heard = |step: &&Step| is(step, "Answered") && &*step.event.receiver == "client" && step.event.trace == trace;
     let last = steps.iter().rposition(|step| heard(&step) && step.node == node).unwrap_or(last);
     account.ended = steps[last].ended;
-    Path { parts: account.parts, steps: account.path } = path::to_end(steps, began, last, |_| None);
+    Path { parts: account.parts, steps: account.path } = path::to_end(steps, began, last);
     account.lines = vec![format!("{title}: {} ms", names::milliseconds(account.ended - began))];
     account.lines.push(path::line(&account.parts));
     account.lines.extend(agreement(
@@ -181,7 +195,17 @@ fn write(steps: &[Step], lanes: &[Lane], trace: u64, tries: &[usize]) -> Account
 
 /// Term and index that a command was given: as what was sent because of it says, or else its trace.
 fn placed(steps: &[Step], trace: u64, proposal: usize) -> Option<(u64, u64)> {
-    let node = steps[proposal].node;
+    let (node, proposed) = (steps[proposal].node, &steps[proposal]);
+    // As consensus said itself: of this one, or of the message in which it took this one and others from the queue.
+    let holds = |step: &&Step| {
+        let apart = step.began > proposed.began || step.ended < proposed.ended;
+        step.node == node && !apart && step.event.mark.index > 0 && step.event.receiver == proposed.event.receiver
+    };
+    let told =
+        Some(proposed).filter(holds).or_else(|| steps.iter().filter(|step| is(step, "CallsWaiting")).find(holds));
+    if let Some(told) = told {
+        return Some((told.event.mark.term, told.event.mark.index));
+    }
     let carries = |step: &&Step| {
         step.node == node
             && matches!(&*step.event.message, "Persist" | "Deliver" | "Apply")
@@ -238,30 +262,24 @@ pub(super) fn agreement(how: &str, acknowledged: &[Acknowledgement], decided: Op
     Some(if others.is_empty() { line } else { format!("{line} ({others})") })
 }
 
-fn reads(steps: &[Step], lanes: &[Lane]) -> Vec<Account> {
+fn reads(steps: &[Step], lanes: &[Lane]) -> (Vec<Account>, usize) {
     let mut asked = BTreeMap::<u64, usize>::new();
     for (number, step) in steps.iter().enumerate() {
         if at_consensus(step) && is(step, "Read") && step.event.trace != 0 {
             asked.entry(step.event.trace).or_insert(number);
         }
     }
-    asked.into_values().take(MOST).map(|asked| read(steps, lanes, asked)).collect()
+    let (told, more) = first_few(asked.into_values().map(|asked| (steps[asked].sent, asked)).collect());
+    (told.into_iter().map(|asked| read(steps, lanes, asked)).collect(), more)
 }
 
 fn read(steps: &[Step], lanes: &[Lane], asked: usize) -> Account {
     let (node, trace, began) = (steps[asked].node, steps[asked].event.trace, steps[asked].sent);
     let of_trace = |step: &&Step| step.event.trace == trace;
     let query = steps.iter().rposition(|step| step.event.trace == trace && step.node == node && is(step, "Query"));
-    // Its answer came while consensus handled the last message of the read before the state machine was asked.
-    let answered = |query: usize| {
-        let before = |step: &Step| {
-            at_consensus(step) && step.node == node && step.event.trace == trace && step.began <= steps[query].sent
-        };
-        steps[..query].iter().rposition(before)
-    };
     let leader = steps.iter().find(|step| of_trace(step) && is(step, "ReadIndex")).map_or(node, |step| step.node);
     let decided = if leader == node {
-        query.and_then(answered)
+        query.and_then(|query| steps[query].cause)
     } else {
         let left =
             |step: &Step| step.node == leader && of_trace(&step) && step.event.message.starts_with("ReadIndexReply");
@@ -286,8 +304,7 @@ fn read(steps: &[Step], lanes: &[Lane], asked: usize) -> Account {
         account.lines.push(format!("read at node {node}: not answered in this recording"));
         return account;
     };
-    let before = |number: usize| if number == query { answered(query) } else { None };
-    Path { parts: account.parts, steps: account.path } = path::to_end(steps, began, query, before);
+    Path { parts: account.parts, steps: account.path } = path::to_end(steps, began, query);
     let took = names::milliseconds(account.ended - began);
     account.lines = vec![format!("read at node {node}, as of index {}: {took} ms", account.index)];
     account.lines.push(path::line(&account.parts));
@@ -304,102 +321,4 @@ fn read(steps: &[Step], lanes: &[Lane], asked: usize) -> Account {
     let how = format!("node {leader} still led, as it heard from");
     account.lines.extend(agreement(&how, &account.acknowledged, decisive.map(|step| step.began)));
     account
-}
-
-fn plain(what: What, step: &Step, ended: i64, lines: Vec<String>) -> Account {
-    Account {
-        what,
-        node: step.node,
-        trace: step.event.trace,
-        term: step.event.mark.term,
-        index: step.event.mark.index,
-        began: step.sent,
-        ended,
-        parts: Vec::new(),
-        path: Vec::new(),
-        acknowledged: Vec::new(),
-        lines,
-    }
-}
-
-/// Actors that began a later life, together where one node's came one after the other.
-fn restarts(steps: &[Step]) -> Vec<Account> {
-    let mut groups = Vec::<(&Step, i64, Vec<&str>)>::new();
-    for step in steps.iter().filter(|step| is(step, "Start") && step.event.receiver_incarnation > 1) {
-        let actor = names::short(&step.event.receiver);
-        match groups.iter_mut().rfind(|(first, ..)| first.node == step.node) {
-            Some((_, ended, actors)) if !actors.contains(&actor) => {
-                actors.push(actor);
-                *ended = step.ended.max(*ended);
-            }
-            _ => groups.push((step, step.ended, vec![actor])),
-        }
-    }
-    let told = |(first, ended, actors): (&Step, i64, Vec<&str>)| {
-        let broke = |step: &&Step| {
-            step.node == first.node
-                && step.sent <= first.sent
-                && matches!(step.event.outcome, Outcome::Panicked | Outcome::Failed | Outcome::Killed)
-        };
-        let fallen = steps.iter().rfind(broke);
-        let began = fallen.map_or(first.sent, |step| step.ended.min(first.sent));
-        let why = fallen.map_or(String::new(), |step| {
-            let word = names::word(&step.event.message, step.event.mark);
-            format!(": {} {} at {word}", names::short(&step.event.receiver), step.event.outcome)
-        });
-        let took = names::milliseconds(ended - began);
-        let started = format!("started again: {}, within {took} ms", actors.join(", "));
-        let mut account =
-            plain(What::Restart, first, ended, vec![format!("restart on node {}{why}", first.node), started]);
-        account.began = began;
-        account
-    };
-    groups.into_iter().map(told).collect()
-}
-
-fn snapshots(steps: &[Step]) -> Vec<Account> {
-    let written = steps.iter().filter(|step| at_consensus(step) && is(step, "SnapshotWritten"));
-    let written = written.map(|step| {
-        let line = format!("node {} wrote a snapshot up to index {}", step.node, step.event.mark.index);
-        plain(What::Snapshot, step, step.ended, vec![line])
-    });
-    let mut sent = BTreeMap::<(u64, u64), Vec<&Step>>::new();
-    for step in steps.iter().filter(|step| at_consensus(step) && is(step, "InstallSnapshot")) {
-        sent.entry((step.node, step.event.mark.index)).or_default().push(step);
-    }
-    let received = sent.into_iter().filter_map(|((node, index), pieces)| {
-        let first = pieces.first()?;
-        let restored = steps.iter().find(|step| step.node == node && is(step, "Restored") && step.sent >= first.sent);
-        let from = names::node(&first.event.sender).map_or(String::new(), |from| format!(" from node {from}"));
-        let ended = restored.or(pieces.last().copied())?.ended;
-        let took = names::milliseconds(ended - first.sent);
-        let stands = if restored.is_some() { "and stands at it after" } else { "so far, within" };
-        let line = format!(
-            "node {node} received the snapshot up to index {index}{from} in {} messages, {stands} {took} ms",
-            pieces.len()
-        );
-        Some(plain(What::Snapshot, first, ended, vec![line]))
-    });
-    written.chain(received).collect()
-}
-
-fn changes(steps: &[Step]) -> Vec<Account> {
-    let asked = steps.iter().filter(|step| at_consensus(step) && is(step, "ChangeMembership"));
-    let told = asked.map(|step| {
-        let mut known = BTreeMap::new();
-        for told in steps.iter().filter(|told| is(told, "MembershipChanged") && told.sent >= step.sent) {
-            known.insert(told.node, told.sent);
-        }
-        let ended = known.values().copied().max().unwrap_or(step.ended);
-        let mut lines = vec![format!("change of the servers, asked at node {}", step.node)];
-        let line = |(node, at): (&u64, &i64)| format!("node {node} after {} ms", names::milliseconds(at - step.sent));
-        if !known.is_empty() {
-            lines.push(format!(
-                "the last step of it known to {}",
-                known.iter().map(line).collect::<Vec<_>>().join(", ")
-            ));
-        }
-        plain(What::Change, step, ended, lines)
-    });
-    told.collect()
 }

@@ -5,6 +5,7 @@
 //!  "nodes":[{"node","leads","missed","clock_shift","clock_error"}],
 //!  "accounts":[{"what","node","trace","term","index","began","ended",
 //!               "parts":[{"place","node","nanoseconds"}],"path":[…],"acknowledged":[{"node","at","counted"}],"lines":[…]}],
+//!  "untold",
 //!  "steps":[{"node","id","cause","left","arrived","trace","sender","sender_life","receiver","receiver_life",
 //!            "message","term","index","sent","began","ended","outcome","clock"}]}
 //! ```
@@ -88,6 +89,7 @@ impl Sequence {
             ("v", Json::number(1)),
             ("nodes", Json::long_list(nodes)),
             ("accounts", Json::long_list(self.accounts.iter().map(account))),
+            ("untold", Json::number(self.untold)),
             ("steps", Json::long_list(self.steps.iter().map(step))),
         ])
         .finish()

@@ -56,6 +56,31 @@ pub(super) fn pairs(steps: &[Step], tolerance: i64) -> Vec<(usize, usize)> {
     channels.into_values().flat_map(|ends| ends.pair(steps, tolerance)).collect()
 }
 
+/// What led to a message that a caller sent and no actor: on the same node and in the same trace, what consensus handled last
+/// before it. So a command that is passed on or tried again follows from its refusal, and a query from the answer to its read.
+pub(super) fn led_by_callers(steps: &mut [Step]) {
+    let mut handled = BTreeMap::<(u64, u64), Vec<(i64, u64, usize)>>::new();
+    for (number, step) in steps.iter().enumerate() {
+        if &*step.event.receiver == "consensus" && step.event.trace != 0 && step.event.outcome != Outcome::Noted {
+            handled.entry((step.node, step.event.trace)).or_default().push((step.began, step.event.id, number));
+        }
+    }
+    handled.values_mut().for_each(|those| those.sort_unstable());
+    let led_by = |number: usize, step: &Step| {
+        let query = &*step.event.message == "Query";
+        if step.cause.is_some() || !query && !names::is_proposal(&step.event.message) {
+            return step.cause;
+        }
+        let those = handled.get(&(step.node, step.event.trace))?;
+        // A try again comes behind all of the one before; what is passed on or asked may come in the same moment.
+        let at_once = query || step.event.outcome == Outcome::Noted;
+        let before = those.partition_point(|(began, ..)| *began < step.sent || at_once && *began <= step.sent);
+        those[..before].iter().rev().map(|(.., other)| *other).find(|other| *other != number)
+    };
+    let causes: Vec<_> = steps.iter().enumerate().map(|(number, step)| led_by(number, step)).collect();
+    steps.iter_mut().zip(causes).for_each(|(step, cause)| step.cause = cause);
+}
+
 /// Which node heard the answer to a command that it had passed on, by its trace.
 fn answered(steps: &[Step]) -> BTreeMap<u64, u64> {
     let heard = |step: &&Step| &*step.event.message == "Answered" && &*step.event.receiver == "client";
@@ -102,7 +127,7 @@ fn arrival(step: &Step) -> Option<(Option<u64>, Way)> {
             Some(peer) => Some((Some(peer), Way::Reply { term, index })),
             None => from.map(|from| (Some(from), Way::Answer { trace: *trace })),
         },
-        proposal if names::is_proposal(proposal) && step.cause.is_none() && step.event.outcome != Outcome::Noted => {
+        proposal if names::is_proposal(proposal) && step.event.outcome != Outcome::Noted => {
             (*trace != 0).then_some((None, Way::Forward { trace: *trace }))
         }
         _ => None,

@@ -52,18 +52,17 @@ pub(super) struct Path {
     pub steps: Vec<usize>,
 }
 
-/// What the time from `began` to the end of step `last` went into. `before` is what led to a step that has neither a cause nor a
-/// place where it left.
-pub(super) fn to_end(steps: &[Step], began: i64, last: usize, before: impl Fn(usize) -> Option<usize>) -> Path {
-    walk(steps, began, steps[last].ended, last, before)
+/// What the time from `began` to the end of step `last` went into.
+pub(super) fn to_end(steps: &[Step], began: i64, last: usize) -> Path {
+    walk(steps, began, steps[last].ended, last)
 }
 
 /// As [`to_end`], to the sending of step `last`.
 pub(super) fn to_sending(steps: &[Step], began: i64, last: usize) -> Path {
-    walk(steps, began, steps[last].sent, last, |_| None)
+    walk(steps, began, steps[last].sent, last)
 }
 
-fn walk(steps: &[Step], began: i64, until: i64, last: usize, before: impl Fn(usize) -> Option<usize>) -> Path {
+fn walk(steps: &[Step], began: i64, until: i64, last: usize) -> Path {
     let mut time = Time { began, until, parts: Vec::new() };
     let mut passed = Vec::new();
     let mut at = Some(last);
@@ -71,19 +70,16 @@ fn walk(steps: &[Step], began: i64, until: i64, last: usize, before: impl Fn(usi
     for _ in 0..=steps.len() {
         let Some(number) = at else { break };
         let step = &steps[number];
+        if step.ended < began {
+            break;
+        }
         passed.push(number);
         time.spend(place_of(step), step.began);
         time.spend(Place::Queue, step.sent);
-        if time.until <= began && step.sent <= began {
-            break;
+        if let Some(left) = step.left {
+            time.spend(Place::Network, steps[left].ended.min(step.sent));
         }
-        at = match step.left {
-            Some(left) => {
-                time.spend(Place::Network, steps[left].ended.min(step.sent));
-                Some(left)
-            }
-            None => step.cause.or_else(|| before(number)),
-        };
+        at = step.left.or(step.cause);
     }
     time.spend(Place::Other, began);
     time.parts.sort_by_key(|part| (part.place == Place::Other, std::cmp::Reverse(part.nanoseconds), part.place));

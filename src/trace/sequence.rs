@@ -19,6 +19,7 @@ pub struct Sequence {
     pub(super) lanes: Vec<Lane>,
     pub(super) steps: Vec<Step>,
     pub(super) accounts: Vec<Account>,
+    pub(super) untold: usize,
 }
 
 /// One node in a [`Sequence`].
@@ -49,7 +50,8 @@ pub struct Step {
     pub began: i64,
     /// When its handling ended.
     pub ended: i64,
-    /// The step of the same node in which it was sent, as a place in [`Sequence::steps`].
+    /// The step of the same node in which it was sent, or whose answer let a caller send it, as a place in
+    /// [`Sequence::steps`].
     pub cause: Option<usize>,
     /// The step of another node by which it left there, as a place in [`Sequence::steps`].
     pub left: Option<usize>,
@@ -77,6 +79,7 @@ impl Sequence {
         let mut recordings: Vec<_> = recordings.iter().collect();
         recordings.sort_by_key(|recording| recording.node);
         let (mut steps, owners) = flatten(&recordings);
+        pairing::led_by_callers(&mut steps);
         let shifts = align(&recordings, &mut steps, &owners);
         let mut steps = in_order(steps);
         let begin = steps.iter().map(|step| step.sent).min().unwrap_or(0);
@@ -88,8 +91,8 @@ impl Sequence {
         let mut lanes = lanes(&recordings, &shifts);
         let leader = leader(&steps);
         lanes.iter_mut().for_each(|lane| lane.leads = Some(lane.node) == leader);
-        let accounts = account::all(&steps, &lanes);
-        Sequence { lanes, steps, accounts }
+        let (accounts, untold) = account::all(&steps, &lanes);
+        Sequence { lanes, steps, accounts, untold }
     }
 
     /// The nodes, by their numbers.
@@ -107,6 +110,11 @@ impl Sequence {
         &self.accounts
     }
 
+    /// How many writes and reads there are besides those in [`accounts`](Sequence::accounts), which has the first few.
+    pub fn untold(&self) -> usize {
+        self.untold
+    }
+
     /// From the first message's sending to the end of the last one's handling, in nanoseconds.
     pub fn length(&self) -> i64 {
         self.steps.iter().map(|step| step.ended).max().unwrap_or(0)
@@ -120,12 +128,15 @@ fn nanoseconds(duration: std::time::Duration) -> i64 {
 /// All messages as steps, on the clocks as the recordings say, and which recording each is of.
 fn flatten(recordings: &[&Recording]) -> (Vec<Step>, Vec<usize>) {
     let (mut steps, mut owners) = (Vec::new(), Vec::new());
+    // The common clock may count from 1970: only how the epochs stand to each other matters.
+    let earliest = recordings.iter().map(|recording| recording.clock.epoch).min().unwrap_or(0);
     for (owner, recording) in recordings.iter().enumerate() {
         let first = steps.len();
         let numbers: BTreeMap<_, _> =
             recording.events.iter().enumerate().map(|(number, event)| (event.id, first + number)).collect();
         for event in &recording.events {
-            let sent = recording.clock.epoch.clamp(-FURTHEST, FURTHEST) + nanoseconds(event.sent);
+            let epoch = recording.clock.epoch.saturating_sub(earliest).min(FURTHEST);
+            let sent = epoch + nanoseconds(event.sent);
             let began = sent + nanoseconds(event.waited);
             let ended = began + nanoseconds(event.handling);
             let own = steps.len();

@@ -9,8 +9,8 @@ use super::{
 /// Columns narrower than this are no columns.
 const NARROWEST: usize = 24;
 /// The time before the columns, and the three times behind them.
-const TIME: usize = 11;
-const TIMES: usize = 24;
+const TIME: usize = 9;
+const TIMES: usize = 22;
 
 impl Sequence {
     /// For a terminal of so many columns: a column a node and a line an arrow; where that is too narrow, or the nodes too many,
@@ -29,7 +29,7 @@ impl Sequence {
         let begin = lines.first().map_or(0, |line| line.at);
         lines.iter_mut().for_each(|line| line.at -= begin);
         let nodes = self.lanes.len();
-        let column = (width.saturating_sub(TIME + TIMES) / nodes.max(1)).saturating_sub(3);
+        let column = (width.saturating_sub(TIME + 2 + TIMES) / nodes.max(1)).saturating_sub(3);
         let mut text = self.titles();
         text.extend(self.remarks());
         text.push(String::new());
@@ -77,6 +77,7 @@ impl Sequence {
         }
         let critical = self.accounts.iter().any(|account| !account.path.is_empty());
         summary.extend(critical.then(|| "• on the critical path".to_owned()));
+        summary.extend((self.untold > 0).then(|| format!("not summed up: {} more writes and reads", self.untold)));
         summary.extend(quiet.line());
         if summary.len() == 1 { Vec::new() } else { summary }
     }
@@ -93,7 +94,7 @@ impl Table<'_> {
         let head = self.lanes.iter().map(|lane| fit(&title(lane), self.column)).collect::<Vec<_>>().join(" │ ");
         let rule = vec!["─".repeat(self.column + 2); self.lanes.len()].join("┼");
         let mut rows = vec![
-            format!("{:>TIME$} │ {head} │ network   queue    work", "ms"),
+            format!("{:>TIME$} │ {head} │ network  queue   work", "ms"),
             format!("{}┼{rule}┼{}", "─".repeat(TIME + 1), "─".repeat(TIMES)),
         ];
         let long = lines
@@ -115,8 +116,8 @@ impl Table<'_> {
             (Some(at), None) => self.at(at, &format!("{} → node {}", line.word, line.to.node)),
             (None, at) => self.at(at.unwrap_or(0), &format!("node {} → {}", line.from.node, line.word)),
         };
-        let times =
-            [line.network, Some(line.queue), line.work].map(|time| format!("{:>8}", time.map_or(String::new(), shown)));
+        let times = [(line.network, 8), (Some(line.queue), 7), (line.work, 7)]
+            .map(|(time, width)| format!("{:>width$}", time.map_or(String::new(), shown)));
         format!("{} {cells}{}{}", time(line, TIME), times.concat().trim_end(), line.remark)
     }
 
@@ -166,8 +167,8 @@ impl Table<'_> {
 /// When it was sent, and whether the time of the whole went this way.
 fn time(line: &Line, width: usize) -> String {
     let at = names::milliseconds(line.at);
-    let width = width.saturating_sub(2);
-    format!("{} {at:>width$}", if line.critical { '•' } else { ' ' })
+    let width = width.saturating_sub(1);
+    format!("{}{at:>width$}", if line.critical { '•' } else { ' ' })
 }
 
 fn title(lane: &Lane) -> String {
@@ -222,7 +223,7 @@ fn list(lines: &[Line], width: usize) -> Vec<String> {
     let way_width = longest(&mut ways.iter().map(|way| way.chars().count()), width / 2 + 4);
     let word_width = longest(&mut lines.iter().map(|line| line.word.chars().count()), width / 3);
     let row = |(line, way): (&Line, &String)| {
-        let start = format!("{}  {}  {}", time(line, 10), fit(way, way_width), fit(&line.word, word_width));
+        let start = format!("{}  {}  {}", time(line, 9), fit(way, way_width), fit(&line.word, word_width));
         let named = [("network", line.network), ("queue", Some(line.queue)), ("work", line.work)];
         let times = named
             .into_iter()

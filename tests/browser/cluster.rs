@@ -164,6 +164,7 @@ impl Faults for Killer {
 /// The application's own actor, above the nodes.
 struct Application;
 
+#[cfg_attr(feature = "async-trait", ractor::async_trait)]
 impl Actor for Application {
     type Msg = ();
     type State = ();

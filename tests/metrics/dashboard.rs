@@ -11,8 +11,21 @@ const DASHBOARD: &str = include_str!("../../dashboards/raftkv.json");
 /// What Prometheus adds to each series.
 const ADDED: [&str; 2] = ["instance", "job"];
 /// Words of PromQL that are used, besides the names of metrics and labels.
-const WORDS: [&str; 12] =
-    ["sum", "max", "min", "count", "by", "rate", "increase", "histogram_quantile", "topk", "vector", "or", "on"];
+const WORDS: [&str; 13] = [
+    "sum",
+    "max",
+    "min",
+    "count",
+    "by",
+    "rate",
+    "increase",
+    "histogram_quantile",
+    "min_over_time",
+    "topk",
+    "vector",
+    "or",
+    "on",
+];
 
 fn dashboard() -> Value {
     serde_json::from_str(DASHBOARD).expect("it is JSON")
@@ -58,6 +71,22 @@ async fn it_uses_only_what_exists() {
     assert!(missing.len() <= 3, "these are not drawn: {missing:?}");
     let query = &dashboard["templating"]["list"][1]["definition"];
     assert_eq!(query, "label_values(raft_term, instance)");
+}
+
+/// Fails when: the README suggests an alert on what there is not.
+#[tokio::test(start_paused = true)]
+async fn the_suggested_alerts_use_only_what_exists() {
+    let cluster = cluster().await;
+    let exposition = of(&cluster, cluster.leader().await);
+    let lines = include_str!("../../README.md").lines().filter(|line| line.starts_with('|'));
+    let quoted = lines.filter_map(|line| line.split('`').nth(1)).filter(|quoted| quoted.contains("raft_"));
+    let alerts: Vec<_> = quoted.collect();
+    assert!(alerts.len() >= 5, "{alerts:?}");
+    for alert in alerts {
+        if let Err(wrong) = check(alert, &exposition) {
+            panic!("{wrong} in {alert}");
+        }
+    }
 }
 
 /// Fails when: the check below lets a wrong expression pass.

@@ -22,8 +22,10 @@ use ractor_raft::raft::*;
 
 use super::{
     history::History,
+    order::{Ages, Waiting},
     scope::Scope,
     server::{Contents, Event, Move, Packet, Server},
+    tally::{Facts, Tally},
 };
 
 /// History, servers by rising id, then messages by rising number.
@@ -91,6 +93,9 @@ fn fingerprint(state: &[u32]) -> [u64; 2] {
     [fold(17, 0x9e37_79b9_7f4a_7c15), fold(0x1234_5678_9abc_def1, 0xd6e8_feb8_6659_fd93)]
 }
 
+/// So many states are gone through nearest first.
+const NEAR: usize = 200_000;
+
 /// States of all the searches of this process.
 static SUM: AtomicUsize = AtomicUsize::new(0);
 
@@ -119,6 +124,9 @@ pub struct Outcome {
     pub numbers: Option<BTreeMap<u64, u64>>,
     pub events: Vec<Event>,
     pub violation: Option<String>,
+    /// The latest round of reads that was told to anyone.
+    pub read_round: u64,
+    pub facts: Facts,
 }
 
 pub struct Search {
@@ -141,6 +149,8 @@ pub struct Search {
     /// How each state was reached first: from which, by whose turn.
     reached: Vec<(u32, u8, Move)>,
     transitions: u64,
+    tally: Tally,
+    pub ages: Ages,
 }
 
 impl Search {
@@ -159,19 +169,55 @@ impl Search {
             seen: HashMap::default(),
             reached: Vec::new(),
             transitions: 0,
+            tally: Tally::default(),
+            ages: Ages::default(),
         }
     }
 
-    /// Explores everything. Panics with the shortest way to a violation, if there is one.
-    pub fn run(&mut self) {
+    /// Explores everything, and looks, where it is promised to go `to_the_end`, whether that was all there is. The nearest
+    /// states go first, since most of what is wrong is near, and its shortest way is then found; if there are many, all of them
+    /// follow in the order of their progress.
+    pub fn run(scope: Scope, to_the_end: bool) {
+        let near = if scope.whole { NEAR.min(scope.max_states.wrapping_sub(1)) } else { scope.max_states };
+        let mut search = Search::new(Scope { nearest_first: true, max_states: near, ..scope.clone() });
+        let mut cut = search.explore();
+        if cut && near != scope.max_states {
+            let nearest = search.tally;
+            search = Search::new(Scope { nearest_first: false, ..scope.clone() });
+            cut = search.explore();
+            search.tally.add_all(nearest);
+        }
+        if std::env::var_os("MOVES").is_some() {
+            search.tally.tell(scope.name);
+        }
+        let missing = search.tally.missing(&scope);
+        if !to_the_end || cut && std::env::var_os("STATES").is_some() {
+            return;
+        }
+        let name = scope.name;
+        assert!(missing.is_empty(), "model {name} never came by what it is about: {}", missing.join(", "));
+        assert!(!cut || !scope.whole, "model {name} was not explored to its end");
+    }
+
+    /// All that comes to happen.
+    pub fn histories(scope: Scope) -> HashSet<Rc<History>> {
+        let max_states = if scope.nearest_first { NEAR } else { 0 };
+        let mut search = Search::new(Scope { max_states, ..scope });
+        search.explore();
+        search.histories.values.into_iter().collect()
+    }
+
+    /// Whether it was cut. Panics with a way to a violation, if there is one.
+    fn explore(&mut self) -> bool {
         let began = Instant::now();
         let first = self.first_state();
         self.first = Some(first.clone());
         self.enter(&first);
         self.reached.push((0, 0, Move::Tick));
-        let mut level = vec![(first, 0_u32)];
+        let mut waiting = Waiting::default();
+        waiting.put(0, first, 0);
         let (mut depth, mut cut) = (0, false);
-        while !level.is_empty() && !cut {
+        while !cut && let Some(level) = waiting.take() {
             let mut next = Vec::new();
             for (state, number) in level {
                 self.visit(state, number, &mut next);
@@ -180,14 +226,18 @@ impl Search {
                     break;
                 }
             }
-            level = next;
             depth += 1;
+            for (state, number) in next {
+                let progress = if self.scope.nearest_first { depth as u64 } else { self.progress(&state) };
+                waiting.put(progress, state, number);
+            }
             if std::env::var_os("LEVELS").is_some() {
                 self.tell(depth, "so far", began);
             }
         }
         SUM.fetch_add(self.reached.len(), Relaxed);
-        self.tell(depth - 1, if cut { "CUT at the bound" } else { "all explored" }, began);
+        self.tell(depth - 1, if cut { "CUT" } else { "all explored" }, began);
+        cut
     }
 
     /// Everything that may happen in a state. What is reached for the first time is put to `next`.
@@ -197,13 +247,26 @@ impl Search {
             self.transitions += 1;
             match self.successor(&state, id, what) {
                 Ok(Some(successor)) => {
+                    self.count(&state, id, what);
                     if self.enter(&successor) {
                         next.push((successor, self.reached.len() as u32));
                         self.reached.push((number, id as u8, what));
                     }
                 }
+                // One that changes nothing was made all the same.
+                Ok(None) if what == Move::LateReport => self.count(&state, id, what),
                 Ok(None) => {}
                 Err(violation) => self.fail(number, id, what, &violation),
+            }
+        }
+    }
+
+    fn count(&mut self, state: &State, id: NodeId, what: Move) {
+        match what {
+            Move::Tick => self.tally.ticked(),
+            _ => {
+                let outcome = self.outcome(state[id as usize], what);
+                self.tally.add(&outcome.facts);
             }
         }
     }
@@ -237,7 +300,11 @@ impl Search {
                 let outcome = self.outcome(state[id as usize], what);
                 let unchanged = outcome.server == state[id as usize] && outcome.violation.is_none();
                 if unchanged && outcome.events.is_empty() && outcome.numbers.is_none() {
+                    let before = more.len();
                     more.extend(outcome.sent.iter().filter(|packet| self.is_news(**packet, &state)));
+                    if more.len() > before {
+                        self.tally.add(&outcome.facts);
+                    }
                 }
             }
             if more.is_empty() {
@@ -254,21 +321,23 @@ impl Search {
     /// Written past the test harness, which keeps what a passing test prints to itself.
     fn tell(&self, depth: usize, end: &str, began: Instant) {
         let line = format!(
-            "model {}: {} states, {} transitions, depth {depth}, {end} in {:.1} s, {:.1} s of CPU ({} servers, {} messages, {} turns); {} states in all\n",
+            "model {}: {} states, {} transitions, depth {depth}, {end} in {:.1} s, {:.1} s of CPU ({} places, {} servers, {} messages, {} turns, {} histories); {} states in all\n",
             self.scope.name,
             self.reached.len(),
             self.transitions,
             began.elapsed().as_secs_f64(),
             on_cpu(),
+            self.seen.len(),
             self.servers.values.len(),
             self.packets.values.len(),
             self.outcomes.len(),
+            self.histories.values.len(),
             SUM.load(Relaxed),
         );
         std::io::stderr().write_all(line.as_bytes()).expect("the standard error stream takes a line");
     }
 
-    /// Walks the shortest way once more and writes it down.
+    /// Walks the way once more and writes it down.
     fn fail(&mut self, number: u32, id: NodeId, what: Move, violation: &str) -> ! {
         let mut way = vec![(id, what)];
         let mut at = number;
@@ -329,22 +398,29 @@ impl Search {
             let mut turn = self.take_turn(number, what, &mut contents, false);
             turn.check(!matches!(what, Move::Crash { .. }));
             let numbers = turn.renumber();
-            (turn.server, turn.sent, turn.events, turn.violation, numbers)
+            if !self.scope.forgets_nothing {
+                turn.server.raft.forget(&self.scope.never());
+            }
+            let packet = if let Move::Deliver(packet) = what { Some(self.packets.get(packet)) } else { None };
+            let facts = Facts::of(&turn, what, packet.map(|packet| &packet.body));
+            (turn.server, turn.sent, turn.events, turn.violation, numbers, facts)
         }));
         self.contents = contents;
         match result {
-            Ok((server, sent, events, violation, numbers)) => {
+            Ok((server, sent, events, violation, numbers, facts)) => {
                 let server = self.servers.number(server);
+                let read_round = sent.iter().map(Packet::read_round).max().unwrap_or(0);
                 let mut sent: Vec<u32> = sent.into_iter().map(|packet| self.number_packet(packet)).collect();
                 sent.sort_unstable();
                 let same = numbers.iter().all(|(old, new)| old == new) && numbers.len() >= self.sessions(number);
-                Outcome { server, sent, numbers: (!same).then_some(numbers), events, violation }
+                Outcome { server, sent, numbers: (!same).then_some(numbers), events, violation, read_round, facts }
             }
             Err(panic) => {
                 let text = panic.downcast_ref::<String>().cloned();
                 let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
                 let violation = Some(text.unwrap_or_else(|| "a panic without words".to_owned()));
-                Outcome { server: number, sent: Vec::new(), numbers: None, events: Vec::new(), violation }
+                let (sent, events, facts) = (Vec::new(), Vec::new(), Facts::default());
+                Outcome { server: number, sent, numbers: None, events, violation, read_round: 0, facts }
             }
         }
     }

@@ -81,7 +81,7 @@ impl History {
             }
             Event::Commits { from, to, by } => self.note_commit(server, (*from, *to), by, servers),
             Event::Applies { entries, calls } => self.note_applied(id, entries, calls),
-            Event::AnswersRead { call, read_index } => {
+            Event::AnswersRead { call, read_index, .. } => {
                 let Some((at, must_see)) = self.reads.remove(call) else {
                     return Err(format!("n{id} answers read {call} twice"));
                 };

@@ -62,8 +62,7 @@ impl Search {
         }
         if used.crashes < scope.crashes {
             may(Move::Crash { survives: false });
-            let writes = server.pending.is_some() || server.writing.is_some() || server.chunk.is_some();
-            writes.then(|| may(Move::Crash { survives: true }));
+            server.is_writing().then(|| may(Move::Crash { survives: true }));
         }
         server.chunk.is_some().then(|| may(Move::StoreChunk));
         server.writing.is_some().then(|| may(Move::WriteSnapshot));
@@ -91,8 +90,10 @@ impl Search {
         let server = Server::clone(self.servers.get(number));
         if let Move::Crash { survives } = what {
             let now = if self.scope.ticks > 0 { server.now } else { Duration::ZERO };
+            let writes = server.is_writing();
             let (settings, disk) = Turn::remains(server, survives);
             let mut turn = Turn::start(settings, disk, now, contents, lines);
+            turn.lost_write = writes && !survives;
             if let Some(lines) = &mut turn.lines {
                 lines.insert(0, format!("n{} falls, what it was writing is on disk: {survives}", turn.server.id));
             }
@@ -144,7 +145,8 @@ impl Search {
         if let Some(violation) = &outcome.violation {
             return Err(violation.clone());
         }
-        if self.servers.get(outcome.server).asked.len() > self.scope.waiting {
+        let waits = self.servers.get(outcome.server).asked.len() > self.scope.waiting;
+        if waits || outcome.read_round > self.scope.read_rounds {
             return Ok(None);
         }
         let counted = !matches!(what, Move::Deliver(_) | Move::Ring | Move::Sync | Move::LateReport);
@@ -279,6 +281,9 @@ impl Search {
             }
             let mut turn = Turn::start(settings, disk, Duration::ZERO, &mut self.contents, false);
             turn.renumber();
+            if !self.scope.forgets_nothing {
+                turn.server.raft.forget(&self.scope.never());
+            }
             servers.push(turn.server);
         }
         let servers = servers.into_iter().map(|server| self.servers.number(server));

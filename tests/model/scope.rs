@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use ractor_raft::raft::*;
 
-use super::server::PreVotes;
+use super::{server::PreVotes, tally::Kind};
 use crate::support::disk::{Disk, snapshot_of};
 
 /// One configuration of the model. Whatever is not bounded here may happen at any time, any number of times: a message that
@@ -19,6 +19,9 @@ pub struct Scope {
     pub max_term: Term,
     pub proposals: u8,
     pub reads: u8,
+    /// No leader begins more rounds of reads than these: a follower's question that arrives again and again would each time
+    /// begin another.
+    pub read_rounds: u64,
     pub leases: bool,
     pub changes: Vec<Change>,
     pub transfers: u8,
@@ -46,10 +49,20 @@ pub struct Scope {
     pub heartbeats: bool,
     /// The most entries in one AppendEntries.
     pub batch: usize,
+    /// The most AppendEntries with entries to one peer that are not answered.
+    pub window: usize,
+    /// Differences that cannot come to matter are kept, to show that they do not.
+    pub forgets_nothing: bool,
     /// n2 and n3 begin alike, and nothing else tells one from the other.
     pub mirrored: bool,
     /// n1 leads term 1 from the beginning, and everyone has what it has.
     pub settled: bool,
+    /// What it is about: a search that never comes by these has a hole.
+    pub reaches: Vec<Kind>,
+    /// In the order of their distance, else least progress first (`model/order.rs`).
+    pub nearest_first: bool,
+    /// All of it is explored before `max_states`: otherwise the test fails. Else only the nearest states are explored.
+    pub whole: bool,
     /// Stop here. 0: when all is explored.
     pub max_states: usize,
 }
@@ -68,6 +81,7 @@ impl Scope {
             max_term,
             proposals: 0,
             reads: 0,
+            read_rounds: 2,
             leases: false,
             changes: Vec::new(),
             transfers: 0,
@@ -84,10 +98,21 @@ impl Scope {
             only_elections: false,
             heartbeats: false,
             batch: 2,
+            window: usize::MAX,
+            forgets_nothing: false,
             mirrored: true,
             settled: false,
+            reaches: Vec::new(),
+            nearest_first: false,
+            whole: true,
             max_states: 0,
         }
+    }
+
+    /// What no server is ever asked.
+    pub fn never(&self) -> Never {
+        let joint = self.disks.iter().any(|disk| disk.current_membership().is_joint());
+        Never { changes: self.changes.is_empty() && !joint, reads: self.reads == 0 }
     }
 
     /// Zero timeouts: nobody waits for anything that it could wait for. With ticks, two of them make an election timeout.
@@ -101,7 +126,7 @@ impl Scope {
             election_timeout_max: timeout,
             max_batch_entries: self.batch,
             max_batch_bytes: 64,
-            max_in_flight_batches: 2,
+            max_in_flight_batches: self.window,
             max_in_flight_bytes: 64,
             snapshot_threshold: 1_000_000,
             snapshot_threshold_bytes: 1 << 30,

@@ -47,6 +47,14 @@ impl Packet {
         matches!(self.body, Body::Request(Request::AppendEntries(_)))
     }
 
+    /// The round of reads that it tells of. 0: none.
+    pub fn read_round(&self) -> u64 {
+        match &self.body {
+            Body::Request(Request::AppendEntries(request)) => request.read_round,
+            _ => 0,
+        }
+    }
+
     pub fn is_reply(&self) -> bool {
         matches!(self.body, Body::Reply(_))
     }
@@ -85,6 +93,11 @@ impl Server {
     /// Whether its alarm may ring: an election timeout after what it is dated from, at the earliest.
     pub fn is_due(&self) -> bool {
         self.leads().is_some() || self.now >= self.since + self.settings.election_timeout_min
+    }
+
+    /// Whether anything is on its way to the disk.
+    pub fn is_writing(&self) -> bool {
+        self.pending.is_some() || self.writing.is_some() || self.chunk.is_some()
     }
 
     pub fn leads(&self) -> Option<Term> {
@@ -133,7 +146,7 @@ pub enum Event {
     Votes { term: Term, candidate: NodeId },
     Commits { from: LogIndex, to: LogIndex, by: Membership },
     Applies { entries: Vec<Entry>, calls: Vec<(LogIndex, CallId)> },
-    AnswersRead { call: CallId, read_index: LogIndex },
+    AnswersRead { call: CallId, read_index: LogIndex, by_lease: bool },
     Refuses { call: CallId, not_applied: bool },
     AnswersChange { index: LogIndex },
     Snapshot { last_included: LogPosition, membership: Membership },
@@ -152,6 +165,8 @@ pub struct Turn<'a> {
     /// What was violated at this server alone.
     pub violation: Option<String>,
     pub lines: Option<Vec<String>>,
+    /// It fell, and what it was writing is not on its disk.
+    pub lost_write: bool,
     pub contents: &'a mut Contents,
 }
 
@@ -168,7 +183,16 @@ impl<'a> Turn<'a> {
     pub fn new(server: Server, contents: &'a mut Contents, lines: bool) -> Self {
         let before = server.clone();
         let lines = lines.then(Vec::new);
-        Turn { server, before, sent: Vec::new(), events: Vec::new(), violation: None, lines, contents }
+        Turn {
+            server,
+            before,
+            sent: Vec::new(),
+            events: Vec::new(),
+            violation: None,
+            lines,
+            lost_write: false,
+            contents,
+        }
     }
 
     /// Starts a server from its disk.
@@ -332,7 +356,7 @@ impl<'a> Turn<'a> {
             Effect::AnswerRead { call, read_index, lease_until } => {
                 let over = lease_until.is_some_and(|until| server.now >= until);
                 assert!(!over, "read {call} at n{id} rests on a lease that is over");
-                self.events.push(Event::AnswersRead { call, read_index });
+                self.events.push(Event::AnswersRead { call, read_index, by_lease: lease_until.is_some() });
             }
             Effect::AnswerChange { index, .. } => self.events.push(Event::AnswersChange { index }),
             Effect::Refuse { call, refusal } => {

@@ -16,7 +16,7 @@ use tonic::service::Routes;
 
 use crate::{
     cluster::{Cluster, LOOK_AGAIN},
-    command_line::run,
+    command_line::{Run, run},
     server::{PATIENCE, free_address},
 };
 
@@ -26,6 +26,13 @@ fn places(node: u64) -> BTreeSet<String> {
     let others =
         ["node", "applier", "consensus", "consensus/election timer", "consensus/snapshotter", "log store", "server"];
     replicators.chain(others.map(str::to_owned)).collect()
+}
+
+/// The messages of the one picture that was printed.
+fn messages_in(run: &Run) -> Vec<Value> {
+    let pictures = run.json();
+    assert_eq!(pictures.len(), 1, "one object on one line: {}", run.stdout);
+    pictures[0]["steps"].as_array().expect("messages").clone()
 }
 
 fn text<'a>(message: &'a Value, key: &str) -> &'a str {
@@ -41,7 +48,7 @@ async fn a_traced_write_shows_every_step_on_all_three_nodes() {
     let cluster = Cluster::start(&[]).await;
     let leader = cluster.leader().await.id;
     let traced = run(&cluster.endpoints(), &["trace", "put", "ada", "1815", "--format", "json"]).await.exits_with(0);
-    let messages = traced.json();
+    let messages = messages_in(&traced);
     let at = |node: u64, sender: &str, receiver: &str, message: &str| {
         let fits = |one: &&Value| {
             one["node"] == node
@@ -52,7 +59,7 @@ async fn a_traced_write_shows_every_step_on_all_three_nodes() {
         let found = messages.iter().find(fits);
         let found =
             found.unwrap_or_else(|| panic!("node {node}: no {sender} → {receiver} {message}: {}", traced.stdout));
-        found["at_unix_ns"].as_i64().expect("a number")
+        found["sent"].as_i64().expect("a number")
     };
     let proposed = at(leader, "client", "consensus", "Propose");
     let delivering = at(leader, "consensus", "consensus/replicator", "Deliver");
@@ -63,13 +70,12 @@ async fn a_traced_write_shows_every_step_on_all_three_nodes() {
     at(leader, "applier", "consensus", "Applied");
     assert!(proposed <= delivering && proposed <= persisting && delivered <= applying, "{}", traced.stdout);
     for follower in (1..=3).filter(|node| *node != leader) {
-        let arrived = at(follower, "server", "consensus", "AppendEntries");
+        let arrived = at(follower, "", "consensus", "AppendEntries");
         at(follower, "consensus", "log store", "Persist");
         at(follower, "log store", "consensus", "Persisted");
         at(follower, "consensus", "applier", "Apply");
         at(follower, "applier", "consensus", "Applied");
-        // Both clocks are off by less than a second on a machine that is its own network.
-        assert!(arrived > delivering - 1_000_000_000, "{}", traced.stdout);
+        assert!(arrived > delivering, "{}", traced.stdout);
     }
     let traces: BTreeSet<_> = messages.iter().map(|message| text(message, "trace")).collect();
     assert_eq!(traces.len(), 1, "one trace, and nothing else");
@@ -78,8 +84,12 @@ async fn a_traced_write_shows_every_step_on_all_three_nodes() {
     // The same once more, by its number; and as text.
     let id = traces.into_iter().next().expect("there is one").to_owned();
     let again = run(&cluster.endpoints(), &["trace", "--id", &id]).await.exits_with(0);
-    assert!(again.stdout.contains("AppendEntries") && again.stdout.contains("Applied"), "{}", again.stdout);
-    let read = run(&cluster.endpoints(), &["trace", "get", "ada"]).await.exits_with(0);
+    assert!(again.stdout.contains("AppendEntries") && again.stdout.contains("fsync"), "{}", again.stdout);
+    for (format, begins) in [("mermaid", "sequenceDiagram"), ("chrome", "{")] {
+        let drawn = run(&cluster.endpoints(), &["trace", "--id", &id, "--format", format]).await.exits_with(0);
+        assert!(drawn.stdout.starts_with(begins), "{}", drawn.stdout);
+    }
+    let read = run(&cluster.endpoints(), &["trace", "get", "ada", "-o", "json"]).await.exits_with(0);
     assert!(read.stdout.contains("Query") && read.stderr.contains("ada is 1815"), "{}{}", read.stdout, read.stderr);
 }
 
@@ -127,7 +137,7 @@ async fn what_happened_last_is_found_and_what_did_not_is_said() {
     let all = cluster.endpoints();
     let election = run(&all, &["trace", "--last", "election", "-o", "json"]).await.exits_with(0);
     assert!(election.stderr.contains(&format!("term {}", leader.term)), "{}", election.stderr);
-    let messages = election.json();
+    let messages = messages_in(&election);
     for follower in (1..=3).filter(|node| *node != leader.id) {
         let asked = |one: &&Value| one["node"] == follower && text(one, "message") == "RequestVote";
         assert!(messages.iter().any(|one| asked(&one)), "node {follower} was asked for its vote: {}", election.stdout);
@@ -144,7 +154,7 @@ async fn what_happened_last_is_found_and_what_did_not_is_said() {
         assert!(ran.stderr.contains(fix), "{}", ran.stderr);
     }
     run(&all, &["snapshot", "take"]).await.exits_with(0);
-    let snapshot = run(&all, &["trace", "--last", "snapshot"]).await.exits_with(0);
+    let snapshot = run(&all, &["trace", "--last", "snapshot", "-o", "json"]).await.exits_with(0);
     assert!(snapshot.stdout.contains("SnapshotWritten"), "{}", snapshot.stdout);
     let follow = timeout(PATIENCE, run(&all, &["trace", "--follow", "--for", "700ms", "-o", "json"])).await;
     let heard = follow.expect("it ends").exits_with(0);
@@ -222,7 +232,7 @@ async fn a_crash_its_restart_and_the_incident_are_shown() {
     assert!(leader.crash(&courier, Crash::Panic), "it lives");
     Crashable::has_restarts(leader, 1).await;
     let restart = run(&all, &["trace", "--last", "restart", "-o", "json"]).await.exits_with(0);
-    let messages = restart.json();
+    let messages = messages_in(&restart);
     let of_courier = |message: &str, outcome: &str| {
         let fits = |one: &Value| {
             text(one, "receiver") == courier && text(one, "message") == message && text(one, "outcome") == outcome
@@ -250,7 +260,7 @@ async fn a_crash_its_restart_and_the_incident_are_shown() {
     assert!(causes[0].contains(&format!("{courier} panicked")), "{causes:?}");
     assert!(causes.iter().any(|cause| cause.contains("keeper applier fell: killed")), "{causes:?}");
     let first = run(&all, &["trace", "--incident", &format!("{id}:1"), "-o", "json"]).await.exits_with(0);
-    assert!(first.json().iter().any(|one| text(one, "outcome") == "panicked"), "{}", first.stdout);
+    assert!(messages_in(&first).iter().any(|one| text(one, "outcome") == "panicked"), "{}", first.stdout);
     let files = std::fs::read_dir(cluster.directory.path().join(id.to_string()).join("incidents"));
     assert_eq!(files.expect("it is there").count(), causes.len());
     for node in &cluster.nodes {
@@ -279,6 +289,6 @@ async fn a_deposed_leader_keeps_what_went_before_and_it_outlives_the_process() {
     let listed = listed.json();
     let kept = listed.iter().find(of_deposed).unwrap_or_else(|| panic!("it is forgotten: {listed:?}"));
     assert!(kept["messages"].as_u64() > Some(10), "{kept}");
-    let shown = run(&endpoint, &["trace", "--incident", &format!("{deposed}:1")]).await.exits_with(0);
+    let shown = run(&endpoint, &["trace", "--incident", &format!("{deposed}:1"), "-o", "json"]).await.exits_with(0);
     assert!(shown.stdout.contains("AppendEntries") || shown.stdout.contains("Delivered"), "{}", shown.stdout);
 }

@@ -18,7 +18,7 @@ use crate::{
     again,
     config::ClientSettings,
     error::{Failure, exit},
-    output::{Output, talk},
+    output::{Output, printable, talk},
     status::PATIENCE,
     trace::{nobody, short},
 };
@@ -129,7 +129,8 @@ fn print_table(look: &Look, rates: &Rates, output: &Output) -> Result<(), Failur
         head.resize(9, String::new());
         rows.push(head);
         for (level, above) in tree.above.iter().enumerate() {
-            let mut row = vec![format!("{}{above}", indent(level)), "the application's".to_owned()];
+            let mut row =
+                vec![format!("{}{}", indent(level), printable(above.as_bytes())), "the application's".to_owned()];
             row.resize(9, String::new());
             rows.push(row);
         }
@@ -159,7 +160,7 @@ fn row(tree: &Tree, actor: &RemoteActor, base: usize, rate: Option<f64>) -> Vec<
         .as_ref()
         .map(|(message, since)| format!("{message} for {}", short(tree.at.saturating_sub(*since))));
     vec![
-        format!("{}{name}", indent(level)),
+        format!("{}{}", indent(level), printable(name.as_bytes())),
         status_to_text(actor.status).to_owned(),
         actor.depth.to_string(),
         actor.wait_p99.map_or("-".to_owned(), short),
@@ -167,7 +168,7 @@ fn row(tree: &Tree, actor: &RemoteActor, base: usize, rate: Option<f64>) -> Vec<
         rate.map_or("-".to_owned(), |rate| format!("{rate:.0}")),
         now.unwrap_or_else(|| "-".to_owned()),
         actor.restarts.to_string(),
-        actor.last_failure.clone().unwrap_or_else(|| "-".to_owned()),
+        actor.last_failure.as_ref().map_or("-".to_owned(), |cause| printable(cause.as_bytes())),
     ]
 }
 

@@ -118,7 +118,7 @@ impl Tracer<'_> {
     /// Prints it, and says what is missing of it and how sure the clocks are.
     fn show(&self, found: &Found, collected: Collected) -> Result<u8, Failure> {
         let Collected { recordings, unreachable } = collected;
-        self.output.line(render::render(&recordings, self.format)?.trim_end().as_bytes())?;
+        self.output.line(render::render(&recordings, self.format).trim_end().as_bytes())?;
         say_what_is_missing(found, &unreachable);
         say_clocks(&recordings);
         Ok(exit::DONE)

@@ -3,7 +3,7 @@
 use super::{Call, Consensus};
 use crate::{
     error::ProposeError,
-    flow::{Context, TraceId},
+    flow::{Context, Mark, TraceId},
     node::{messages::ConsensusMessage, ports::ProposePort, sessions},
     raft::{CallId, Payload, SessionCommand},
 };
@@ -69,6 +69,10 @@ impl Consensus {
             if last_index + place < self.raft.last_index() {
                 self.traces.set(last_index + 1 + place, trace);
             }
+        }
+        // What came in another message of this one's is told by this one: the last of them.
+        if let Some(last) = self.raft.entry(self.raft.last_index()).filter(|last| last.index > last_index) {
+            context.is_about(Mark { term: last.term, index: last.index });
         }
         self.observe_step(&effects, false, context);
         self.carry_out(effects.drain(..), context);

@@ -17,6 +17,7 @@ use crate::{
     rpc::{
         convert::{self, Malformed},
         listener::oversized::too_large,
+        trace,
     },
 };
 
@@ -109,9 +110,10 @@ impl Conversation {
     }
 
     fn pass_on(&self, commands: Vec<SessionCommand>) {
-        if !commands.is_empty() {
+        if let Some(first) = commands.first() {
             let node = &self.handlers.node;
-            node.submit_in_session(commands, node.flow().new_trace(), &self.port);
+            let trace = trace::of_command(node.identity().cluster_id, first.session, first.sequence);
+            node.submit_in_session(commands, trace, &self.port);
         }
     }
 }

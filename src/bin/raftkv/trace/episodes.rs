@@ -23,6 +23,9 @@ const PAUSE: i64 = 1_000_000_000;
 /// How long before the first anchor what caused it may have happened, and how long after the last what came of it.
 const AROUND: i64 = 300_000_000;
 
+/// How long after a request its answer may come in, the other server's disk included.
+const ANSWERED: i64 = 100_000_000;
+
 /// Finds it and shows it.
 pub async fn run(tracer: &Tracer<'_>, what: Episode) -> Result<u8, Failure> {
     let (found, collected) = tracer.collect(&Wanted::default()).await?;
@@ -55,7 +58,10 @@ fn last(recordings: &[Recording], what: Episode) -> Option<Vec<Recording>> {
         return None;
     }
     let is_near = |at: i64| times.range(at.saturating_sub(AROUND)..=at.saturating_add(AROUND)).next().is_some();
-    let beside = all.iter().filter(|seen| belongs(what, seen.event) && is_near(seen.at));
+    let is_soon_after = |at: i64| times.range(at.saturating_sub(ANSWERED)..=at).next().is_some();
+    let beside = all.iter().filter(|seen| {
+        belongs(what, seen.event) && is_near(seen.at) || answers(what, seen.event) && is_soon_after(seen.at)
+    });
     let core: BTreeSet<Name> = anchors.into_iter().chain(beside).map(|seen| (seen.node, seen.event.id)).collect();
     let family = family(recordings, &core, &is_near);
     let of_node = |recording: &Recording| {
@@ -183,6 +189,11 @@ fn belongs(what: Episode, event: &Event) -> bool {
         }
         Episode::Snapshot | Episode::Membership => false,
     }
+}
+
+/// Whether it is another server's answer to what belongs to one of this kind.
+fn answers(what: Episode, event: &Event) -> bool {
+    what == Episode::Election && matches!(&*event.message, "Answered" | "Delivered")
 }
 
 fn named(what: Episode) -> &'static str {

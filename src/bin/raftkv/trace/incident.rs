@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::{Tracer, nobody, say_what_is_missing};
 use crate::{
     error::{Failure, exit},
-    output::{Output, talk},
+    output::{Output, printable, talk},
 };
 
 /// Shows the one that is meant: "last", "ID", "NODE:ID"; or lists them all.
@@ -27,6 +27,7 @@ pub async fn run(tracer: &Tracer<'_>, which: &str) -> Result<u8, Failure> {
     }
     let (node, incident) = choose(&nodes, which)?;
     let KeptIncident { id, cause, since_1970, messages } = incident;
+    let cause = printable(cause.as_bytes());
     talk(&format!("incident {}:{id}, {}: {cause} ({messages} messages)", node.node, calendar(*since_1970)));
     let recording = flow::incident(&node.address, *id, tracer.settings.timeout).await;
     let recording = recording.map_err(|cause| Failure {
@@ -103,7 +104,7 @@ fn list(output: &Output, nodes: &[NodeIncidents]) -> Result<u8, Failure> {
         return Ok(exit::DONE);
     }
     let row = |(node, KeptIncident { id, cause, since_1970, messages }): &(u64, &KeptIncident)| {
-        vec![format!("{node}:{id}"), calendar(*since_1970), messages.to_string(), cause.clone()]
+        vec![format!("{node}:{id}"), calendar(*since_1970), messages.to_string(), printable(cause.as_bytes())]
     };
     output.table(&["INCIDENT", "WHEN", "MESSAGES", "CAUSE"], all.iter().map(row).collect())?;
     Ok(exit::DONE)

@@ -1,12 +1,12 @@
-//! How recordings are shown.
+//! How recordings are shown: as a whole, by the library's own pictures; message by message, while one follows.
 
 use ractor_raft::{
     flow::{Event, Outcome},
-    trace::Recording,
+    trace::{Recording, Sequence},
 };
 
 use super::short;
-use crate::{args::TraceFormat, error::Failure};
+use crate::{args::TraceFormat, output::printable};
 
 /// A message with the node it was recorded on, and when it was sent by the common clock.
 pub struct Seen<'a> {
@@ -26,22 +26,30 @@ pub fn by_time(recordings: &[Recording]) -> Vec<Seen<'_>> {
     seen
 }
 
-/// In this format.
-pub fn render(recordings: &[Recording], format: TraceFormat) -> Result<String, Failure> {
-    let seen = by_time(recordings);
-    let begun = seen.first().map_or(0, |first| first.sent);
+/// As wide as a picture of three nodes needs, where the terminal does not say how wide it is.
+const WIDTH: usize = 160;
+
+/// In this format. JSON is one object on one line.
+pub fn render(recordings: &[Recording], format: TraceFormat) -> String {
+    let sequence = Sequence::of(recordings);
     match format {
-        TraceFormat::Text => Ok(text(&seen, begun)),
-        TraceFormat::Json => Ok(seen.iter().map(json_line).collect::<Vec<_>>().join("\n")),
-        other => Err(Failure::other(format!("{other:?} is not built in"), "")),
+        TraceFormat::Text => sequence.text(width()),
+        TraceFormat::Json => sequence.json().replace('\n', ""),
+        TraceFormat::Mermaid => sequence.mermaid(),
+        TraceFormat::Chrome => sequence.chrome(),
     }
+}
+
+/// `COLUMNS`, which a shell knows and exports where it is asked to.
+fn width() -> usize {
+    std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok()).unwrap_or(WIDTH)
 }
 
 /// A line a message.
 pub fn text(seen: &[Seen<'_>], begun: i64) -> String {
     let ways: Vec<_> = seen
         .iter()
-        .map(|seen| format!("node {} ▸ {} → {}", seen.node, seen.event.sender, seen.event.receiver))
+        .map(|seen| format!("node {} ▸ {} → {}", seen.node, plain(&seen.event.sender), plain(&seen.event.receiver)))
         .collect();
     let words: Vec<_> = seen.iter().map(|seen| word(seen.event)).collect();
     let width = |texts: &[String]| texts.iter().map(|text| text.chars().count()).max().unwrap_or(0);
@@ -54,11 +62,17 @@ pub fn text(seen: &[Seen<'_>], begun: i64) -> String {
     seen.iter().zip(&ways).zip(&words).map(line).collect()
 }
 
+/// Names are another process's, and a terminal obeys what is in them.
+fn plain(name: &str) -> String {
+    printable(name.as_bytes())
+}
+
 fn word(event: &Event) -> String {
+    let message = plain(&event.message);
     match (event.mark.index, event.mark.term) {
-        (0, 0) => event.message.to_string(),
-        (0, term) => format!("{} term {term}", event.message),
-        (index, _) => format!("{} {index}", event.message),
+        (0, 0) => message,
+        (0, term) => format!("{message} term {term}"),
+        (index, _) => format!("{message} {index}"),
     }
 }
 
