@@ -7,20 +7,16 @@ mod member;
 mod sample;
 mod source;
 
-use std::{
-    collections::{BTreeMap, btree_map::Entry},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::{
     sync::mpsc,
     task::JoinHandle,
-    time::{Instant, MissedTickBehavior, interval, timeout},
+    time::{Instant, MissedTickBehavior, interval, interval_at, timeout},
 };
 
 use self::{
-    member::{Report, Reported},
+    member::{Report, Reported, STATUS},
     sample::Sample,
     source::Source,
 };
@@ -40,8 +36,8 @@ use crate::{
 /// How often the pages are told what is new.
 const FRAME: Duration = Duration::from_millis(100);
 
-/// How often it is looked who belongs to the cluster, and the pages are told what each node is.
-const LOOK: Duration = Duration::from_millis(250);
+/// How long after the nodes were asked what they are the pages are told, and it is looked who belongs to the cluster.
+const ANSWERS: Duration = Duration::from_millis(50);
 
 /// How long it goes on after the last page: one that is loaded anew finds it running.
 const LINGER: Duration = Duration::from_secs(2);
@@ -89,7 +85,8 @@ struct Round {
     reports: mpsc::Receiver<Reported>,
     reporter: mpsc::Sender<Reported>,
     clock: CommonClock,
-    /// When this round began; the pages count from there.
+    /// When this round began, also by the common clock; the pages count from there.
+    phase: Instant,
     began: i64,
     sample: Sample,
     frame: Frame,
@@ -127,6 +124,7 @@ impl Round {
             members: BTreeMap::new(),
             reports,
             reporter,
+            phase: Instant::now(),
             began: clock.now(),
             clock,
             sample: Sample::default(),
@@ -140,9 +138,12 @@ impl Round {
         let hub = self.hub.clone();
         let unwatched = hub.watched(false);
         tokio::pin!(unwatched);
-        let (mut frames, mut looks) = (interval(FRAME), interval(LOOK));
+        self.look();
+        let past = self.phase.elapsed().as_nanos() / STATUS.as_nanos() + 1;
+        let next = self.phase + STATUS * u32::try_from(past).unwrap_or(u32::MAX) + ANSWERS;
+        let (mut frames, mut looks) = (interval(FRAME), interval_at(next, STATUS));
         frames.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         loop {
             tokio::select! {
                 biased;
@@ -163,22 +164,20 @@ impl Round {
                 Some(node) => Source::Own(node.clone()),
                 None => Source::Peer(address.clone()),
             };
-            match self.members.entry(*id) {
-                Entry::Occupied(entry) if entry.get().source == source => {}
-                entry => {
-                    self.generations += 1;
-                    let generation = self.generations;
-                    let reporter = (generation, self.reporter.clone());
-                    let task = tokio::spawn(member::read(*id, source.clone(), self.clock, reporter));
-                    let (node, met) = match &entry {
-                        Entry::Occupied(before) => (before.get().node.clone(), before.get().met),
-                        Entry::Vacant(_) => (Node::unknown(*id, address, "it has not answered yet".to_owned()), false),
-                    };
-                    let member =
-                        Member { source, generation, task, node, known: None, met, timer: None, complained: None };
-                    self.members.insert(*id, member);
-                }
+            let before = self.members.get(id);
+            if before.is_some_and(|before| before.source == source) {
+                continue;
             }
+            let (node, met) = match before {
+                Some(before) => (before.node.clone(), before.met),
+                None => (Node::unknown(*id, address, "it has not answered yet".to_owned()), false),
+            };
+            self.generations += 1;
+            let generation = self.generations;
+            let reporter = (generation, self.reporter.clone());
+            let task = tokio::spawn(member::read(*id, source.clone(), (self.clock, self.phase), reporter));
+            let member = Member { source, generation, task, node, known: None, met, timer: None, complained: None };
+            self.members.insert(*id, member);
         }
         let at = self.at(self.clock.now());
         let shown = |member: &Member| {
@@ -264,7 +263,7 @@ impl Round {
     fn message(&mut self, id: NodeId, event: &Event, epoch: f64) {
         let Some(member) = self.members.get_mut(&id) else { return };
         // Whoever hears from the leader waits anew; the leader itself sets its timer for the next heartbeat.
-        let is_heard = event.message == "AppendEntries" && &*event.sender == "server";
+        let is_heard = event.message == "AppendEntries" && event.sender.starts_with("node ");
         if is_heard || (event.message == "SetTimer" && &*event.receiver == "consensus/election timer") {
             member.timer = Some(epoch + event.sent.as_secs_f64() * 1e3);
         }

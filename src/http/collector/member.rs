@@ -4,7 +4,7 @@ use std::{collections::VecDeque, time::Duration};
 
 use tokio::{
     sync::mpsc,
-    time::{MissedTickBehavior, interval, sleep, timeout},
+    time::{Instant, MissedTickBehavior, interval, interval_at, sleep, timeout},
 };
 use tonic::{Status, transport::Channel};
 
@@ -24,7 +24,7 @@ use crate::{
 type Client = pb::cluster_client::ClusterClient<Channel>;
 
 /// How often a node is asked what it is.
-const STATUS: Duration = Duration::from_millis(250);
+pub(super) const STATUS: Duration = Duration::from_millis(250);
 
 /// How often it is asked for its tree.
 const ACTORS: Duration = Duration::from_secs(1);
@@ -88,17 +88,17 @@ impl Reporter {
 pub(super) async fn read(
     id: NodeId,
     source: Source,
-    clock: CommonClock,
+    (clock, phase): (CommonClock, Instant),
     (generation, reports): (u64, mpsc::Sender<Reported>),
 ) {
     let reporter = Reporter { id, generation, reports };
     match source {
-        Source::Own(node) => own(&node, clock, &reporter).await,
+        Source::Own(node) => own(&node, clock, phase, &reporter).await,
         Source::Peer(address) => match channel::lazy(&address) {
             Ok(channel) => {
                 // The messages have a connection of their own: its window is theirs.
                 let bulk = channel::lazy(&address).unwrap_or_else(|_| channel.clone());
-                peer(id, &Client::new(channel), &Client::new(bulk), clock, &reporter).await;
+                peer(id, &Client::new(channel), &Client::new(bulk), (clock, phase), &reporter).await;
             }
             Err(error) => reporter.tell(Report::Gone(error.to_string())).await,
         },
@@ -106,9 +106,9 @@ pub(super) async fn read(
 }
 
 /// Without the network. It is over when the node has stopped: whoever comes after it is another source.
-async fn own(node: &NodeRef, clock: CommonClock, reporter: &Reporter) {
+async fn own(node: &NodeRef, clock: CommonClock, phase: Instant, reporter: &Reporter) {
     let states = async {
-        let mut every = ticks(STATUS);
+        let mut every = together(phase);
         loop {
             every.tick().await;
             reporter.tell(Report::Status(Box::new(convert::status_to_pb(&node.status())))).await;
@@ -161,10 +161,10 @@ fn tree(node: &NodeRef) -> pb::ActorsReply {
 }
 
 /// Over gRPC, for as long as it is wanted.
-async fn peer(id: NodeId, client: &Client, bulk: &Client, clock: CommonClock, reporter: &Reporter) {
+async fn peer(id: NodeId, client: &Client, bulk: &Client, (clock, phase): (CommonClock, Instant), reporter: &Reporter) {
     let (aligned, alignment) = tokio::sync::watch::channel(None);
     let states = async {
-        let mut every = ticks(STATUS);
+        let mut every = together(phase);
         let mut looks = VecDeque::new();
         loop {
             every.tick().await;
@@ -273,6 +273,14 @@ fn in_words(status: &Status) -> String {
     let cause = cause.to_string();
     // The number of the system's error says nothing to a reader of the page.
     cause.split(" (os error").next().unwrap_or_default().to_owned()
+}
+
+/// When all nodes are asked what they are: together, or one would seem to be behind another that was asked later.
+fn together(phase: Instant) -> tokio::time::Interval {
+    let past = phase.elapsed().as_nanos() / STATUS.as_nanos() + 1;
+    let mut ticks = interval_at(phase + STATUS * u32::try_from(past).unwrap_or(u32::MAX), STATUS);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    ticks
 }
 
 fn ticks(period: Duration) -> tokio::time::Interval {
