@@ -10,6 +10,16 @@ use serde::Serialize;
 
 use crate::{config::Settings, error::Failure};
 
+/// As wide as a picture of three nodes needs, where nobody says how wide the terminal is.
+const WIDTH: usize = 160;
+
+/// How many columns a line may have: `COLUMNS`, else what the terminal says.
+pub fn width() -> usize {
+    let told = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
+    let seen = || terminal_size::terminal_size().map(|(terminal_size::Width(columns), _)| usize::from(columns));
+    told.or_else(seen).unwrap_or(WIDTH)
+}
+
 /// Where results go.
 pub struct Output {
     /// Whether they are JSON.

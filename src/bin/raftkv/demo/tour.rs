@@ -195,6 +195,9 @@ async fn compare(cluster: &Cluster, report: &mut Report) -> Result<(), Failure> 
     Ok(())
 }
 
+/// Before each line of a picture.
+const MARGIN: &str = "  ";
+
 /// To a file, and reads that from its first byte to its last.
 async fn back_up(cluster: &Cluster, report: &mut Report, writer: &mut Writer) -> Result<(), Failure> {
     let revision = writer.put("backup", "this is in it").await?;
@@ -216,6 +219,7 @@ async fn follow(cluster: &Cluster, report: &mut Report) -> Result<(), Failure> {
     let follower = cluster.another(cluster.await_leader().await?);
     let trace = cluster.node(follower).as_ref().flow().new_trace();
     let message = put_request("followed", "through the nodes");
+    let begun = Instant::now();
     let traced = |at, mut request: Request<PutRequest>| {
         wire::write(trace, request.metadata_mut());
         async move { kv(at).put(request).await }
@@ -225,11 +229,12 @@ async fn follow(cluster: &Cluster, report: &mut Report) -> Result<(), Failure> {
     wait_for("all nodes to apply it", applied).await?;
     report.say(&format!("one write, sent to node {follower}, which does not lead; the message flow of all nodes:"));
     println!();
-    for line in trace::lines(cluster, trace) {
-        println!("  {line}");
+    let recordings = trace::recordings(cluster, begun);
+    for line in trace::picture(&recordings, trace, MARGIN.len()).lines() {
+        println!("{MARGIN}{line}");
     }
     println!();
-    let (nodes, all) = (trace::nodes(cluster, trace), cluster.nodes.len());
+    let (nodes, all) = (trace::nodes(&recordings, trace), cluster.nodes.len());
     let seen = format!("trace {trace:016x} was seen on {nodes} of {all} nodes");
     report.check("message flow", if nodes == all { Ok(seen) } else { Err(seen) });
     Ok(())

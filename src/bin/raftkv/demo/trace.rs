@@ -1,66 +1,35 @@
-//! One write, followed through the actors of all nodes: a line a message.
+//! One write, followed through the actors of all nodes.
+
+use std::time::Duration;
 
 use ractor_raft::{
-    flow::{Event, Filter, Outcome, TraceId},
-    raft::NodeId,
+    flow::{Filter, TraceId},
+    trace::{Clock, Recording, Sequence, of_call},
 };
 use tokio::time::Instant;
 
-use super::{cluster::Cluster, report::short};
+use super::cluster::Cluster;
+use crate::output::width;
 
-/// A message, with the node it was recorded on and when, on one clock.
-struct Seen {
-    node: NodeId,
-    at: Instant,
-    event: Event,
+/// What every node recorded since `since`.
+pub fn recordings(cluster: &Cluster, since: Instant) -> Vec<Recording> {
+    // Each node counts from its own epoch; in one process they share the clock, so that no error is left.
+    let nodes = cluster.nodes.iter().map(|(node, running)| {
+        let flow = running.flow();
+        let begun = flow.now().saturating_sub(since.elapsed());
+        let events = flow.events(&Filter { since: Some(begun), ..Filter::default() });
+        let epoch = -i64::try_from(begun.as_nanos()).unwrap_or(i64::MAX);
+        Recording { node: *node, events, missed: 0, clock: Clock { epoch, error: Duration::ZERO } }
+    });
+    nodes.collect()
 }
 
-/// Every message of `trace` on every node, as text, in the order in which they were sent.
-pub fn lines(cluster: &Cluster, trace: TraceId) -> Vec<String> {
-    let mut seen = Vec::new();
-    for (node, running) in &cluster.nodes {
-        let flow = running.as_ref().flow();
-        // Each node counts from its own epoch; in one process they share the clock.
-        let epoch = Instant::now() - flow.now();
-        let of_node = |event: Event| Seen { node: *node, at: epoch + event.sent, event };
-        seen.extend(flow.events(&Filter::of_trace(trace)).into_iter().map(of_node));
-    }
-    seen.sort_by_key(|seen| seen.at);
-    let Some(begun) = seen.first().map(|seen| seen.at) else { return Vec::new() };
-    let ways = seen.iter().map(way).collect::<Vec<_>>();
-    let words = seen.iter().map(|seen| word(&seen.event)).collect::<Vec<_>>();
-    let way_width = ways.iter().map(|way| way.chars().count()).max().unwrap_or(0);
-    let word_width = words.iter().map(|word| word.chars().count()).max().unwrap_or(0);
-    let line = |(seen, (way, word)): (&Seen, (String, String))| {
-        let after = (seen.at - begun).as_secs_f64() * 1e3;
-        format!("{after:6.2} ms  {way:way_width$}  {word:word_width$}  {}", times(&seen.event)).trim_end().to_owned()
-    };
-    seen.iter().zip(ways.into_iter().zip(words)).map(line).collect()
+/// The messages of one call among them, as a picture as wide as the terminal less the margin.
+pub fn picture(recordings: &[Recording], trace: TraceId, margin: usize) -> String {
+    Sequence::of(&of_call(recordings, trace)).text(width().saturating_sub(margin))
 }
 
 /// How many nodes have seen it.
-pub fn nodes(cluster: &Cluster, trace: TraceId) -> usize {
-    let saw = |node: &&_| -> bool {
-        let node: &ractor_raft::node::Node<ractor_raft::kv::Kv> = node;
-        !node.as_ref().flow().events(&Filter::of_trace(trace)).is_empty()
-    };
-    cluster.nodes.values().filter(saw).count()
-}
-
-fn way(Seen { node, event, .. }: &Seen) -> String {
-    format!("node {node} ▸ {} → {}", event.sender, event.receiver)
-}
-
-fn word(event: &Event) -> String {
-    match event.mark.index {
-        0 => event.message.to_string(),
-        index => format!("{} {index}", event.message),
-    }
-}
-
-fn times(event: &Event) -> String {
-    if event.outcome == Outcome::Noted {
-        return String::new();
-    }
-    format!("waited {:>7}  handled {:>7}", short(event.waited), short(event.handling))
+pub fn nodes(recordings: &[Recording], trace: TraceId) -> usize {
+    of_call(recordings, trace).iter().filter(|recording| !recording.events.is_empty()).count()
 }

@@ -6,10 +6,10 @@ use ractor_raft::{
     flow::TraceId,
     kv::pb::{GetRequest, PutRequest},
     rpc::{
-        flow::{self, Collected, Found, Wanted},
+        flow::{self, Collected, CommonClock, Found, Wanted},
         trace,
     },
-    trace::Recording,
+    trace::{Recording, of_call},
 };
 use tokio::time::{Instant, sleep};
 use tonic::{Request, transport::Channel};
@@ -36,12 +36,13 @@ pub async fn put(tracer: &Tracer<'_>, key: OsString, value: OsString) -> Result<
         trace::write(id, request.metadata_mut());
         kv(channel).put(request).await
     };
+    let begun = CommonClock::start().now();
     let mut client = to_the_leader(tracer.settings, &found);
     let reply = client.call(Kind::Write, &request, send).await?;
     talk(&format!("written, revision {}, trace {id:016x}", reply.revision));
     let applied =
         |recordings: &[Recording]| recordings.iter().all(|recording| has(recording, "Applied", reply.revision));
-    let collected = once(applied, tracer, &found, id).await;
+    let collected = once(applied, tracer, &found, id, begun).await;
     tracer.show(&found, collected)
 }
 
@@ -55,13 +56,14 @@ pub async fn get(tracer: &Tracer<'_>, key: OsString, freshness: &Freshness) -> R
         trace::write(id, request.metadata_mut());
         kv(channel).get(request).await
     };
+    let begun = CommonClock::start().now();
     let mut client = to_the_leader(tracer.settings, &found);
     let reply = client.call(Kind::Read, &request, send).await?;
     let (key, value) = (printable(&key), printable(&reply.value));
     let read = if reply.found { format!("{key} is {value}") } else { format!("{key} is absent") };
     talk(&format!("{read}, revision {}, trace {id:016x}", reply.revision));
     let answered = |recordings: &[Recording]| recordings.iter().any(|recording| has(recording, "Query", 0));
-    let collected = once(answered, tracer, &found, id).await;
+    let collected = once(answered, tracer, &found, id, begun).await;
     tracer.show(&found, collected)?;
     Ok(if reply.found { exit::DONE } else { exit::KEY_ABSENT })
 }
@@ -80,12 +82,20 @@ fn has(recording: &Recording, message: &str, index: u64) -> bool {
     recording.events.iter().any(|event| event.message == message && event.mark.index >= index)
 }
 
-/// What the nodes that answer recorded of it, once that is all, or after a while without.
-async fn once(is_all: impl Fn(&[Recording]) -> bool, tracer: &Tracer<'_>, found: &Found, id: TraceId) -> Collected {
-    let wanted = Wanted { trace: Some(id), ..Wanted::default() };
+/// What the nodes that answer recorded of it since `begun`, once that is all, or after a while without.
+async fn once(
+    is_all: impl Fn(&[Recording]) -> bool,
+    tracer: &Tracer<'_>,
+    found: &Found,
+    id: TraceId,
+    begun: i64,
+) -> Collected {
+    // Everything of that time: a message that carries several commands is recorded under one of them alone.
+    let wanted = Wanted { window: Some((begun, i64::MAX)), ..Wanted::default() };
     let deadline = Instant::now() + FOLLOWING.min(tracer.settings.timeout);
     loop {
-        let collected = flow::collect(&found.addresses(), &wanted, tracer.settings.timeout).await;
+        let mut collected = flow::collect(&found.addresses(), &wanted, tracer.settings.timeout).await;
+        collected.recordings = of_call(&collected.recordings, id);
         if is_all(&collected.recordings) || Instant::now() + LOOK_AGAIN >= deadline {
             return collected;
         }

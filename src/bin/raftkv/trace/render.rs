@@ -6,7 +6,10 @@ use ractor_raft::{
 };
 
 use super::short;
-use crate::{args::TraceFormat, output::printable};
+use crate::{
+    args::TraceFormat,
+    output::{printable, width},
+};
 
 /// A message with the node it was recorded on, and when it was sent by the common clock.
 pub struct Seen<'a> {
@@ -26,9 +29,6 @@ pub fn by_time(recordings: &[Recording]) -> Vec<Seen<'_>> {
     seen
 }
 
-/// As wide as a picture of three nodes needs, where the terminal does not say how wide it is.
-const WIDTH: usize = 160;
-
 /// In this format. JSON is one object on one line.
 pub fn render(recordings: &[Recording], format: TraceFormat) -> String {
     let sequence = Sequence::of(recordings);
@@ -38,11 +38,6 @@ pub fn render(recordings: &[Recording], format: TraceFormat) -> String {
         TraceFormat::Mermaid => sequence.mermaid(),
         TraceFormat::Chrome => sequence.chrome(),
     }
-}
-
-/// `COLUMNS`, which a shell knows and exports where it is asked to.
-fn width() -> usize {
-    std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok()).unwrap_or(WIDTH)
 }
 
 /// A line a message.
