@@ -137,13 +137,12 @@ impl Raft {
         // "If a server receives a RequestVote request within the minimum election timeout of hearing from a current
         // leader, it does not update its term or grant its vote" (thesis §4.2.3), unless that leader asked for it.
         let sticky = self.has_live_leader(now) && !request.leadership_transfer;
-        let may_vote = !sticky && self.may_judge(request.last_log);
-        if may_vote && request.term > self.current_term() {
+        if !sticky && request.term > self.current_term() {
             self.become_follower(now, request.term, None, effects);
         }
         let free = self.voted_for().is_none_or(|id| id == request.candidate_id);
         let vote_granted =
-            may_vote && request.term == self.current_term() && free && self.is_as_up_to_date(request.last_log);
+            !sticky && request.term == self.current_term() && free && self.is_as_up_to_date(request.last_log);
         if vote_granted {
             if self.voted_for().is_none() {
                 let current_term = self.current_term();
@@ -161,10 +160,8 @@ impl Raft {
 
     /// Receiver's side of the pre-vote: would it vote, and has it lost its leader too? Nothing changes here.
     pub(super) fn pre_vote(&mut self, now: Duration, call: CallId, request: PreVoteRequest, effects: &mut Vec<Effect>) {
-        let vote_granted = !self.has_live_leader(now)
-            && self.may_judge(request.last_log)
-            && request.term > self.current_term()
-            && self.is_as_up_to_date(request.last_log);
+        let vote_granted =
+            !self.has_live_leader(now) && request.term > self.current_term() && self.is_as_up_to_date(request.last_log);
         // A refusal carries this server's term, so that a candidate of an older one catches up (E10).
         let reply = PreVoteReply { term: self.current_term(), vote_granted };
         self.reply(call, Reply::PreVote(reply), effects);
@@ -204,14 +201,6 @@ impl Raft {
             campaign.votes.insert(from);
             self.count_pre_votes(now, effects);
         }
-    }
-
-    /// A disk without an entry and without a vote may be a new one in the place of one that held what is committed. Nobody
-    /// can tell by it whether a candidate has all of that, unless the candidate has nothing either: then the cluster begins
-    /// (M06). A leader's entries, or a vote for somebody who began with it, make it one that knows.
-    fn may_judge(&self, candidate: LogPosition) -> bool {
-        let remembers = self.log.last() != LogPosition::default() || self.voted_for().is_some();
-        remembers || candidate == LogPosition::default()
     }
 
     /// "The voter denies its vote if its own log is more up-to-date than that of the candidate" (§5.4.1). A server that joins

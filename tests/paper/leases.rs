@@ -100,35 +100,6 @@ fn a_server_whose_disk_is_empty_refuses_its_vote_for_an_election_timeout() {
     assert_eq!(n1.replies(), ["RequestVoteReply term=1 granted"]);
 }
 
-/// M06. A disk without an entry may stand in the place of one that held what is committed: whoever has a log is judged by those
-/// who know, and a vote that its former disk gave is not undone by a term. Where nobody has anything the cluster begins.
-///
-/// Fails when: `may_judge` lets an empty disk vote for whoever has a log, or take over its term.
-#[test]
-fn an_empty_disk_judges_nobody_who_has_a_log() {
-    let mut n1 = Fixture::of(3);
-    n1.pre_vote(3, 3, (2, 6));
-    assert_eq!(n1.replies(), ["PreVoteReply term=0 refused"]);
-    n1.request_vote(3, 3, (2, 6));
-    assert_eq!(n1.replies(), ["RequestVoteReply term=0 refused"]);
-    assert_eq!((n1.raft.current_term(), &n1.in_flight), (0, &None));
-    n1.pre_vote(2, 1, (0, 0));
-    assert_eq!(n1.replies(), ["PreVoteReply term=0 granted"]);
-}
-
-/// M06. A disk that voted for whoever began the cluster is no new one: a leader that fell before its first entry was anywhere
-/// else is elected again.
-///
-/// Fails when: `may_judge` asks for an entry alone.
-#[test]
-fn an_empty_disk_that_voted_judges_as_any_other() {
-    let mut n1 = Fixture::recovered(3, 1, Some(2), &[]);
-    n1.pre_vote(2, 2, (1, 1));
-    assert_eq!(n1.replies(), ["PreVoteReply term=1 granted"]);
-    n1.request_vote(2, 2, (1, 1)).persisted();
-    assert_eq!(n1.replies(), ["RequestVoteReply term=2 granted"]);
-}
-
 /// R04. A server that is the only voter of its latest configuration does not elect itself at once, if that is not known to be
 /// committed: the leader that is on its way out may answer by a lease that rests on this server.
 ///
