@@ -451,13 +451,14 @@ async fn replace(cluster: &Cluster<Kv>, id: NodeId, mut random: SmallRng) -> boo
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+    let mut refused = None;
     for _ in 0..1000 {
         let running = match cluster.node(id) {
             Some(node) => timeout(Duration::ZERO, node.stopped()).await.is_err(),
             None => false,
         };
         if !running {
-            let _ = cluster.try_join(id).await;
+            refused = cluster.try_join(id).await.err();
         }
         let leader = cluster.known_leader().and_then(|leader| cluster.status(leader));
         if leader.as_ref().is_some_and(|leader| leader.membership.removed.contains(&id)) {
@@ -476,7 +477,7 @@ async fn replace(cluster: &Cluster<Kv>, id: NodeId, mut random: SmallRng) -> boo
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    panic!("node {id} cannot be replaced\n{}", cluster.describe());
+    panic!("node {id} cannot be replaced: {refused:?}\n{}", cluster.describe());
 }
 
 const SOUND: &str = "nobody panics with it";
