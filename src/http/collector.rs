@@ -168,15 +168,16 @@ impl Round {
             if before.is_some_and(|before| before.source == source) {
                 continue;
             }
-            let (node, met) = match before {
-                Some(before) => (before.node.clone(), before.met),
-                None => (Node::unknown(*id, address, "it has not answered yet".to_owned()), false),
+            // What it was does not change with the way it is read: what it says next is news all the same.
+            let (node, known, met) = match before {
+                Some(before) => (before.node.clone(), before.known.clone(), before.met),
+                None => (Node::unknown(*id, address, "it has not answered yet".to_owned()), None, false),
             };
             self.generations += 1;
             let generation = self.generations;
             let reporter = (generation, self.reporter.clone());
             let task = tokio::spawn(member::read(*id, source.clone(), (self.clock, self.phase), reporter));
-            let member = Member { source, generation, task, node, known: None, met, timer: None, complained: None };
+            let member = Member { source, generation, task, node, known, met, timer: None, complained: None };
             self.members.insert(*id, member);
         }
         let at = self.at(self.clock.now());

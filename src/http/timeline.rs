@@ -35,7 +35,7 @@ pub enum Kind {
 }
 
 /// What is known of a node already, so that what it says first is no news.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Known {
     role: String,
     term: u64,
