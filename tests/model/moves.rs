@@ -279,7 +279,10 @@ impl Search {
             if let Some(snapshot) = &disk.finished {
                 self.contents.insert(snapshot.clone(), self.scope.compacted.clone());
             }
+            let up_for = if self.scope.settled { settings.election_timeout_min } else { Duration::ZERO };
             let mut turn = Turn::start(settings, disk, Duration::ZERO, &mut self.contents, false);
+            // Whoever has just started gives no vote.
+            turn.server.now += up_for;
             turn.renumber();
             if !self.scope.forgets_nothing {
                 turn.server.raft.forget(&self.scope.never());
