@@ -60,7 +60,9 @@ fn last(recordings: &[Recording], what: Episode) -> Option<Vec<Recording>> {
     let is_near = |at: i64| times.range(at.saturating_sub(AROUND)..=at.saturating_add(AROUND)).next().is_some();
     let is_soon_after = |at: i64| times.range(at.saturating_sub(ANSWERED)..=at).next().is_some();
     let beside = all.iter().filter(|seen| {
-        belongs(what, seen.event) && is_near(seen.at) || answers(what, seen.event) && is_soon_after(seen.at)
+        // An actor that dies may take long over it: a panic writes down where it happened.
+        belongs(what, seen.event) && (is_near(seen.at) || is_near(seen.ended()))
+            || answers(what, seen.event) && is_soon_after(seen.at)
     });
     let core: BTreeSet<Name> = anchors.into_iter().chain(beside).map(|seen| (seen.node, seen.event.id)).collect();
     let family = family(recordings, &core, &is_near);
@@ -80,6 +82,13 @@ struct Seen<'a> {
     node: u64,
     at: i64,
     event: &'a Event,
+}
+
+impl Seen<'_> {
+    /// When its handling ended.
+    fn ended(&self) -> i64 {
+        self.at.saturating_add(i64::try_from((self.event.waited + self.event.handling).as_nanos()).unwrap_or(i64::MAX))
+    }
 }
 
 /// Those of the last term in which a vote was asked for; if there was none, of the last in which one might have been.
