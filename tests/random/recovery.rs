@@ -157,7 +157,8 @@ impl Walk {
     fn is_finished(&self) -> bool {
         let Some(leader) = self.agreed_leader() else { return false };
         let membership = self.world.server(leader).raft().membership();
-        let known = membership.addresses().all(|(id, _)| membership.incarnations.contains_key(&id));
+        let known = membership.addresses().all(|(id, _)| membership.incarnations.contains_key(&id))
+            && membership.unsettled.is_empty();
         !membership.is_joint() && membership.staged.is_empty() && known
     }
 
