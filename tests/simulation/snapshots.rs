@@ -76,6 +76,8 @@ impl Watched {
 
     /// Writes while nodes are cut off, lose their power or their snapshotter, or are told to take a snapshot.
     async fn make_trouble(&self, rounds: u64) -> Vec<(LogIndex, String)> {
+        // Whoever was cut off before it was heard of would not help to replace a leader that is cut off next.
+        self.acquainted().await;
         let mut lines = Vec::new();
         for round in 0..rounds {
             let victim = 1 + self.draw(3);
