@@ -1,11 +1,13 @@
 //! One node's message flow: its recorder, its meters, its names and its incidents, behind one handle.
 
+#[cfg(any(test, feature = "testing"))]
+use std::sync::OnceLock;
 use std::{
     collections::BTreeMap,
     fmt::{self, Debug, Formatter},
     path::PathBuf,
     sync::{
-        Arc, OnceLock, RwLock, RwLockReadGuard,
+        Arc, RwLock, RwLockReadGuard,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -14,15 +16,15 @@ use std::{
 use tokio::time::Instant;
 
 use super::{
-    ActorId, ActorReport, ActorTimes, Event, EventId, Filter, Follow, Incident, Mark, Origin, Outcome, Saboteur,
-    Sender, TraceId,
+    ActorId, ActorReport, ActorTimes, Event, EventId, Filter, Follow, Incident, Mark, Origin, Outcome, Sender, TraceId,
     incidents::{INCIDENT_EVENTS, Incidents, Kept},
     meter::{Meter, NEVER_POISONED},
     names::Names,
-    pause::Pause,
     recorder::{Record, Recorder, event_id, event_parts},
     spans::Calls,
 };
+#[cfg(any(test, feature = "testing"))]
+use super::{pause::Pause, sabotage::Saboteur};
 
 /// The name of [`ActorId`] 0: whoever sends without being an actor of the tree.
 const APPLICATION: &str = "application";
@@ -55,7 +57,9 @@ struct Shared {
     names: Names,
     places: RwLock<Places>,
     incidents: Incidents,
+    #[cfg(any(test, feature = "testing"))]
     saboteur: OnceLock<Arc<dyn Saboteur>>,
+    #[cfg(any(test, feature = "testing"))]
     pause: Pause,
     calls: Calls,
 }
@@ -89,7 +93,9 @@ impl Flow {
             names: Names::new(),
             places: RwLock::new(Places { numbers: BTreeMap::new(), meters: Vec::new() }),
             incidents: Incidents::new(),
+            #[cfg(any(test, feature = "testing"))]
             saboteur: OnceLock::new(),
+            #[cfg(any(test, feature = "testing"))]
             pause: Pause::default(),
             calls: Calls::default(),
             name,
@@ -98,19 +104,16 @@ impl Flow {
         flow
     }
 
-    /// Lets actors die by this saboteur's decision, from now on. Does nothing if there is one already.
-    pub fn sabotage(&self, saboteur: Arc<dyn Saboteur>) {
-        let _ = self.0.saboteur.set(saboteur);
-    }
-
-    pub(super) fn saboteur(&self) -> Option<&Arc<dyn Saboteur>> {
-        self.0.saboteur.get()
+    #[cfg(any(test, feature = "testing"))]
+    pub(super) fn saboteur(&self) -> &OnceLock<Arc<dyn Saboteur>> {
+        &self.0.saboteur
     }
 
     pub(super) fn calls(&self) -> &Calls {
         &self.0.calls
     }
 
+    #[cfg(any(test, feature = "testing"))]
     pub(super) fn pause_state(&self) -> &Pause {
         &self.0.pause
     }

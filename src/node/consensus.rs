@@ -17,6 +17,7 @@ mod couriers;
 mod effects;
 mod election_timer;
 mod identity;
+mod observed;
 mod orders;
 mod proposals;
 mod replicator;
@@ -51,7 +52,6 @@ use crate::{
             ApplierMessage, ConsensusMessage, ElectionTimerMessage, LogStoreMessage, NodeMessage, ReplicatorMessage,
             SnapshotterMessage,
         },
-        observer::Observed,
         ports::{Answer, ChangePort, Port, ProposePort, ReadPort, SnapshotPort},
         shared::{PeerGauge, Shared},
         traces::Traces,
@@ -195,7 +195,7 @@ impl Actor for Consensus {
         let _ = context.send(&consensus.log_store, LogStoreMessage::ReportTo(myself.clone()));
         let _ = context.send(&consensus.applier, ApplierMessage::ReportTo(myself.clone()));
         consensus.follow_membership(context).await?;
-        consensus.observe_step(&effects, true, context);
+        consensus.show_observer(&effects, None, true, context);
         consensus.carry_out(effects, context);
         consensus.show();
         Ok(consensus)
@@ -398,25 +398,9 @@ impl Consensus {
         self.raft.step(self.shared.clock.now(), input, &mut effects);
         // A lease that was dropped is known to be before the one who may take over is told.
         self.shared.progress.set_lease(self.raft.lease_until());
-        self.observe_step(&effects, false, context);
+        self.show_observer(&effects, None, false, context);
         self.carry_out(effects.drain(..), context);
         self.effects = effects;
-    }
-
-    fn observe_step(&self, effects: &[Effect], begins: bool, context: &Context<ConsensusMessage>) {
-        self.show_observer(effects, None, begins, context);
-    }
-
-    fn show_observer(
-        &self,
-        effects: &[Effect],
-        released_by: Option<u64>,
-        begins: bool,
-        context: &Context<ConsensusMessage>,
-    ) {
-        let Some(observer) = &self.shared.observer else { return };
-        let (node, life, now) = (self.shared.id(), context.incarnation(), self.shared.clock.now());
-        observer.sees(Observed { node, life, now, raft: &self.raft, effects, released_by, begins });
     }
 
     /// Whoever gave up waiting takes no permit any more, though the fate of what was proposed may be open for as long as this
