@@ -285,6 +285,16 @@ pub enum SnapshotError {
         /// The last entry of the one that is gone.
         index: LogIndex,
     },
+    /// It was not taken for so long that the node does not keep it any more for whoever asked.
+    #[error("node {node} gave up handing out its snapshot of entry {index}: nothing of it was taken for {waited:?}")]
+    Stalled {
+        /// Who was asked.
+        node: NodeId,
+        /// The last entry of the one that was on its way.
+        index: LogIndex,
+        /// For how long.
+        waited: Duration,
+    },
     /// The node has stopped or is starting its actors anew.
     #[error("node {node} is not running")]
     Unavailable {
@@ -297,7 +307,10 @@ impl SnapshotError {
     /// Its number.
     pub fn code(&self) -> Code {
         Code(match self {
-            SnapshotError::Unavailable { .. } | SnapshotError::Absent { .. } | SnapshotError::Replaced { .. } => 2,
+            SnapshotError::Unavailable { .. }
+            | SnapshotError::Absent { .. }
+            | SnapshotError::Replaced { .. }
+            | SnapshotError::Stalled { .. } => 2,
             SnapshotError::Failed { .. } => 16,
         })
     }
@@ -310,6 +323,11 @@ impl SnapshotError {
             }
             SnapshotError::Absent { node } => format!("let node {node} take one: `raftkv snapshot take`"),
             SnapshotError::Replaced { .. } => "try again, and get the later one".to_owned(),
+            SnapshotError::Stalled { waited, .. } => {
+                format!(
+                    "see what held up its reader (a full or slow disk, a slow network) for {waited:?}, and begin anew"
+                )
+            }
             SnapshotError::Unavailable { node } => fix_unavailable(*node),
         }
     }
