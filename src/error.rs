@@ -121,6 +121,16 @@ pub enum ProposeError {
         /// Who was asked.
         node: NodeId,
     },
+    /// R004. Not applied: it is for the cluster that answered before, and another one is at that address now.
+    #[error("node {node} belongs to cluster {cluster:016x}, not to {found:016x}")]
+    WrongCluster {
+        /// Who was asked.
+        node: NodeId,
+        /// Its cluster.
+        cluster: u64,
+        /// The one that was meant.
+        found: u64,
+    },
 }
 
 impl ProposeError {
@@ -134,6 +144,7 @@ impl ProposeError {
         Code(match self {
             ProposeError::NotLeader { .. } => 1,
             ProposeError::NoLeader { .. } | ProposeError::Unavailable { .. } => 2,
+            ProposeError::WrongCluster { .. } => 4,
             ProposeError::Unknown { .. } | ProposeError::AnsweredLongAgo { .. } => 14,
             ProposeError::NodeWiped { .. } => 7,
             ProposeError::NodeRemoved { .. } => 8,
@@ -173,6 +184,9 @@ impl ProposeError {
             ProposeError::Unavailable { node } => fix_unavailable(*node),
             ProposeError::NodeWiped { node } => fix_wiped(*node),
             ProposeError::NodeRemoved { node } => fix_removed(*node),
+            ProposeError::WrongCluster { .. } => {
+                "name a node of the cluster that is meant, or begin anew with the one that is there".to_owned()
+            }
             ProposeError::DiskFull { node } => change::fix_disk_full(*node),
         }
     }

@@ -3,13 +3,15 @@
 //! A write goes under a session, so that it is applied once however often it is sent; when the time is over without an
 //! answer, it ends with R014. Without a session only what is certainly not applied is sent again: a connection that could
 //! not be made, or an answer that says so.
+//!
+//! All calls of one client are for the cluster that answered the first of them. A stranger among the endpoints refuses (R004).
 
 use std::{
     collections::{BTreeMap, VecDeque},
     time::Duration,
 };
 
-use ractor_raft::rpc::{error::Told, reason};
+use ractor_raft::rpc::{cluster, error::Told, reason};
 use tokio::time::{Instant, sleep, timeout_at};
 use tonic::{
     Code, Request, Response, Status,
@@ -70,6 +72,8 @@ pub struct Client {
     timeout: Duration,
     /// The last one that answered, so that the next page of a scan need not look for it again.
     connected: Option<(String, Channel)>,
+    /// The cluster that answered first. 0: none has said yet which it is.
+    cluster_id: u64,
 }
 
 /// What one endpoint's failure means for the call.
@@ -110,7 +114,7 @@ struct Refusals {
 impl Client {
     /// For these endpoints, with this time for each call.
     pub fn new(settings: &ClientSettings) -> Self {
-        Client { endpoints: settings.endpoints.clone(), timeout: settings.timeout, connected: None }
+        Client { endpoints: settings.endpoints.clone(), timeout: settings.timeout, connected: None, cluster_id: 0 }
     }
 
     /// Makes one call with `message`; `send` does it over one connection.
@@ -160,7 +164,9 @@ impl Client {
                 continue;
             };
             let begun = Instant::now();
-            let send = |channel| send(channel, Request::new(message.clone()));
+            let mut request = Request::new(message.clone());
+            cluster::write(self.cluster_id, request.metadata_mut());
+            let send = |channel| send(channel, request);
             // A node that does not answer leaves time to ask another, where that is safe.
             let half = begun + (deadline - begun) / 2;
             let until = if kind.counts_once() { half.max(begun + SHORTEST_TRY).min(deadline) } else { deadline };
@@ -211,6 +217,9 @@ impl Client {
         };
         match timeout_at(deadline, send(channel.clone())).await {
             Ok(Ok(response)) => {
+                if self.cluster_id == 0 {
+                    self.cluster_id = cluster::read(response.metadata());
+                }
                 self.connected = Some((endpoint.to_owned(), channel));
                 Ok(response.into_inner())
             }
@@ -270,7 +279,7 @@ fn judge(endpoint: &str, kind: Kind, status: &Status) -> Verdict {
             Verdict::TryAgain(again())
         }
         // Another endpoint may be in its place.
-        reason::NODE_WIPED | reason::NODE_REMOVED => Verdict::TryAgain(again()),
+        reason::NODE_WIPED | reason::NODE_REMOVED | reason::WRONG_CLUSTER => Verdict::TryAgain(again()),
         reason::READ_TIMED_OUT if kind.changes_nothing() => Verdict::TryAgain(again()),
         // Of what changes nothing: no majority agreed.
         reason::UNKNOWN_OUTCOME if kind.changes_nothing() => {
@@ -346,8 +355,9 @@ impl Refusals {
         let causes = self.causes.iter().map(|(endpoint, cause)| format!("{endpoint}: {cause}"));
         let why = causes.collect::<Vec<_>>().join("; ");
         if let Some(told) = self.told {
-            let busy = told.code == Some(ractor_raft::error::Code(19));
-            let exit = if busy { exit::OTHER } else { exit::UNAVAILABLE };
+            // A stranger or a busy node is reached, and may lead.
+            let is_there = matches!(told.code, Some(ractor_raft::error::Code(4 | 19)));
+            let exit = if is_there { exit::OTHER } else { exit::UNAVAILABLE };
             return Failure { why, exit, ..told };
         }
         if self.reached {
@@ -366,6 +376,8 @@ impl Refusals {
 
 #[cfg(test)]
 mod tests {
+    use ractor_raft::rpc::identity::WrongPeer;
+
     use super::*;
 
     // Fails when: an order is called a read, so that a timeout says that it was not carried out.
@@ -410,5 +422,36 @@ mod tests {
             Verdict::Final(failure) => assert_eq!(failure.exit, exit::OTHER),
             other => panic!("{other:?}"),
         }
+    }
+
+    // Fails when: `attempt` does not take the cluster down, takes down a later one, or `call_until` does not say it.
+    #[tokio::test]
+    async fn all_calls_are_for_the_cluster_that_answered_first() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let endpoints = vec![listener.local_addr().expect("it is bound").to_string()];
+        let mut client = Client { endpoints, timeout: Duration::from_secs(5), connected: None, cluster_id: 0 };
+        let mut said = Vec::new();
+        for answers in [0, 7, 8, 0] {
+            let send = |_, request: Request<()>| async move {
+                let mut response = Response::new(cluster::read(request.metadata()));
+                cluster::write(answers, response.metadata_mut());
+                Ok(response)
+            };
+            said.push(client.call(Kind::Read, &(), send).await.expect("it answers"));
+        }
+        assert_eq!(said, [0, 0, 7, 7]);
+    }
+
+    // Fails when: a stranger's word is final: the cluster may be at another endpoint.
+    #[test]
+    fn a_stranger_is_passed_over_and_named_in_the_end() {
+        let wrong = WrongPeer::Cluster { node: 1, cluster: 8, found: 7 };
+        let Verdict::TryAgain(refusal) = judge("here:1", Kind::InSession, &wrong.into()) else {
+            panic!("somebody else may answer")
+        };
+        let mut refusals = Refusals::default();
+        refusals.add("here:1".to_owned(), refusal, Duration::ZERO);
+        let failure = refusals.into_failure(Kind::InSession, Duration::from_secs(1));
+        assert_eq!((failure.code, failure.exit), (Some(ractor_raft::error::Code(4)), exit::OTHER));
     }
 }
