@@ -2,6 +2,18 @@
 //!
 //! In a joint configuration whatever takes a majority takes one of C_old *and* one of C_new (§6).
 //!
+//! A vote is a promise that rests on what the disk remembers. An empty disk in the place of another has forgotten what that one
+//! acknowledged and whom it voted for (M06), and a candidate that lags may not know that there was another one. So a vote counts
+//! only where the disk is *settled*: the candidate's own log names it, in an entry that is known to be committed. Why that is
+//! enough: whoever acknowledged an entry and votes with another disk than it did so was named anew behind that entry, and the
+//! candidate's log has both. A name that is not known to be committed would not do: a leader that was deposed and does not know
+//! it yet may name an empty disk after its cluster went on without it.
+//!
+//! A cluster begins with disks that nobody knows, and until the log names one, all count. The first leader names those
+//! that elected it with the entry that opens its term, and until that is known to be committed they count, and nobody else.
+//!
+//! The price: where a leader falls before it ever heard of some first member, those left must be a majority without that one.
+//!
 //! Invariant: any two quorums of one configuration share a server, and so do a quorum of a configuration and one of the
 //! joint configuration on either side of it.
 //!
@@ -19,10 +31,16 @@ pub fn majority(membership: &Membership) -> usize {
     majority_of(&membership.voters)
 }
 
-/// Whether the voters for whom `agrees` holds are a majority.
+/// Whether the voters for whom `agrees` holds are a majority, whatever disks they have.
 pub fn reached(membership: &Membership, agrees: impl Fn(NodeId) -> bool) -> bool {
     let reached = |voters: &Voters| voters.keys().filter(|id| agrees(**id)).count() >= majority_of(voters);
     reached(&membership.voters) && (membership.outgoing.is_empty() || reached(&membership.outgoing))
+}
+
+/// Whether those that `granted` their votes elect a leader (§5.2).
+pub fn elected(membership: &Membership, granted: impl Fn(NodeId) -> bool) -> bool {
+    let counted = Counted::of(membership);
+    reached(membership, |id| counted.has(membership, id) && granted(id))
 }
 
 /// The highest value that a majority has reached: of `match_index`, the index that may be committed (§5.3).
@@ -30,6 +48,40 @@ pub fn reached(membership: &Membership, agrees: impl Fn(NodeId) -> bool) -> bool
 pub fn reached_value(membership: &Membership, value: impl Fn(NodeId) -> u64) -> LogIndex {
     let reached = reached_value_of(&membership.voters, &value);
     if membership.outgoing.is_empty() { reached } else { reached.min(reached_value_of(&membership.outgoing, &value)) }
+}
+
+/// Whether `membership` names the disks of a majority, so that they can elect a leader without the others.
+pub fn names_majority(membership: &Membership) -> bool {
+    reached(membership, |id| membership.incarnations.contains_key(&id))
+}
+
+/// Whose votes count.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Counted {
+    /// No voter's disk is named.
+    All,
+    /// None is settled: they are those that elected the first leader.
+    Named,
+    Settled,
+}
+
+impl Counted {
+    fn of(membership: &Membership) -> Counted {
+        let any = |counted: Counted| {
+            let has = |voters: &Voters| voters.keys().any(|id| counted.has(membership, *id));
+            has(&membership.voters) || has(&membership.outgoing)
+        };
+        [Counted::Settled, Counted::Named].into_iter().find(|counted| any(*counted)).unwrap_or(Counted::All)
+    }
+
+    fn has(self, membership: &Membership, id: NodeId) -> bool {
+        let named = || membership.incarnations.contains_key(&id);
+        match self {
+            Counted::All => true,
+            Counted::Named => named(),
+            Counted::Settled => named() && !membership.unsettled.contains(&id),
+        }
+    }
 }
 
 fn majority_of(voters: &Voters) -> usize {
@@ -115,8 +167,34 @@ mod tests {
         }
     }
 
+    proptest! {
+        /// The naive oracle: first who counts, then a majority of each half.
+        ///
+        /// Fails when: `Counted` looks at one half only, or takes those that are named before those that are settled.
+        #[test]
+        fn only_votes_of_settled_disks_elect_where_there_are_any(
+            old in 0_u32..128, new in 1_u32..128, named in 0_u32..128, unsettled in 0_u32..128, votes in 0_u32..128,
+        ) {
+            let members = |bits: u32| (1..8_u64).filter(move |id| bits >> (id - 1) & 1 == 1);
+            let of = |bits| Membership::of_voters(members(bits).map(|id| (id, "")));
+            let membership = Membership {
+                outgoing: of(old).voters,
+                incarnations: members(named).map(|id| (id, 10 + id)).collect(),
+                unsettled: members(unsettled & named).collect(),
+                ..of(new)
+            };
+            let all = old | new;
+            let counted = [all & named & !unsettled, all & named, all].into_iter().find(|counted| *counted != 0);
+            let counted = votes & counted.expect("there are voters");
+            let naive = |bits: u32| (bits & counted).count_ones() * 2 > bits.count_ones();
+            let naive = naive(new) && (old == 0 || naive(old));
+            prop_assert_eq!(elected(&membership, |id| votes >> (id - 1) & 1 == 1), naive);
+        }
+    }
+
     #[test]
     fn nobody_wins_a_cluster_without_voters() {
+        assert!(!elected(&Membership::default(), |_| true));
         assert!(!reached(&Membership::default(), |_| true));
         assert_eq!(reached_value(&Membership::default(), |_| 9), 0);
     }

@@ -361,12 +361,16 @@ fn a_disk_that_takes_anothers_place_is_not_held_to_its_word() {
 fn a_disk_that_was_met_before_it_was_replaced_is_forgotten() {
     let mut n1 = Fixture::settled_leader();
     n1.change(5, Change::Replace { id: 3, address: "new".to_owned() }).persisted();
-    n1.step(Input::Met { peer: 3, incarnation: 33 });
+    for (peer, incarnation) in [(1, 11), (2, 22), (3, 33)] {
+        n1.step(Input::Met { peer, incarnation });
+    }
     n1.matched(2, 2).persisted();
-    n1.matched(2, 3).persisted();
     assert_eq!(n1.raft.membership().to_string(), "voters=n1,n2 learners=n3 staged=n3");
+    n1.matched(2, 3).persisted();
+    assert_eq!(n1.raft.membership().incarnations, [(1, 11), (2, 22)].into());
     n1.step(Input::Met { peer: 3, incarnation: 34 });
-    assert_eq!(n1.raft.membership().incarnations, [(3, 34)].into());
+    n1.matched(2, 4).persisted();
+    assert_eq!(n1.raft.membership().incarnations, [(1, 11), (2, 22), (3, 34)].into());
 }
 
 /// M05. A removed server is replicated to until it has C_new and knows that it is committed, also where C_new was compacted meanwhile.
