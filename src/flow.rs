@@ -81,6 +81,8 @@ use tokio::time::Instant;
 
 #[cfg(any(test, feature = "testing"))]
 pub(crate) use self::adapter::{CHILD_STOPPED, START, STOP};
+#[cfg(any(test, feature = "testing"))]
+pub use self::sabotage::{Moment, Saboteur};
 pub use self::{
     adapter::{Placement, spawn},
     address::Address,
@@ -90,7 +92,7 @@ pub use self::{
     histogram::{Counts, Histogram},
     meter::{ActorReport, ActorTimes, CurrentMessage, Lately, Status},
     node_flow::{Flow, Settings},
-    sabotage::{Crash, Moment, Saboteur},
+    sabotage::Crash,
     traceparent::{trace_of, traceparent},
 };
 

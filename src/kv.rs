@@ -40,6 +40,7 @@ mod state;
 mod watch;
 #[cfg(feature = "grpc")]
 mod watch_client;
+mod witness;
 
 #[cfg(feature = "grpc")]
 pub use client::SessionKv;

@@ -58,6 +58,7 @@ mod handle;
 mod joining;
 mod log_store;
 mod messages;
+#[cfg(any(test, feature = "testing"))]
 mod observer;
 mod ports;
 mod request;
@@ -76,15 +77,17 @@ pub use self::{
     builder::Builder,
     events::{NodeEvent, Subscriber},
     handle::{Node, NodeRef},
-    observer::{Observed, Observer},
     ports::{Answer, ChangePort, Port, ProposePort, ReadPort, SnapshotPort},
     request::NodeRequest,
     snapshot_calls::SavedSnapshot,
 };
+#[cfg(any(test, feature = "testing"))]
+pub use self::{
+    messages::vocabulary,
+    observer::{Observed, Observer},
+};
 #[cfg(all(feature = "grpc", feature = "sqlite"))]
 pub(crate) use builder::{cluster_id, fnv};
-#[cfg(any(test, feature = "testing"))]
-pub use messages::vocabulary;
 
 /// A command's result, and where in the log it was applied.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,8 +3,6 @@
 //! Time is paused, so every wait is a step of simulated time, and every wait has a deadline.
 
 use std::{
-    future::Future,
-    io::{self, Read},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::SeqCst},
@@ -14,177 +12,22 @@ use std::{
 
 use prost::Message;
 use ractor_raft::{
-    config::Config,
     error::{NodeError, ProposeError, ReadError},
     node::{Consistency, Crash, Node, NodeEvent, NodeRequest, RestartPolicy},
-    raft::{LogIndex, NodeId, Role},
-    state_machine::{RestoreError, Snapshot, StateMachine},
+    raft::Role,
     storage::MemoryStorage,
     transport::{Fate, InProcess, Letter},
 };
+use stage::*;
 
 #[path = "node/endings.rs"]
 mod endings;
 #[path = "node/overload.rs"]
 mod overload;
+#[path = "node/stage.rs"]
+mod stage;
 #[path = "node/verdicts.rs"]
 mod verdicts;
-
-/// Adds to a total. Adding `poison` panics.
-#[derive(Clone, PartialEq, Message)]
-struct Add {
-    #[prost(uint64, tag = "1")]
-    amount: u64,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Total {
-    #[prost(uint64, tag = "1")]
-    total: u64,
-}
-
-const POISON: u64 = 666;
-/// Panics the first time only.
-const SCARE: u64 = 333;
-
-#[derive(Default)]
-struct Sum {
-    total: u64,
-    scares: Arc<AtomicU64>,
-}
-
-impl StateMachine for Sum {
-    type Command = Add;
-    type Output = Total;
-
-    fn apply(&mut self, _: LogIndex, Add { amount }: Add) -> Total {
-        assert_ne!(amount, POISON, "poison");
-        assert!(amount != SCARE || self.scares.fetch_add(1, SeqCst) > 0, "scared");
-        self.total += amount;
-        Total { total: self.total }
-    }
-
-    fn snapshot(&self) -> impl Snapshot {
-        Nothing
-    }
-
-    fn restore(&mut self, _: impl Read) -> Result<(), RestoreError> {
-        Ok(())
-    }
-}
-
-struct Nothing;
-
-impl Snapshot for Nothing {
-    fn write(self, _: &mut dyn io::Write) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// Nothing in here takes a minute, simulated or not.
-async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
-    let within = tokio::time::timeout(Duration::from_secs(60), future).await;
-    within.unwrap_or_else(|_| panic!("{what} did not happen within a minute"))
-}
-
-/// Each test has its own cluster, so that tests run side by side in one process.
-struct Cluster {
-    name: &'static str,
-    members: Vec<(NodeId, String)>,
-    network: InProcess,
-    disks: Vec<MemoryStorage>,
-    config: Config,
-    policy: RestartPolicy,
-    scares: Arc<AtomicU64>,
-}
-
-impl Cluster {
-    fn new(name: &'static str, size: u64) -> Self {
-        Cluster {
-            name,
-            members: (1..=size).map(|id| (id, format!("{name}/{id}"))).collect(),
-            network: InProcess::new(),
-            disks: (1..=size).map(|_| MemoryStorage::new()).collect(),
-            config: Config::default(),
-            policy: RestartPolicy::default(),
-            scares: Arc::default(),
-        }
-    }
-
-    fn builder(&self, id: NodeId) -> ractor_raft::node::Builder<Sum> {
-        let scares = self.scares.clone();
-        Node::builder(id, move || Sum { total: 0, scares: scares.clone() })
-            .cluster(self.members.clone())
-            .cluster_name(self.name)
-            .storage(self.disks[id as usize - 1].clone())
-            .transport(self.network.clone())
-            .config(self.config.clone())
-            .restart_policy(self.policy)
-            .seed(id)
-    }
-
-    async fn start(&self, id: NodeId) -> Node<Sum> {
-        soon("the start", self.builder(id).spawn()).await.expect("it starts")
-    }
-
-    async fn start_all(&self) -> Vec<Node<Sum>> {
-        let mut nodes = Vec::new();
-        for (id, _) in &self.members {
-            nodes.push(self.start(*id).await);
-        }
-        nodes
-    }
-}
-
-/// Lets a call reach the node and gives it back unanswered.
-async fn begin<F: Future>(call: F) -> std::pin::Pin<Box<F>> {
-    let mut call = Box::pin(call);
-    tokio::select! {
-        biased;
-        _ = &mut call => panic!("it was answered at once"),
-        () = std::future::ready(()) => {}
-    }
-    call
-}
-
-async fn until(what: &str, condition: impl Fn() -> bool) {
-    let reached = async {
-        while !condition() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    };
-    soon(what, reached).await;
-}
-
-async fn leader(nodes: &[Node<Sum>]) -> usize {
-    let leads = |node: &Node<Sum>| node.status().role == Role::Leader;
-    until("an election", || nodes.iter().any(leads)).await;
-    nodes.iter().position(leads).expect("one leads")
-}
-
-async fn add(node: &Node<Sum>, amount: u64) -> u64 {
-    soon("a write", node.propose(Add { amount })).await.expect("it is written").total
-}
-
-/// Waits until the log says which disk each has: from then on only what is proposed adds entries.
-async fn acquainted(leader: &Node<Sum>) {
-    let settled = || {
-        let status = leader.status();
-        let known = &status.membership.incarnations;
-        status.membership.voters.keys().all(|id| known.contains_key(id)) && status.applied_index == status.last_index
-    };
-    until("all to know each other", settled).await;
-}
-
-async fn total(node: &Node<Sum>) -> u64 {
-    soon("a read", node.read(Consistency::Linearizable, |sum| sum.total)).await.expect("it is read")
-}
-
-async fn shut_down(nodes: Vec<Node<Sum>>) {
-    for node in nodes {
-        soon("the shutdown", node.shutdown()).await.expect("an orderly end");
-    }
-}
 
 #[tokio::test(start_paused = true)]
 async fn a_single_node_elects_itself_writes_reads_and_stops() {

@@ -126,7 +126,8 @@ impl Walk {
         let (cut, due, full) = (BTreeSet::new(), BTreeMap::new(), BTreeSet::new());
         let checks = Checks::default();
         let begun = membership;
-        let mut walk = Walk { begun, world, checks, chance, faults, cut, due, full, next_disk: size + 1, steps: 0, history };
+        let mut walk =
+            Walk { begun, world, checks, chance, faults, cut, due, full, next_disk: size + 1, steps: 0, history };
         (1..=size).for_each(|id| walk.equip(id));
         walk
     }

@@ -12,6 +12,8 @@ mod actors;
 mod disks;
 #[path = "simulation/elections.rs"]
 mod elections;
+#[path = "support/forgetful.rs"]
+mod forgetful;
 #[cfg(feature = "sqlite")]
 #[path = "support/linear/mod.rs"]
 mod linear;

@@ -12,6 +12,8 @@ mod acts;
 mod budget;
 #[path = "supervision/checks.rs"]
 mod checks;
+#[path = "support/forgetful.rs"]
+mod forgetful;
 #[path = "supervision/matrix.rs"]
 mod matrix;
 #[cfg(feature = "sqlite")]

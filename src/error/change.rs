@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Code, fix_busy, fix_no_leader, fix_removed, fix_unavailable, fix_wiped, reach};
+use super::{Code, fix_busy, fix_disk_full, fix_no_leader, fix_removed, fix_unavailable, fix_wiped, reach};
 use crate::raft::{Address, LogIndex, NodeId};
 
 /// Why a change of the membership or of the leadership was not made, or may not have been.
@@ -273,9 +273,4 @@ impl ChangeError {
             }
         }
     }
-}
-
-/// Also for a write.
-pub(super) fn fix_disk_full(node: NodeId) -> String {
-    format!("make room on the disk of node {node}; it goes on by itself")
 }

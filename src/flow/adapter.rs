@@ -19,8 +19,9 @@ use tokio::task::JoinHandle;
 use tracing::Instrument;
 
 use super::{
-    Actor, Address, Context, Envelope, Flow, Mark, Message, Moment, Origin, Outcome, Sender,
+    Actor, Address, Context, Envelope, Flow, Mark, Message, Origin, Outcome, Sender,
     meter::{Life, Meter, Status},
+    sabotage::Moment,
 };
 
 /// What no mailbox holds is handled, recorded and struck all the same, under these names.

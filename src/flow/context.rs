@@ -11,9 +11,10 @@ use tokio::time::Instant;
 use tracing::Span;
 
 use super::{
-    ActorId, Address, Envelope, EventId, Flow, Mark, Message, Moment, Origin, Outcome, Sender, TraceId,
+    ActorId, Address, Envelope, EventId, Flow, Mark, Message, Origin, Outcome, Sender, TraceId,
     meter::{Life, Meter},
     recorder::{Record, event_id},
+    sabotage::Moment,
 };
 
 /// How many event numbers an actor takes from its meter at once.

@@ -1,11 +1,15 @@
 //! One node's message flow: its recorder, its meters, its names and its incidents, behind one handle.
 
+mod incidents;
+mod reading;
+
+#[cfg(any(test, feature = "testing"))]
+use std::sync::OnceLock;
 use std::{
     collections::BTreeMap,
     fmt::{self, Debug, Formatter},
-    path::PathBuf,
     sync::{
-        Arc, OnceLock, RwLock, RwLockReadGuard,
+        Arc, RwLock, RwLockReadGuard,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -14,15 +18,15 @@ use std::{
 use tokio::time::Instant;
 
 use super::{
-    ActorId, ActorReport, ActorTimes, Event, EventId, Filter, Follow, Incident, Mark, Origin, Outcome, Saboteur,
-    Sender, TraceId,
-    incidents::{INCIDENT_EVENTS, Incidents, Kept},
+    ActorId, ActorReport, ActorTimes, EventId, Mark, Origin, Outcome, Sender, TraceId,
+    incidents::Incidents,
     meter::{Meter, NEVER_POISONED},
     names::Names,
-    pause::Pause,
-    recorder::{Record, Recorder, event_id, event_parts},
+    recorder::{Record, Recorder, event_id},
     spans::Calls,
 };
+#[cfg(any(test, feature = "testing"))]
+use super::{pause::Pause, sabotage::Saboteur};
 
 /// The name of [`ActorId`] 0: whoever sends without being an actor of the tree.
 const APPLICATION: &str = "application";
@@ -55,7 +59,9 @@ struct Shared {
     names: Names,
     places: RwLock<Places>,
     incidents: Incidents,
+    #[cfg(any(test, feature = "testing"))]
     saboteur: OnceLock<Arc<dyn Saboteur>>,
+    #[cfg(any(test, feature = "testing"))]
     pause: Pause,
     calls: Calls,
 }
@@ -89,7 +95,9 @@ impl Flow {
             names: Names::new(),
             places: RwLock::new(Places { numbers: BTreeMap::new(), meters: Vec::new() }),
             incidents: Incidents::new(),
+            #[cfg(any(test, feature = "testing"))]
             saboteur: OnceLock::new(),
+            #[cfg(any(test, feature = "testing"))]
             pause: Pause::default(),
             calls: Calls::default(),
             name,
@@ -98,19 +106,16 @@ impl Flow {
         flow
     }
 
-    /// Lets actors die by this saboteur's decision, from now on. Does nothing if there is one already.
-    pub fn sabotage(&self, saboteur: Arc<dyn Saboteur>) {
-        let _ = self.0.saboteur.set(saboteur);
-    }
-
-    pub(super) fn saboteur(&self) -> Option<&Arc<dyn Saboteur>> {
-        self.0.saboteur.get()
+    #[cfg(any(test, feature = "testing"))]
+    pub(super) fn saboteur(&self) -> &OnceLock<Arc<dyn Saboteur>> {
+        &self.0.saboteur
     }
 
     pub(super) fn calls(&self) -> &Calls {
         &self.0.calls
     }
 
+    #[cfg(any(test, feature = "testing"))]
     pub(super) fn pause_state(&self) -> &Pause {
         &self.0.pause
     }
@@ -246,104 +251,6 @@ impl Flow {
         meters.filter_map(|meter| meter.times(|number| self.0.names.name(number))).collect()
     }
 
-    /// The recorded events that pass the filter, in the order in which their handling began.
-    pub fn events(&self, filter: &Filter) -> Vec<Event> {
-        let mut records = self.0.recorder.last(usize::MAX);
-        self.sift(filter, &mut records);
-        in_order(&mut records);
-        let surplus = filter.last.map_or(0, |last| records.len().saturating_sub(last));
-        self.resolve(&records[surplus..])
-    }
-
-    /// The events that end from now on and pass the filter, as they come. Whoever reads too slowly misses some, and is told
-    /// how many; no actor ever waits for a reader.
-    pub fn follow(&self, filter: Filter) -> Follow {
-        Follow::new(self.clone(), filter, self.0.recorder.end())
-    }
-
-    /// The recorded events that pass the filter, the last so many as it says, and then those to come, as [`follow`](Flow::follow)
-    /// gives them. What is recorded already is not gathered first, but read as it is asked for.
-    pub fn replay(&self, filter: Filter) -> Follow {
-        let last = filter.last.unwrap_or(usize::MAX);
-        let places = self.places();
-        let position = self.0.recorder.begin_of_last(last, |record| self.passes(&filter, &places, record));
-        drop(places);
-        Follow::new(self.clone(), Filter { last: None, ..filter }, position)
-    }
-
-    /// The events from this position of the recorder on that pass the filter, where to go on, and how many were missed.
-    pub(super) fn read_on(&self, filter: &Filter, position: u64, limit: usize) -> (Vec<Event>, u64, u64) {
-        let (mut records, next, missed) = self.0.recorder.from(position, limit);
-        self.sift(filter, &mut records);
-        (self.resolve(&records), next, missed)
-    }
-
-    /// Keeps the last events (4,096 of them, 30 seconds at most), because something fell. What falls within a second after it
-    /// is added to the same incident.
-    pub fn keep_incident(&self, cause: impl Into<String>) {
-        let records = |since: Duration| {
-            let mut records = self.0.recorder.last(INCIDENT_EVENTS);
-            records.retain(|record| record.ended() >= since);
-            in_order(&mut records);
-            records
-        };
-        if self.0.incidents.keep(cause.into(), self.now(), records) {
-            let flow = self.clone();
-            let write = move || flow.0.incidents.write(|kept| flow.incident_of(kept));
-            if let Err(error) = std::thread::Builder::new().name("incidents".to_owned()).spawn(write) {
-                self.0.incidents.give_up_writing(&error);
-            }
-        }
-    }
-
-    /// Keeps incidents in files as well: the last eight in this directory, of a megabyte each at most. They outlive the
-    /// process. It is made with the first of them; what an earlier process left there is found again.
-    pub fn keep_incidents_in(&self, directory: impl Into<PathBuf>) {
-        self.0.incidents.keep_in(directory.into());
-    }
-
-    /// The last incidents of this process, the oldest first.
-    pub fn incidents(&self) -> Vec<Incident> {
-        self.0.incidents.kept().iter().map(|kept| self.incident_of(kept)).collect()
-    }
-
-    /// The last incidents, those of earlier processes included that are on disk. It waits for the disk: not for a runtime's
-    /// worker.
-    pub fn all_incidents(&self) -> Vec<Incident> {
-        self.0.incidents.all(|kept| self.incident_of(kept))
-    }
-
-    /// The incident of this number, if it is still kept. It waits for the disk.
-    pub fn incident(&self, id: u64) -> Option<Incident> {
-        self.0.incidents.find(id, |kept| self.incident_of(kept))
-    }
-
-    /// Waits, for two seconds at most, until the incidents are on disk that are to be there.
-    pub async fn incidents_settled(&self) {
-        self.0.incidents.settle().await;
-    }
-
-    /// For tests in simulated time, in which a disk takes no time at all.
-    #[cfg(test)]
-    pub(super) fn wait_for_incidents(&self) {
-        let begun = std::time::Instant::now();
-        while !self.0.incidents.is_settled() {
-            assert!(begun.elapsed() < Duration::from_secs(20), "the disk takes too long");
-            std::thread::yield_now();
-        }
-    }
-
-    fn incident_of(&self, kept: &Kept) -> Incident {
-        Incident {
-            id: kept.id,
-            cause: kept.cause.clone(),
-            at: kept.at,
-            since_1970: kept.since_1970,
-            life: self.life(),
-            events: self.resolve(&kept.records),
-        }
-    }
-
     /// The meter at this place in the tree, made at its first asking.
     pub(super) fn meter(&self, path: &str) -> Arc<Meter> {
         if let Some(meter) = self.find(path) {
@@ -398,56 +305,12 @@ impl Flow {
     pub(super) fn record(&self, record: &Record) {
         self.0.recorder.write(record);
     }
-
-    /// Leaves those that pass.
-    fn sift(&self, filter: &Filter, records: &mut Vec<Record>) {
-        let places = self.places();
-        records.retain(|record| self.passes(filter, &places, record));
-    }
-
-    fn passes(&self, filter: &Filter, places: &Places, record: &Record) -> bool {
-        let at = |actor: ActorId, beginning: &str| places.of(actor).path.starts_with(beginning);
-        filter.trace.is_none_or(|trace| trace == record.trace)
-            && filter.since.is_none_or(|since| record.ended() >= since)
-            && filter.until.is_none_or(|until| Duration::from_nanos(record.sent) <= until)
-            && filter.message.as_ref().is_none_or(|message| *message == self.0.names.name(record.message))
-            && filter
-                .actor
-                .as_ref()
-                .is_none_or(|beginning| at(event_parts(record.id).0, beginning) || at(record.sender.actor, beginning))
-    }
-
-    fn resolve(&self, records: &[Record]) -> Vec<Event> {
-        let places = self.places();
-        let path = |actor: ActorId| places.of(actor).path.clone();
-        let events = records.iter().map(|record| Event {
-            id: record.id,
-            cause: record.cause,
-            trace: record.trace,
-            sender: path(record.sender.actor),
-            sender_incarnation: record.sender.incarnation,
-            receiver: path(event_parts(record.id).0),
-            receiver_incarnation: record.receiver_incarnation,
-            message: self.0.names.name(record.message).into(),
-            mark: record.mark,
-            sent: Duration::from_nanos(record.sent),
-            waited: Duration::from_nanos(record.waited),
-            handling: Duration::from_nanos(record.handling),
-            outcome: record.outcome,
-        });
-        events.collect()
-    }
 }
 
 impl Debug for Flow {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         f.debug_struct("Flow").field("name", &self.0.name).field("recording", &self.is_recording()).finish()
     }
-}
-
-/// By when their handling began. In simulated time many begin at once; then as they ended.
-fn in_order(records: &mut [Record]) {
-    records.sort_by_key(|record| record.sent + record.waited);
 }
 
 /// FNV-1a.

@@ -1,5 +1,11 @@
-//! Lets an actor die at a certain message: how tests show that the tree heals wherever it is hit.
+//! Lets an actor die at a certain message: how tests show that the tree heals wherever it is hit. Without the feature
+//! `testing` nobody decides that, and nothing is asked.
 
+#[cfg(any(test, feature = "testing"))]
+use std::sync::Arc;
+
+#[cfg(any(test, feature = "testing"))]
+use super::Flow;
 use super::{Context, Message};
 
 /// How an actor is to die.
@@ -21,12 +27,21 @@ pub enum Moment {
 }
 
 /// Decides which actors of one node die, and when. It is asked twice for every message that any of them handles, also for
-/// those that no mailbox held: `Start`, `ChildStopped` and `Stop`.
+/// those that no mailbox held: `Start`, `ChildStopped` and `Stop`. Feature `testing`.
+#[cfg(any(test, feature = "testing"))]
 pub trait Saboteur: Send + Sync + 'static {
     /// `None`: it lives on. `path` is the actor's place in the tree, `message` the word as in the code.
     ///
     /// For a call that the admission queue held, a kill takes effect when the slice it came in is done.
     fn strikes(&self, path: &str, message: &'static str, moment: Moment) -> Option<Crash>;
+}
+
+#[cfg(any(test, feature = "testing"))]
+impl Flow {
+    /// Lets actors die by this saboteur's decision, from now on. Does nothing if there is one already. Feature `testing`.
+    pub fn sabotage(&self, saboteur: Arc<dyn Saboteur>) {
+        let _ = self.saboteur().set(saboteur);
+    }
 }
 
 impl<M: Message> Context<M> {
@@ -43,14 +58,17 @@ impl<M: Message> Context<M> {
     /// # Panics
     /// If the saboteur says so.
     pub(super) fn is_struck(&self, message: &'static str, moment: Moment) -> bool {
-        let Some(saboteur) = self.flow().saboteur() else { return false };
-        match saboteur.strikes(&self.meter().path, message, moment) {
-            None => false,
+        #[cfg(any(test, feature = "testing"))]
+        match self.flow().saboteur().get().and_then(|saboteur| saboteur.strikes(&self.meter().path, message, moment)) {
+            None => {}
             Some(Crash::Panic) => panic!("was told to crash {moment:?} {message}"),
             Some(Crash::Kill) => {
                 self.cell().kill();
-                true
+                return true;
             }
         }
+        #[cfg(not(any(test, feature = "testing")))]
+        let _ = (message, moment);
+        false
     }
 }

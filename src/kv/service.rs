@@ -4,6 +4,8 @@
 //!   has `raft-no-forward: 1`: then the answer is the redirect, `FAILED_PRECONDITION` with `leader_id` and `leader_addr`.
 //! - Reads are served by the node that is asked, as fresh as the request wants.
 //! - A watch is the library's [`watch`](super::watch()) in a stream, and its errors.
+//! - Every answer says in `raft-cluster-id` which cluster it is of; a request that says the id of another one is refused
+//!   (R004), so that a client does not go on by mistake with a cluster that stands at the addresses of the former.
 //! - A `traceparent` in the metadata is continued: its trace id is the call's in every node's message flow.
 //! - A write with a `session` is applied once: a repeated (session, sequence) gets the first answer. Under a session that
 //!   was never opened or has expired it is not applied (`FAILED_PRECONDITION`, reason `SESSION_EXPIRED`).
@@ -54,20 +56,20 @@ impl kv_server::Kv for KvService {
         let (call, pb::PutRequest { key, value, session }) = self.open(request)?;
         check_key(&key)?;
         match self.propose(call, session, Command::put(key, value)).await? {
-            Outcome::Put(PutOutcome { revision }) => Ok(Response::new(pb::PutResponse { revision })),
+            Outcome::Put(PutOutcome { revision }) => Ok(self.answer(pb::PutResponse { revision })),
             other => Err(answered_something_else(&other)),
         }
     }
 
     async fn get(&self, request: Request<pb::GetRequest>) -> Result<Response<pb::GetResponse>, Status> {
-        let trace = trace::read(request.metadata());
-        let pb::GetRequest { key, consistency, at_least } = request.into_inner();
+        let (Call { trace, .. }, request) = self.open(request)?;
+        let pb::GetRequest { key, consistency, at_least } = request;
         check_key(&key)?;
         let consistency = consistency_of(consistency, at_least)?;
         let (value, applied_index) = self.read(consistency, trace, move |store| store.get(&key).cloned()).await?;
         let found = value.is_some();
         let (value, revision) = value.map(|value| (value.bytes, value.revision)).unwrap_or_default();
-        Ok(Response::new(pb::GetResponse { found, value, revision, applied_index }))
+        Ok(self.answer(pb::GetResponse { found, value, revision, applied_index }))
     }
 
     async fn delete(&self, request: Request<pb::DeleteRequest>) -> Result<Response<pb::DeleteResponse>, Status> {
@@ -75,7 +77,7 @@ impl kv_server::Kv for KvService {
         check_key(&key)?;
         match self.propose(call, session, Command::delete(key)).await? {
             Outcome::Delete(DeleteOutcome { existed, previous, revision }) => {
-                Ok(Response::new(pb::DeleteResponse { existed, previous, revision }))
+                Ok(self.answer(pb::DeleteResponse { existed, previous, revision }))
             }
             other => Err(answered_something_else(&other)),
         }
@@ -89,15 +91,15 @@ impl kv_server::Kv for KvService {
         check_key(&key)?;
         match self.propose(call, session, Command::compare_and_swap(key, expect, set)).await? {
             Outcome::CompareAndSwap(CompareAndSwapOutcome { swapped, current, revision }) => {
-                Ok(Response::new(pb::CompareAndSwapResponse { swapped, current, revision }))
+                Ok(self.answer(pb::CompareAndSwapResponse { swapped, current, revision }))
             }
             other => Err(answered_something_else(&other)),
         }
     }
 
     async fn scan(&self, request: Request<pb::ScanRequest>) -> Result<Response<pb::ScanResponse>, Status> {
-        let trace = trace::read(request.metadata());
-        let pb::ScanRequest { prefix, start, end, limit, consistency, at_least, from } = request.into_inner();
+        let (Call { trace, .. }, request) = self.open(request)?;
+        let pb::ScanRequest { prefix, start, end, limit, consistency, at_least, from } = request;
         let range = range_of(prefix, start, end)?;
         let consistency = consistency_of(consistency, at_least)?;
         let limit = match limit as usize {
@@ -112,7 +114,7 @@ impl kv_server::Kv for KvService {
             revision: value.revision,
         };
         let pairs = page.pairs.into_iter().map(pair).collect();
-        Ok(Response::new(pb::ScanResponse { pairs, next: page.next, applied_index }))
+        Ok(self.answer(pb::ScanResponse { pairs, next: page.next, applied_index }))
     }
 
     type WatchStream = BoxStream<'static, Result<pb::WatchResponse, Status>>;
@@ -122,14 +124,13 @@ impl kv_server::Kv for KvService {
         let pb::WatchRequest { prefix, from } = request.into_inner();
         // Copied out of the receive buffer: a watch lasts.
         let watched = watch::watch(&self.node, Bytes::copy_from_slice(&prefix), from);
-        let mut response = Response::new(watched.map(|watched| Ok(watched?.into())).boxed());
-        cluster::write(self.node.identity().cluster_id, response.metadata_mut());
-        Ok(response)
+        Ok(self.answer(watched.map(|watched| Ok(watched?.into())).boxed()))
     }
 
-    async fn hash(&self, _: Request<pb::HashRequest>) -> Result<Response<pb::HashResponse>, Status> {
+    async fn hash(&self, request: Request<pb::HashRequest>) -> Result<Response<pb::HashResponse>, Status> {
+        self.open(request)?;
         let (hash, applied_index) = self.read(Consistency::Stale, None, |store| store.hash()).await?;
-        Ok(Response::new(pb::HashResponse { applied_index, hash: Bytes::copy_from_slice(&hash) }))
+        Ok(self.answer(pb::HashResponse { applied_index, hash: Bytes::copy_from_slice(&hash) }))
     }
 }
 
@@ -140,6 +141,11 @@ impl KvService {
         cluster::check(&self.node, metadata)?;
         let call = Call { forward: wants_forwarding(metadata), trace: trace::read(metadata) };
         Ok((call, request.into_inner()))
+    }
+
+    /// Says which cluster answers.
+    fn answer<T>(&self, message: T) -> Response<T> {
+        cluster::answer(&self.node, message)
     }
 
     async fn propose(&self, call: Call, session: Option<pb::Session>, command: Command) -> Result<Outcome, Status> {
@@ -170,9 +176,9 @@ impl KvService {
     }
 }
 
-/// What the metadata says about a write.
+/// What the metadata says about a call.
 struct Call {
-    /// Whether another node may be asked in the client's name.
+    /// Whether another node may be asked to write in the client's name.
     forward: bool,
     /// The client's own trace, if it sent one.
     trace: Option<TraceId>,

@@ -6,7 +6,7 @@
 //!
 //! *Architecture invariant: nothing here depends on anything but the commands and their order.*
 
-use std::{fmt, io::Read, sync::Arc};
+use std::{fmt, io::Read};
 
 use bytes::Bytes;
 use imbl::OrdMap;
@@ -20,6 +20,7 @@ use super::{
     history::{Change, Changes, Compacted, History},
     scan::{self, KeyRange, Page},
     snapshot::{self, KvSnapshot},
+    witness::Witness,
 };
 use crate::{
     raft::LogIndex,
@@ -44,11 +45,8 @@ pub struct Kv {
     /// The last command that it was given.
     applied: LogIndex,
     pub(super) history: History,
-    witness: Option<Witness>,
+    pub(super) witness: Witness,
 }
-
-/// Is told of each state: the index of the last command in it, and its hash.
-type Witness = Arc<dyn Fn(LogIndex, [u8; 16]) + Send + Sync>;
 
 impl Kv {
     /// An empty store that remembers its latest changes within other bounds than [`MAX_HISTORY_CHANGES`] and
@@ -58,13 +56,6 @@ impl Kv {
     /// [`MAX_HISTORY_BYTES`]: super::MAX_HISTORY_BYTES
     pub fn with_history(max_changes: usize, max_bytes: usize) -> Self {
         Kv { history: History::bounded(max_changes, max_bytes), ..Kv::default() }
-    }
-
-    /// Shows the hash of each state that it comes to, with the index of the last command in it, to `witness`: tests compare
-    /// replicas by it.
-    pub fn watched_by(mut self, witness: impl Fn(LogIndex, [u8; 16]) + Send + Sync + 'static) -> Self {
-        self.witness = Some(Arc::new(witness));
-        self
     }
 
     /// What stands at `key`.
@@ -145,12 +136,6 @@ impl Kv {
         self.history = self.history.behind(applied);
     }
 
-    fn show(&self) {
-        if let Some(witness) = &self.witness {
-            witness(self.applied, self.hash());
-        }
-    }
-
     fn put(&mut self, revision: LogIndex, Put { key, value }: Put) -> Outcome {
         self.insert(&key, Value { bytes: value.clone(), revision });
         self.history.note(Change { key, value: Some(value), revision });
@@ -196,7 +181,7 @@ impl StateMachine for Kv {
             Operation::Delete(delete) => self.delete(at, delete),
             Operation::CompareAndSwap(compare_and_swap) => self.compare_and_swap(at, compare_and_swap),
         });
-        self.show();
+        self.witness.sees(self);
         Output { outcome }
     }
 
@@ -208,7 +193,7 @@ impl StateMachine for Kv {
         let Kv { pairs, hash, applied, history: _, witness: _ } = snapshot::read(bytes)?;
         (self.pairs, self.hash) = (pairs, hash);
         self.set_applied(applied);
-        self.show();
+        self.witness.sees(self);
         Ok(())
     }
 }

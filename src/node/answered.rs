@@ -67,7 +67,8 @@ pub(crate) fn result(answer: &Result<Applied, ProposeError>) -> &'static str {
         Err(ProposeError::Unknown { .. }) => "unknown",
         Err(ProposeError::SessionExpired { .. }) => "session_expired",
         Err(ProposeError::AnsweredLongAgo { .. }) => "answered_long_ago",
-        Err(ProposeError::Unavailable { .. }) => "unavailable",
+        // Only a client over the network hears that another cluster is there.
+        Err(ProposeError::Unavailable { .. } | ProposeError::WrongCluster { .. }) => "unavailable",
         Err(ProposeError::DiskFull { .. }) => "disk_full",
         Err(ProposeError::NodeWiped { .. }) => "wiped",
         Err(ProposeError::NodeRemoved { .. }) => "removed",

@@ -1,10 +1,13 @@
 //! From settings to a running tree.
 
+mod seams;
+
 use std::{any::TypeId, collections::BTreeMap, marker::PhantomData, path::PathBuf, sync::Arc, time::Duration};
 
 use ractor::{ActorCell, SpawnErr};
 use tokio::{sync::watch, time::Instant};
 
+pub(crate) use self::seams::Seams;
 use super::{
     Node, NodeRef, RestartPolicy,
     admission::{Admission, Intake},
@@ -12,14 +15,13 @@ use super::{
     changes::unroutable,
     child::await_namesake,
     joining::{be_added, cluster_to_join},
-    observer::{MaybeObserver, Observer},
-    shared::{Clock, Place, Progress, RIGHT, Shared, Standing},
+    shared::{Place, Progress, Shared, Standing},
     supervision::{Blueprint, Root},
 };
 use crate::{
     config::Config,
     error::{ChangeError, NodeError},
-    flow::{self, Flow, Placement, Saboteur},
+    flow::{self, Flow, Placement},
     raft::{Address, Membership, NodeId},
     state_machine::{Machine, StateMachine},
     storage::{Identity, Storage},
@@ -47,9 +49,7 @@ pub struct Builder<M> {
     recorded: bool,
     /// Where incidents are kept as well.
     incidents: Option<PathBuf>,
-    observer: MaybeObserver,
-    saboteur: Option<Arc<dyn Saboteur>>,
-    clock_rate: u32,
+    seams: Seams,
     machine: PhantomData<fn() -> M>,
 }
 
@@ -71,9 +71,7 @@ impl<M: StateMachine> Builder<M> {
             seed: None,
             recorded: true,
             incidents: None,
-            observer: None,
-            saboteur: None,
-            clock_rate: RIGHT,
+            seams: Seams::default(),
             machine: PhantomData,
         }
     }
@@ -161,29 +159,6 @@ impl<M: StateMachine> Builder<M> {
         self
     }
 
-    /// Shows every step of the rules to `observer`, for tests.
-    pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
-        self.observer = Some(observer);
-        self
-    }
-
-    /// Lets `saboteur` decide which actors die at which messages, for tests.
-    pub fn sabotage(mut self, saboteur: Arc<dyn Saboteur>) -> Self {
-        self.saboteur = Some(saboteur);
-        self
-    }
-
-    /// Lets the clock of this node's elections and leases run at another rate than time does, for tests: 1.1 is a tenth too
-    /// fast.
-    ///
-    /// # Panics
-    /// If it is not between 0.1 and 10.
-    pub fn clock_rate(mut self, rate: f64) -> Self {
-        assert!((0.1..=10.0).contains(&rate), "no clock is as wrong as {rate}");
-        self.clock_rate = (rate * f64::from(RIGHT)).round() as u32;
-        self
-    }
-
     /// Starts the node under `supervisor`, which gets `ActorFailed` with a [`NodeError`] if the node gives up.
     ///
     /// # Errors
@@ -266,16 +241,12 @@ impl<M: StateMachine> Builder<M> {
         if let Some(directory) = self.incidents {
             flow.keep_incidents_in(directory);
         }
-        if let Some(saboteur) = self.saboteur {
-            flow.sabotage(saboteur);
-        }
         let shared = Arc::new(Shared {
-            observer: self.observer,
             identity: Identity { cluster_id, node_id: self.id },
             listen_address: self.listen.unwrap_or(own_address),
             peer_addresses: self.peer_addresses,
             transport,
-            clock: Clock::start(self.clock_rate),
+            clock: self.seams.clock(),
             admission: Admission::new(self.config.max_pending, self.config.max_pending_bytes),
             intake: Arc::new(Intake::new()),
             root: Default::default(),
@@ -300,7 +271,9 @@ impl<M: StateMachine> Builder<M> {
             server: flow.outside("server", 0),
             machine: TypeId::of::<M>(),
             config: self.config,
-            flow,
+            flow: self.seams.flow(flow),
+            #[cfg(any(test, feature = "testing"))]
+            seams: self.seams,
         });
         Ok(Blueprint { shared, storage, factory: self.factory, members, policy: self.policy, seed })
     }

@@ -12,11 +12,13 @@
 //! A courier that dies is started again at once, the core is told, and so is the root, who keeps the budget. What an
 //! earlier life of a courier reported is dropped.
 
+mod calls;
 mod chunks;
 mod couriers;
 mod effects;
 mod election_timer;
 mod identity;
+mod observed;
 mod orders;
 mod proposals;
 mod replicator;
@@ -36,6 +38,7 @@ use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use tokio::sync::oneshot;
 
 use self::{
+    calls::Call,
     couriers::{start_snapshotter, start_timer},
     proposals::Gathered,
     snapshots::Stopping,
@@ -44,29 +47,20 @@ use self::{
 use crate::{
     flow::{self, Actor, ActorId, Context, Sender, TraceId},
     node::{
-        admission::{Denied, TakenCalls},
+        admission::TakenCalls,
         applier::Factory,
         child::Child,
         messages::{
             ApplierMessage, ConsensusMessage, ElectionTimerMessage, LogStoreMessage, NodeMessage, ReplicatorMessage,
             SnapshotterMessage,
         },
-        observer::Observed,
-        ports::{Answer, ChangePort, Port, ProposePort, ReadPort, SnapshotPort},
+        ports::ReadPort,
         shared::{PeerGauge, Shared},
         traces::Traces,
     },
-    raft::{
-        Address, CallId, Effect, Input, LogIndex, NodeId, Payload, Raft, Recovered, Reply, Request, Role, Settings,
-    },
+    raft::{Address, CallId, Effect, Input, LogIndex, NodeId, Payload, Raft, Recovered, Reply, Request, Settings},
     storage::Storage,
 };
-
-/// So many calls are taken at once; then it is the others' turn.
-const SLICE: usize = 256;
-
-/// Calls that nobody waits for any more are looked for so often.
-const SWEEP: Duration = Duration::from_secs(1);
 
 pub(crate) struct ConsensusArguments {
     pub shared: Arc<Shared>,
@@ -115,28 +109,6 @@ pub(crate) struct Consensus {
     peers_changed: bool,
     /// When the calls that nobody waits for were let go last.
     swept: Duration,
-}
-
-/// Who waits.
-enum Call {
-    Propose(ProposePort),
-    Read(ReadPort),
-    Change(ChangePort),
-    /// Of this server.
-    Request(NodeId, oneshot::Sender<Reply>),
-    TakeSnapshot(SnapshotPort),
-}
-
-impl Call {
-    fn abandoned(&self) -> bool {
-        match self {
-            Call::Propose(port) => port.abandoned(),
-            Call::Read(port) => port.abandoned(),
-            Call::Change(port) => port.abandoned(),
-            Call::TakeSnapshot(port) => port.abandoned(),
-            Call::Request(_, port) => port.is_closed(),
-        }
-    }
 }
 
 impl Actor for Consensus {
@@ -195,7 +167,7 @@ impl Actor for Consensus {
         let _ = context.send(&consensus.log_store, LogStoreMessage::ReportTo(myself.clone()));
         let _ = context.send(&consensus.applier, ApplierMessage::ReportTo(myself.clone()));
         consensus.follow_membership(context).await?;
-        consensus.observe_step(&effects, true, context);
+        consensus.show_observer(&effects, None, true, context);
         consensus.carry_out(effects, context);
         consensus.show();
         Ok(consensus)
@@ -317,48 +289,6 @@ impl Consensus {
         }
     }
 
-    /// A slice of the admission queue; the rest comes behind what stands in the mailbox by then.
-    fn take_calls(&mut self, context: &mut Context<ConsensusMessage>) {
-        for _ in 0..SLICE {
-            let Some(call) = self.intake.next() else { break };
-            context.within(call, |message, context| self.hear(message, context));
-        }
-        if self.intake.more() {
-            let _ = context.send(context.myself(), ConsensusMessage::CallsWaiting);
-        }
-    }
-
-    /// A call of so many bytes that the core may take; `None`: it has its answer, or nobody waits for one.
-    fn let_in<A: Answer>(
-        &self,
-        mut port: Port<A>,
-        bytes: usize,
-        busy: impl FnOnce(&Shared, String) -> A,
-    ) -> Option<Port<A>> {
-        if port.abandoned() {
-            // Its caller was told that nobody knows. Now it is not applied, which is one of the two.
-            return None;
-        }
-        let node = self.shared.id();
-        if port.needs_permit() {
-            match self.shared.admission.admit(bytes) {
-                Ok(permit) => port.permit(permit),
-                Err(denied) => {
-                    let answer = match denied {
-                        Denied::Closed => A::lost(node, false),
-                        Denied::Busy(limit) => busy(&self.shared, limit),
-                    };
-                    // Without a permit the port does not know where.
-                    answer.result().into_iter().for_each(|result| self.shared.admission.answered.count(result));
-                    port.answer(answer);
-                    return None;
-                }
-            }
-        }
-        port.take(node);
-        Some(port)
-    }
-
     fn read(&mut self, lease: bool, port: ReadPort, context: &mut Context<ConsensusMessage>) {
         let Some(port) = self.let_in(port, 0, |shared, limit| Err(shared.read_busy(limit))) else { return };
         let call = self.wait(Call::Read(port));
@@ -398,44 +328,9 @@ impl Consensus {
         self.raft.step(self.shared.clock.now(), input, &mut effects);
         // A lease that was dropped is known to be before the one who may take over is told.
         self.shared.progress.set_lease(self.raft.lease_until());
-        self.observe_step(&effects, false, context);
+        self.show_observer(&effects, None, false, context);
         self.carry_out(effects.drain(..), context);
         self.effects = effects;
-    }
-
-    fn observe_step(&self, effects: &[Effect], begins: bool, context: &Context<ConsensusMessage>) {
-        self.show_observer(effects, None, begins, context);
-    }
-
-    fn show_observer(
-        &self,
-        effects: &[Effect],
-        released_by: Option<u64>,
-        begins: bool,
-        context: &Context<ConsensusMessage>,
-    ) {
-        let Some(observer) = &self.shared.observer else { return };
-        let (node, life, now) = (self.shared.id(), context.incarnation(), self.shared.clock.now());
-        observer.sees(Observed { node, life, now, raft: &self.raft, effects, released_by, begins });
-    }
-
-    /// Whoever gave up waiting takes no permit any more, though the fate of what was proposed may be open for as long as this
-    /// server is cut off: else those who come later would be refused for its sake. A server whose calls stay open has lost
-    /// touch, so its alarm rings. What a leader took in stands in its log, which nothing else bounds (C02): those permits stay
-    /// taken while it leads.
-    fn let_go_of_abandoned(&mut self) {
-        let now = self.shared.clock.now();
-        if now >= self.swept + SWEEP {
-            self.swept = now;
-            let leads = self.raft.role() == Role::Leader;
-            self.calls.retain(|_, call| !call.abandoned() || (leads && matches!(call, Call::Propose(_))));
-        }
-    }
-
-    fn wait(&mut self, call: Call) -> CallId {
-        self.last_call += 1;
-        self.calls.insert(self.last_call, call);
-        self.last_call
     }
 
     /// What everyone may see of this message's outcome.

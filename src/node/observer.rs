@@ -1,6 +1,7 @@
-//! Shows a test what consensus decides, step by step, so that the rules can be checked where they really run.
+//! Shows a test what consensus decides, step by step, so that the rules can be checked where they really run. Feature
+//! `testing`.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use crate::raft::{Effect, NodeId, Raft};
 
@@ -39,6 +40,3 @@ impl<F: Fn(Observed<'_>) + Send + Sync + 'static> Observer for F {
         self(observed);
     }
 }
-
-/// Where one is kept that need not be there.
-pub(crate) type MaybeObserver = Option<Arc<dyn Observer>>;

@@ -19,6 +19,8 @@ use tokio::{
     time::Instant,
 };
 
+#[cfg(any(test, feature = "testing"))]
+use crate::node::builder::Seams;
 use crate::{
     config::Config,
     error::{ChangeError, NodeError, ProposeError, ReadError},
@@ -28,7 +30,6 @@ use crate::{
         admission::{Admission, Intake},
         applied::AppliedWaiters,
         messages::{ApplierMessage, ConsensusMessage, LogStoreMessage, NodeMessage},
-        observer::MaybeObserver,
         trust::Troubles,
     },
     raft::{Address, LogIndex, Membership, NodeId, Role, SnapshotMetadata, Term, majority},
@@ -47,7 +48,8 @@ pub(crate) struct Shared {
     /// Where to dial a peer instead of at its address in the membership.
     pub peer_addresses: BTreeMap<NodeId, Address>,
     pub transport: Arc<dyn Transport>,
-    pub observer: MaybeObserver,
+    #[cfg(any(test, feature = "testing"))]
+    pub seams: Seams,
     pub flow: Flow,
     pub clock: Clock,
     pub admission: Arc<Admission>,

@@ -20,7 +20,8 @@ pub struct SavedSnapshot {
     /// What it is.
     pub metadata: SnapshotMetadata,
     /// Its bytes in order, in chunks of `snapshot_chunk_bytes`. Ends with an error if a later snapshot takes its place
-    /// before the first one is read, or if the node stops; else after `metadata.size` bytes.
+    /// before the first one is read, or if the node stops; else after `metadata.size` bytes. From the first one on the
+    /// snapshot's file is kept for it until it is dropped, whatever takes its place.
     pub chunks: BoxStream<'static, Result<Bytes, SnapshotError>>,
 }
 

@@ -1,6 +1,12 @@
 //! A small client of the `Cluster` service, for operators and tests.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use tonic::{Code, Request, transport::Channel};
@@ -22,12 +28,15 @@ use crate::{
 type Generated = pb::cluster_client::ClusterClient<Channel>;
 
 /// The `Cluster` service of one node.
+///
+/// It stays with the cluster whose answer came first: whatever it says to the log after that says which cluster it is for, and
+/// a node of another one, restored from a backup at the same address perhaps, refuses it (R004). Its clones share that.
 #[derive(Clone)]
 pub struct ClusterClient {
     client: pb::cluster_client::ClusterClient<Channel>,
     timeout: Duration,
-    /// Which cluster is meant. 0: whichever answers.
-    cluster_id: u64,
+    /// Which cluster is meant. 0: whichever answers first.
+    cluster_id: Arc<AtomicU64>,
 }
 
 impl ClusterClient {
@@ -63,12 +72,12 @@ impl ClusterClient {
     /// A client over a connection that is there already.
     pub fn over(channel: Channel, timeout: Duration) -> Self {
         let client = pb::cluster_client::ClusterClient::new(channel).max_decoding_message_size(usize::MAX);
-        ClusterClient { client, timeout, cluster_id: 0 }
+        ClusterClient { client, timeout, cluster_id: Arc::default() }
     }
 
-    /// Says with each command which cluster it is for: a node of another one refuses it (R004). 0: whichever answers.
+    /// For this cluster, whichever answered before. 0: for the one that answers next.
     pub fn of_cluster(self, cluster_id: u64) -> Self {
-        ClusterClient { cluster_id, ..self }
+        ClusterClient { cluster_id: Arc::new(AtomicU64::new(cluster_id)), ..self }
     }
 
     /// What the node is at the moment.
@@ -78,7 +87,10 @@ impl ClusterClient {
     pub async fn status(&self) -> Result<Status, tonic::Status> {
         let mut client = self.client.clone();
         let reply = within(self.timeout, client.status(Request::new(pb::StatusRequest {}))).await?;
-        convert::status_from_pb(reply.into_inner()).map_err(|malformed| tonic::Status::internal(malformed.to_string()))
+        let status = convert::status_from_pb(reply.into_inner())
+            .map_err(|malformed| tonic::Status::internal(malformed.to_string()))?;
+        self.heard_of(status.cluster_id);
+        Ok(status)
     }
 
     /// Proposes a command of the state machine, as bytes. Without `forward` a node that does not lead says who does.
@@ -187,6 +199,7 @@ impl ClusterClient {
         let mut client = self.client.clone();
         match within(self.timeout, client.client_request(request)).await {
             Ok(reply) => {
+                self.heard_of(cluster::read(reply.metadata()));
                 let pb::ClientRequestReply { output, index } = reply.into_inner();
                 Ok(Applied { output: Bytes::copy_from_slice(&output), index })
             }
@@ -199,16 +212,25 @@ impl ClusterClient {
         let request = self.request(pb::OpenSessionRequest {}, forward, trace);
         let mut client = self.client.clone();
         match within(self.timeout, client.open_session(request)).await {
-            Ok(reply) => Ok((reply.get_ref().id, cluster::read(reply.metadata()))),
+            Ok(reply) => {
+                let cluster_id = cluster::read(reply.metadata());
+                self.heard_of(cluster_id);
+                Ok((reply.get_ref().id, cluster_id))
+            }
             Err(status) => Err(error::propose_error(&status, to)),
         }
+    }
+
+    /// The first one that answers is the one that is meant. 0: an older node, which does not say.
+    fn heard_of(&self, cluster_id: u64) {
+        let _ = self.cluster_id.compare_exchange(0, cluster_id, Relaxed, Relaxed);
     }
 
     fn request<T>(&self, message: T, forward: bool, trace: TraceId) -> Request<T> {
         let mut request = Request::new(message);
         request.set_timeout(self.timeout);
         trace::write(trace, request.metadata_mut());
-        cluster::write(self.cluster_id, request.metadata_mut());
+        cluster::write(self.cluster_id.load(Relaxed), request.metadata_mut());
         if !forward {
             request.metadata_mut().insert(NO_FORWARD, tonic::metadata::MetadataValue::from_static("1"));
         }

@@ -3,9 +3,10 @@
 //! A session's number and a revision are places in a log. A cluster that was restored from a backup may stand at the
 //! addresses of the one it was made of, with a log that went another way; there they would mean something else. So the
 //! answers that begin a session or a watch say which cluster they are of, and whoever goes on says it in turn (R004).
+//! So do the answers to commands and to reads of the store: a client without a session stays with one cluster, too.
 
 use tonic::{
-    Status,
+    Response, Status,
     metadata::{MetadataMap, MetadataValue},
 };
 
@@ -21,6 +22,13 @@ pub fn write(cluster_id: u64, metadata: &mut MetadataMap) {
         let value = MetadataValue::try_from(format!("{cluster_id:016x}")).expect("hexadecimal digits are ASCII");
         metadata.insert(CLUSTER_ID, value);
     }
+}
+
+/// An answer that says which cluster it is of.
+pub fn answer<T>(node: &NodeRef, message: T) -> Response<T> {
+    let mut response = Response::new(message);
+    write(node.identity().cluster_id, response.metadata_mut());
+    response
 }
 
 /// The cluster that is meant. 0: none is, or nothing that can be read.

@@ -61,6 +61,10 @@ impl Told {
     fn value<T: FromStr>(&self, key: &str) -> Option<T> {
         self.metadata.get(key)?.parse().ok()
     }
+
+    fn cluster(&self, key: &str) -> Option<u64> {
+        u64::from_str_radix(self.metadata.get(key)?, 16).ok()
+    }
 }
 
 /// A status in the making.
@@ -165,6 +169,11 @@ impl From<ProposeError> for Status {
             ProposeError::NodeWiped { node } => out_of_place(report, reason::NODE_WIPED, *node),
             ProposeError::NodeRemoved { node } => out_of_place(report, reason::NODE_REMOVED, *node),
             ProposeError::DiskFull { node } => report(Code::ResourceExhausted, reason::DISK_FULL).with("node", node),
+            ProposeError::WrongCluster { node, cluster, found } => {
+                let report = report(Code::FailedPrecondition, reason::WRONG_CLUSTER).with("node", node);
+                let (cluster, found) = (format!("{cluster:016x}"), format!("{found:016x}"));
+                report.with("cluster_id", cluster).with("found_cluster_id", found)
+            }
         };
         report.into_status()
     }
@@ -327,6 +336,11 @@ fn told_propose_error(told: &Told, asked: NodeId, status: &Status) -> Option<Pro
         reason::DISK_FULL => ProposeError::DiskFull { node },
         reason::NODE_WIPED => ProposeError::NodeWiped { node },
         reason::NODE_REMOVED => ProposeError::NodeRemoved { node },
+        reason::WRONG_CLUSTER => ProposeError::WrongCluster {
+            node,
+            cluster: told.cluster("cluster_id")?,
+            found: told.cluster("found_cluster_id")?,
+        },
         _ => return None,
     })
 }

@@ -56,5 +56,9 @@ pub(super) async fn propose(
 ) -> Result<Applied, ProposeError> {
     // An address that cannot be dialled: the command has not left this node.
     let client = client.map_err(|_| ProposeError::Unavailable { node: to })?;
-    client.of_cluster(cluster_id).propose_payload(to, payload, false, trace).await
+    match client.of_cluster(cluster_id).propose_payload(to, payload, false, trace).await {
+        // A stranger at the leader's address: the leader is not there.
+        Err(ProposeError::WrongCluster { .. }) => Err(ProposeError::Unavailable { node: to }),
+        answer => answer,
+    }
 }

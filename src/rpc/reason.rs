@@ -89,3 +89,5 @@ pub const SNAPSHOT_FAILED: &str = "SNAPSHOT_FAILED";
 pub const SNAPSHOT_ABSENT: &str = "SNAPSHOT_ABSENT";
 /// `ABORTED`: a later snapshot took the place of the one on its way. Worth another try at once.
 pub const SNAPSHOT_REPLACED: &str = "SNAPSHOT_REPLACED";
+/// `DEADLINE_EXCEEDED`: who asked for a snapshot took nothing of it for so long that the node has put it away.
+pub const SNAPSHOT_STALLED: &str = "SNAPSHOT_STALLED";

@@ -179,7 +179,7 @@ impl pb::cluster_server::Cluster for Handlers {
                 self.node.propose_in_session(command, forward, trace).await?
             }
         };
-        Ok(Response::new(pb::ClientRequestReply { output: applied.output, index: applied.index }))
+        Ok(cluster::answer(&self.node, pb::ClientRequestReply { output: applied.output, index: applied.index }))
     }
 
     async fn open_session(
@@ -189,9 +189,7 @@ impl pb::cluster_server::Cluster for Handlers {
         cluster::check(&self.node, request.metadata())?;
         let trace = trace::read(request.metadata()).unwrap_or_else(|| self.node.flow().new_trace());
         let id = self.node.open_session_traced(wants_forwarding(request.metadata()), trace).await?;
-        let mut response = Response::new(pb::OpenSessionResponse { id });
-        cluster::write(self.node.identity().cluster_id, response.metadata_mut());
-        Ok(response)
+        Ok(cluster::answer(&self.node, pb::OpenSessionResponse { id }))
     }
 
     type ClientStreamStream = BoxStream<'static, Result<pb::ClientStreamReply, Status>>;
@@ -206,13 +204,14 @@ impl pb::cluster_server::Cluster for Handlers {
 
     async fn status(&self, _: Request<pb::StatusRequest>) -> Result<Response<pb::StatusReply>, Status> {
         let clock = Some(convert::flow_clock(self.node.flow()));
-        Ok(Response::new(pb::StatusReply { clock, ..convert::status_to_pb(&self.node.status()) }))
+        Ok(cluster::answer(&self.node, pb::StatusReply { clock, ..convert::status_to_pb(&self.node.status()) }))
     }
 
     async fn take_snapshot(
         &self,
-        _: Request<pb::TakeSnapshotRequest>,
+        request: Request<pb::TakeSnapshotRequest>,
     ) -> Result<Response<pb::TakeSnapshotReply>, Status> {
+        cluster::check(&self.node, request.metadata())?;
         self.node.take_snapshot().await?;
         let taken = self.node.save_snapshot()?.metadata;
         Ok(Response::new(pb::TakeSnapshotReply { snapshot: Some(convert::snapshot_to_pb(&taken)) }))
@@ -224,6 +223,7 @@ impl pb::cluster_server::Cluster for Handlers {
         &self,
         request: Request<pb::SaveSnapshotRequest>,
     ) -> Result<Response<Self::SaveSnapshotStream>, Status> {
+        cluster::check(&self.node, request.metadata())?;
         Ok(Response::new(save_snapshot::parts(self, request.into_inner().fresh).boxed()))
     }
 

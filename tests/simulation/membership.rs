@@ -263,9 +263,8 @@ async fn the_vote_of_a_wiped_node_elects_nobody_that_never_heard_of_its_former_d
     let cluster = cluster(3, 617).await;
     let late = 3;
     cluster.network().partition(&[late], &[1, 2]);
-    let settled = |membership: &Membership, id| {
-        membership.incarnations.contains_key(&id) && !membership.unsettled.contains(&id)
-    };
+    let settled =
+        |membership: &Membership, id| membership.incarnations.contains_key(&id) && !membership.unsettled.contains(&id);
     let both = "the disks of nodes 1 and 2 to be known to both";
     let begun = |cluster: &Cluster<Ledger>| [1, 2].iter().all(|id| settled(&status(cluster, *id).membership, *id));
     cluster.until(both, |cluster| begun(cluster).then_some(())).await;

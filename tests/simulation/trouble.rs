@@ -2,10 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{
-        Arc, Condvar, Mutex,
-        atomic::{AtomicU64, Ordering::SeqCst},
-    },
+    sync::{Arc, Condvar, Mutex},
     time::Duration,
 };
 
@@ -14,11 +11,14 @@ use ractor_raft::{
     error::{NodeError, ProposeError},
     node::{Consistency, NodeEvent, Trouble},
     raft::{LogIndex, NodeId, Role, Write},
-    storage::{Bootstrap, Identity, MemoryStorage, Opened, Snapshots, Storage, StorageError, Store},
+    storage::{Bootstrap, MemoryStorage, Opened, Snapshots, Storage, StorageError, Store},
     testing::{Cluster, Ledger, Line},
 };
 
-use super::support::{ELECTION_TIMEOUT, cluster};
+use super::{
+    forgetful::ForgetfulDisk,
+    support::{ELECTION_TIMEOUT, cluster},
+};
 
 /// D05, on the leader.
 ///
@@ -249,44 +249,5 @@ impl Store for HangingStore {
 
     fn tidy(&mut self) -> Result<bool, StorageError> {
         self.store.tidy()
-    }
-}
-
-/// A disk that can be made to forget its last entries, at its next opening.
-#[derive(Clone, Default)]
-struct ForgetfulDisk {
-    storage: MemoryStorage,
-    forgets: Arc<AtomicU64>,
-}
-
-impl ForgetfulDisk {
-    fn forget(&self, entries: u64) {
-        self.forgets.store(entries, SeqCst);
-    }
-}
-
-impl Storage for ForgetfulDisk {
-    fn owner(&self) -> Result<Option<Identity>, StorageError> {
-        self.storage.owner()
-    }
-
-    fn open(&self, bootstrap: &Bootstrap) -> Result<(Box<dyn Store>, Opened), StorageError> {
-        let (mut store, mut opened) = self.storage.open(bootstrap)?;
-        let forgets = self.forgets.swap(0, SeqCst);
-        if forgets > 0 {
-            let entries = &mut opened.recovered.entries;
-            entries.truncate(entries.len() - forgets as usize);
-            let truncate_from = Some(opened.recovered.base.index + entries.len() as u64 + 1);
-            store.persist(&Write { truncate_from, ..Write::default() })?;
-        }
-        Ok((store, opened))
-    }
-
-    fn snapshots(&self) -> Arc<dyn Snapshots> {
-        self.storage.snapshots()
-    }
-
-    fn blocks(&self) -> bool {
-        false
     }
 }

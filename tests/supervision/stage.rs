@@ -5,7 +5,7 @@ use std::{
     io::Read,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
+        atomic::{AtomicBool, Ordering::SeqCst},
     },
     time::Duration,
 };
@@ -15,14 +15,14 @@ use ractor_raft::{
     error::{ProposeError, ReadError},
     flow::{ActorReport, Status},
     node::{Consistency, Node},
-    raft::{LogIndex, NodeId, Write},
+    raft::{LogIndex, NodeId},
     state_machine::{RestoreError, Snapshot, StateMachine},
-    storage::{Bootstrap, Identity, MemoryStorage, Opened, Snapshots, Storage, StorageError, Store},
+    storage::Storage,
     testing::{Cluster, Ledger, Line, Witness, Written},
 };
 use tokio::{task::JoinHandle, time::Instant};
 
-use super::strike::Plan;
+use super::{forgetful::ForgetfulDisk, strike::Plan};
 
 /// The longest election timeout of the default configuration.
 pub const ELECTION_TIMEOUT: Duration = Duration::from_millis(300);
@@ -56,45 +56,6 @@ impl StateMachine for Book {
     }
 }
 
-/// A disk that can be full, break, and forget its last entries at its next opening.
-#[derive(Clone, Default)]
-pub struct Disk {
-    pub storage: MemoryStorage,
-    forgets: Arc<AtomicU64>,
-}
-
-impl Disk {
-    pub fn forget(&self, entries: u64) {
-        self.forgets.store(entries, SeqCst);
-    }
-}
-
-impl Storage for Disk {
-    fn owner(&self) -> Result<Option<Identity>, StorageError> {
-        self.storage.owner()
-    }
-
-    fn open(&self, bootstrap: &Bootstrap) -> Result<(Box<dyn Store>, Opened), StorageError> {
-        let (mut store, mut opened) = self.storage.open(bootstrap)?;
-        let forgets = self.forgets.swap(0, SeqCst) as usize;
-        if forgets > 0 {
-            let entries = &mut opened.recovered.entries;
-            entries.truncate(entries.len() - forgets.min(entries.len()));
-            let truncate_from = Some(opened.recovered.base.index + entries.len() as u64 + 1);
-            store.persist(&Write { truncate_from, ..Write::default() })?;
-        }
-        Ok((store, opened))
-    }
-
-    fn snapshots(&self) -> Arc<dyn Snapshots> {
-        self.storage.snapshots()
-    }
-
-    fn blocks(&self) -> bool {
-        false
-    }
-}
-
 /// A cluster and all that goes on in it. Clones are the same.
 #[derive(Clone)]
 pub struct Stage {
@@ -103,7 +64,7 @@ pub struct Stage {
     pub witness: Witness,
     /// The next snapshots that are read are refused.
     pub refuses: Arc<AtomicBool>,
-    disks: Arc<Mutex<BTreeMap<NodeId, Disk>>>,
+    disks: Arc<Mutex<BTreeMap<NodeId, ForgetfulDisk>>>,
     scene: Arc<Mutex<Scene>>,
 }
 
@@ -129,7 +90,7 @@ impl Stage {
         let disks = Arc::new(Mutex::new(BTreeMap::new()));
         let maker = disks.clone();
         Self::set_on(plan, seed, disks, move |id| {
-            let disk = Disk::default();
+            let disk = ForgetfulDisk::default();
             maker.lock().expect("nobody panics here").insert(id, disk.clone());
             disk
         })
@@ -140,7 +101,7 @@ impl Stage {
     pub async fn set_on<S: Storage>(
         plan: Plan,
         seed: u64,
-        disks: Arc<Mutex<BTreeMap<NodeId, Disk>>>,
+        disks: Arc<Mutex<BTreeMap<NodeId, ForgetfulDisk>>>,
         maker: impl Fn(NodeId) -> S + Send + Sync + 'static,
     ) -> Self {
         let mut config = Config::default();
@@ -168,7 +129,7 @@ impl Stage {
         look(&mut self.scene.lock().expect("nobody panics while it holds this"))
     }
 
-    pub fn disk(&self, id: NodeId) -> Disk {
+    pub fn disk(&self, id: NodeId) -> ForgetfulDisk {
         self.disks.lock().expect("nobody panics here")[&id].clone()
     }
 

@@ -3,23 +3,22 @@
 //! A write goes under a session, so that it is applied once however often it is sent; when the time is over without an
 //! answer, it ends with R014. Without a session only what is certainly not applied is sent again: a connection that could
 //! not be made, or an answer that says so.
+//!
+//! All calls of one client are for the cluster that answered the first of them. A stranger among the endpoints refuses (R004).
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    time::Duration,
-};
+mod refusals;
 
-use ractor_raft::rpc::{error::Told, reason};
+use std::{collections::VecDeque, time::Duration};
+
+use ractor_raft::rpc::cluster;
 use tokio::time::{Instant, sleep, timeout_at};
 use tonic::{
-    Code, Request, Response, Status,
+    Request, Response, Status,
     transport::{Channel, Endpoint},
 };
 
-use crate::{
-    config::ClientSettings,
-    error::{Failure, exit},
-};
+use self::refusals::{Refusals, TOO_LATE, Verdict, judge, lost};
+use crate::{config::ClientSettings, error::Failure};
 
 /// How long one connection may take while others wait for their turn.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -32,9 +31,6 @@ const SHORTEST_TRY: Duration = Duration::from_millis(500);
 
 /// How many hints to follow before going back to the endpoints: nodes may disagree about the leader for a while.
 const MAX_HINTS: usize = 3;
-
-/// Says less than anything that was said before it.
-const TOO_LATE: &str = "no answer came in time";
 
 /// Whether a call may be made twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,47 +66,14 @@ pub struct Client {
     timeout: Duration,
     /// The last one that answered, so that the next page of a scan need not look for it again.
     connected: Option<(String, Channel)>,
-}
-
-/// What one endpoint's failure means for the call.
-#[derive(Debug)]
-enum Verdict {
-    /// Not applied; somebody else, or the same one later, may answer.
-    TryAgain(Refusal),
-    /// There is nothing to try again.
-    Final(Failure),
-}
-
-/// Why one endpoint did not do it.
-#[derive(Debug, Default)]
-struct Refusal {
-    cause: String,
-    /// The write may have been applied.
-    in_doubt: bool,
-    /// Who leads, as it says.
-    hint: Option<String>,
-    /// The whole of it, if it was a node that refused.
-    told: Option<Failure>,
-}
-
-/// What all endpoints said so far.
-#[derive(Default)]
-struct Refusals {
-    causes: BTreeMap<String, String>,
-    /// Whether anybody took the call in and did not answer it.
-    reached: bool,
-    /// Where a write or an order that counts once may have been applied, if anywhere, and what is known of it.
-    doubt: Option<Failure>,
-    /// What a node said last.
-    told: Option<Failure>,
-    /// How long the slowest refusal took: a node without a leader waits for one before it gives up.
-    slowest: Duration,
+    /// The cluster that answered first. 0: none has said yet which it is.
+    cluster_id: u64,
 }
 
 impl Client {
     /// For these endpoints, with this time for each call.
     pub fn new(settings: &ClientSettings) -> Self {
-        Client { endpoints: settings.endpoints.clone(), timeout: settings.timeout, connected: None }
+        Client { endpoints: settings.endpoints.clone(), timeout: settings.timeout, connected: None, cluster_id: 0 }
     }
 
     /// Makes one call with `message`; `send` does it over one connection.
@@ -160,7 +123,9 @@ impl Client {
                 continue;
             };
             let begun = Instant::now();
-            let send = |channel| send(channel, Request::new(message.clone()));
+            let mut request = Request::new(message.clone());
+            cluster::write(self.cluster_id, request.metadata_mut());
+            let send = |channel| send(channel, request);
             // A node that does not answer leaves time to ask another, where that is safe.
             let half = begun + (deadline - begun) / 2;
             let until = if kind.counts_once() { half.max(begun + SHORTEST_TRY).min(deadline) } else { deadline };
@@ -211,6 +176,9 @@ impl Client {
         };
         match timeout_at(deadline, send(channel.clone())).await {
             Ok(Ok(response)) => {
+                if self.cluster_id == 0 {
+                    self.cluster_id = cluster::read(response.metadata());
+                }
                 self.connected = Some((endpoint.to_owned(), channel));
                 Ok(response.into_inner())
             }
@@ -247,168 +215,25 @@ pub fn root_cause(error: &dyn std::error::Error) -> String {
     cause.to_string()
 }
 
-/// An answer that is a failure. Only a node of ours may say that nothing was applied; a broken connection says nothing.
-fn judge(endpoint: &str, kind: Kind, status: &Status) -> Verdict {
-    let Some(told) = Told::of(status) else {
-        return match status.code() {
-            // The request was not taken in at all. (Not so `OutOfRange`: tonic says it at our end of an answer that is too
-            // large, when the write is applied.)
-            Code::Unimplemented | Code::InvalidArgument | Code::Unauthenticated => {
-                Verdict::Final(Failure::other(format!("{endpoint} refused the request"), status.message()))
-            }
-            code => lost(endpoint, kind, format!("{code:?}: {}", status.message())),
-        };
-    };
-    let again = || Refusal {
-        cause: status.message().to_owned(),
-        hint: told.metadata.get("leader_addr").cloned(),
-        told: Some(Failure::told(endpoint, status, &told)),
-        ..Refusal::default()
-    };
-    match told.reason.as_str() {
-        reason::NOT_LEADER | reason::NO_LEADER | reason::NOT_READY | reason::UNAVAILABLE | reason::BUSY => {
-            Verdict::TryAgain(again())
-        }
-        // Another endpoint may be in its place.
-        reason::NODE_WIPED | reason::NODE_REMOVED => Verdict::TryAgain(again()),
-        reason::READ_TIMED_OUT if kind.changes_nothing() => Verdict::TryAgain(again()),
-        // Of what changes nothing: no majority agreed.
-        reason::UNKNOWN_OUTCOME if kind.changes_nothing() => {
-            let fix = "see with `raftkv status` which nodes reach each other";
-            let told = Failure::new(2, exit::UNAVAILABLE, "no majority agreed in time", status.message(), fix);
-            Verdict::TryAgain(Refusal { told: Some(told), ..again() })
-        }
-        reason::UNKNOWN_OUTCOME => lost(endpoint, kind, status.message().to_owned()),
-        _ => Verdict::Final(Failure::told(endpoint, status, &told)),
-    }
-}
-
-/// The call was made, and what became of it is not known.
-fn lost(endpoint: &str, kind: Kind, cause: String) -> Verdict {
-    let (what, fix) = match kind {
-        Kind::Read | Kind::Harmless => return Verdict::again(cause),
-        Kind::Write | Kind::InSession => (
-            "the outcome is unknown: the write may have been applied, or may still be",
-            "read the key before you write again; compare-and-swap (raftkv cas) makes a repeated write safe",
-        ),
-        Kind::Order => (
-            "the outcome is unknown: the change may have been made, or may still be",
-            "see with `raftkv member list` and `raftkv leader show` whether it was made, before you ask for it again",
-        ),
-        Kind::RepeatableOrder => (
-            "the outcome is unknown: the change may have been made, or may still be",
-            "see with `raftkv member list` and `raftkv leader show` whether it was made; asking for it again does no harm",
-        ),
-    };
-    let failure = Failure::new(14, exit::UNKNOWN_OUTCOME, what, format!("{endpoint}: {cause}"), fix);
-    if kind.counts_once() {
-        return Verdict::TryAgain(Refusal { cause, in_doubt: true, told: Some(failure), ..Refusal::default() });
-    }
-    Verdict::Final(failure)
-}
-
-impl Verdict {
-    fn again(cause: String) -> Self {
-        Verdict::TryAgain(Refusal { cause, ..Refusal::default() })
-    }
-}
-
-impl Refusals {
-    fn add(&mut self, endpoint: String, refusal: Refusal, took: Duration) {
-        self.reached |= refusal.cause == TOO_LATE;
-        if refusal.cause != TOO_LATE || !self.causes.contains_key(&endpoint) {
-            self.causes.insert(endpoint, refusal.cause);
-        }
-        if refusal.in_doubt {
-            self.doubt = refusal.told;
-        } else {
-            self.told = refusal.told.or(self.told.take());
-        }
-        self.slowest = self.slowest.max(took);
-    }
-
-    /// A write that would likely be cut off by the deadline is not begun: what is known to be not applied would become
-    /// unknown.
-    fn leave_time_for_another(&self, kind: Kind, deadline: Instant) -> bool {
-        let left = deadline.saturating_duration_since(Instant::now());
-        match kind {
-            Kind::Read | Kind::Harmless => !left.is_zero(),
-            // What is in doubt can only get better.
-            Kind::InSession | Kind::RepeatableOrder if self.doubt.is_some() => !left.is_zero(),
-            Kind::Write | Kind::Order | Kind::InSession | Kind::RepeatableOrder => left > 2 * self.slowest,
-        }
-    }
-
-    fn into_failure(self, kind: Kind, timeout: Duration) -> Failure {
-        if let Some(doubt) = self.doubt {
-            return doubt;
-        }
-        let causes = self.causes.iter().map(|(endpoint, cause)| format!("{endpoint}: {cause}"));
-        let why = causes.collect::<Vec<_>>().join("; ");
-        if let Some(told) = self.told {
-            let busy = told.code == Some(ractor_raft::error::Code(19));
-            let exit = if busy { exit::OTHER } else { exit::UNAVAILABLE };
-            return Failure { why, exit, ..told };
-        }
-        if self.reached {
-            let or = match kind {
-                Kind::Read => "ask for a read that can be served sooner",
-                _ => "see with `raftkv status` which nodes reach each other",
-            };
-            let fix = format!("give a longer --timeout than {timeout:?}, or {or}");
-            return Failure::new(2, exit::UNAVAILABLE, format!("no answer within {timeout:?}"), why, fix);
-        }
-        let endpoints = self.causes.into_keys().collect::<Vec<_>>().join(",");
-        let fix = format!("start the nodes at {endpoints} (raftkv serve), or name others with --endpoints");
-        Failure::new(2, exit::UNAVAILABLE, format!("no endpoint could be reached within {timeout:?}"), why, fix)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    // Fails when: an order is called a read, so that a timeout says that it was not carried out.
-    #[test]
-    fn an_order_that_may_be_repeated_stays_in_doubt_until_it_is_answered() {
-        let second = Duration::from_secs(1);
-        let Verdict::TryAgain(refusal) = lost("here:1", Kind::RepeatableOrder, TOO_LATE.to_owned()) else {
-            panic!("it may be asked for again")
-        };
-        let mut refusals = Refusals::default();
-        refusals.add("here:1".to_owned(), refusal, second);
-        assert!(refusals.leave_time_for_another(Kind::RepeatableOrder, Instant::now() + second));
-        let not_leading = Refusal { cause: "nobody leads".to_owned(), ..Refusal::default() };
-        refusals.add("there:1".to_owned(), not_leading, second);
-        let failure = refusals.into_failure(Kind::RepeatableOrder, second);
-        assert_eq!((failure.code, failure.exit), (Some(ractor_raft::error::Code(14)), exit::UNKNOWN_OUTCOME));
-    }
-
-    // Fails when: who opens a session, or writes, is told to ask for another read.
-    #[test]
-    fn only_a_read_is_told_to_be_a_read_that_can_be_served_sooner() {
-        for kind in [Kind::Read, Kind::Harmless, Kind::Write] {
-            let mut refusals = Refusals::default();
-            let late = Refusal { cause: TOO_LATE.to_owned(), ..Refusal::default() };
-            refusals.add("here:1".to_owned(), late, Duration::ZERO);
-            let fix = refusals.into_failure(kind, Duration::from_secs(1)).fix;
-            assert_eq!(fix.contains("a read that"), kind == Kind::Read, "{kind:?}: {fix}");
+    // Fails when: `attempt` does not take the cluster down, takes down a later one, or `call_until` does not say it.
+    #[tokio::test]
+    async fn all_calls_are_for_the_cluster_that_answered_first() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let endpoints = vec![listener.local_addr().expect("it is bound").to_string()];
+        let mut client = Client { endpoints, timeout: Duration::from_secs(5), connected: None, cluster_id: 0 };
+        let mut said = Vec::new();
+        for answers in [0, 7, 8, 0] {
+            let send = |_, request: Request<()>| async move {
+                let mut response = Response::new(cluster::read(request.metadata()));
+                cluster::write(answers, response.metadata_mut());
+                Ok(response)
+            };
+            said.push(client.call(Kind::Read, &(), send).await.expect("it answers"));
         }
-    }
-
-    // Fails when: `OutOfRange` is among the codes that say that the request was not taken in.
-    #[test]
-    fn an_answer_that_cannot_be_decoded_leaves_the_outcome_of_a_write_unknown() {
-        let status =
-            Status::out_of_range("Error, decoded message length too large: found 5 bytes, the limit is: 4 bytes");
-        match judge("here:1", Kind::Write, &status) {
-            Verdict::Final(failure) => assert_eq!(failure.exit, exit::UNKNOWN_OUTCOME),
-            other => panic!("{other:?}"),
-        }
-        let refused = Status::invalid_argument("no such thing");
-        match judge("here:1", Kind::Write, &refused) {
-            Verdict::Final(failure) => assert_eq!(failure.exit, exit::OTHER),
-            other => panic!("{other:?}"),
-        }
+        assert_eq!(said, [0, 0, 7, 7]);
     }
 }

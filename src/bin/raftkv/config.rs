@@ -2,53 +2,28 @@
 //! wrong with a value is said with its key and its source (R020).
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fmt::{self, Display, Formatter},
-    path::{Path, PathBuf},
-    str::FromStr,
+    path::PathBuf,
     time::Duration,
 };
 
 use ractor_raft::{config::Config, error::NodeError, raft::NodeId};
 
 use crate::{
-    args::{Args, Command, Restore, Serve, Snapshot},
+    args::Args,
     error::{Failure, exit},
 };
 pub use addresses::address;
 use addresses::{check_advertised, check_routable};
+use sources::{KEYS, flags, read_file};
 
 mod addresses;
 mod snapshots;
+mod sources;
+mod values;
 
 pub use snapshots::RestoreSettings;
-
-/// Every key of the TOML file. In the environment it is RAFTKV_ and the key in capitals.
-const KEYS: [&str; 23] = [
-    "advertise",
-    "cluster",
-    "cluster_name",
-    "data",
-    "election_timeout_ms",
-    "endpoints",
-    "heartbeat_ms",
-    "http",
-    "id",
-    "join",
-    "listen",
-    "max_entry_bytes",
-    "max_pending",
-    "output",
-    "peer",
-    "recorder",
-    "snapshot_bytes_per_second",
-    "snapshot_chunk_bytes",
-    "snapshot_threshold",
-    "snapshot_threshold_bytes",
-    "snapshot_trailing",
-    "threads",
-    "timeout",
-];
 
 /// Where the nodes are if nobody says.
 const DEFAULT_ENDPOINTS: &str = "127.0.0.1:7001,127.0.0.1:7002,127.0.0.1:7003";
@@ -282,92 +257,6 @@ pub fn time_of_flag(flag: &'static str, value: &str) -> Result<Duration, Failure
     Setting { key, value: value.to_owned(), source: Source::Flag(flag.to_owned()) }.duration()
 }
 
-impl Setting {
-    fn switch(&self) -> Result<bool, Failure> {
-        match self.value.as_str() {
-            "on" => Ok(true),
-            "off" => Ok(false),
-            _ => Err(self.wanted("on or off")),
-        }
-    }
-
-    fn name(&self) -> Result<String, Failure> {
-        let name = self.value.trim();
-        if name.is_empty() { Err(self.wanted("a name, the same on every node")) } else { Ok(name.to_owned()) }
-    }
-
-    fn wanted(&self, wanted: &str) -> Failure {
-        Failure::bad_setting(self.key, &self.value, &self.source, wanted)
-    }
-
-    fn number<N: FromStr>(&self) -> Result<N, Failure> {
-        self.value.trim().parse().map_err(|_| self.wanted("a whole number"))
-    }
-
-    fn duration(&self) -> Result<Duration, Failure> {
-        let text = self.value.trim();
-        let digits = text.trim_end_matches(|letter: char| !letter.is_ascii_digit());
-        let unit_ms = match &text[digits.len()..] {
-            "ms" => 1,
-            "" | "s" => 1000,
-            "m" => 60_000,
-            _ => return Err(self.wanted("a time such as 5s, 300ms or 1m")),
-        };
-        match digits.parse::<u64>() {
-            Ok(number) if number > 0 => Ok(Duration::from_millis(number.saturating_mul(unit_ms))),
-            _ => Err(self.wanted("a time such as 5s, 300ms or 1m")),
-        }
-    }
-
-    fn range_of_ms(&self) -> Result<(Duration, Duration), Failure> {
-        let range = self.value.split_once('-').and_then(|(from, to)| {
-            Some((Duration::from_millis(from.trim().parse().ok()?), Duration::from_millis(to.trim().parse().ok()?)))
-        });
-        range.ok_or_else(|| self.wanted("two numbers of milliseconds such as 150-300"))
-    }
-
-    fn one_address(&self) -> Result<String, Failure> {
-        address(&self.value).ok_or_else(|| self.wanted("one HOST:PORT such as 127.0.0.1:7001"))
-    }
-
-    fn addresses(&self) -> Result<Vec<String>, Failure> {
-        let addresses = self.listed().map(address).collect::<Option<Vec<_>>>();
-        let wanted = || self.wanted("HOST:PORT,… such as 127.0.0.1:7001,127.0.0.1:7002");
-        addresses.filter(|addresses| !addresses.is_empty()).ok_or_else(wanted)
-    }
-
-    /// What stands between the commas; one at the end does no harm.
-    fn listed(&self) -> impl Iterator<Item = &str> {
-        self.value.split(',').filter(|one| !one.trim().is_empty())
-    }
-
-    fn peers_among(&self, cluster: &BTreeMap<NodeId, String>) -> Result<BTreeMap<NodeId, String>, Failure> {
-        let peers = self.members()?;
-        match peers.keys().find(|id| !cluster.contains_key(id)) {
-            Some(stranger) => Err(self.wanted(&format!("ids of --cluster only: node {stranger} is not in it"))),
-            None => Ok(peers),
-        }
-    }
-
-    fn members(&self) -> Result<BTreeMap<NodeId, String>, Failure> {
-        let mut members = BTreeMap::new();
-        for member in self.listed() {
-            let pair = member.split_once('=').and_then(|(id, at)| Some((id.trim().parse().ok()?, address(at)?)));
-            let Some((id @ 1.., at)) = pair else {
-                return Err(self.wanted("ID=HOST:PORT,… with ids from 1 on, such as 1=127.0.0.1:7001,2=127.0.0.1:7002"));
-            };
-            if members.insert(id, at).is_some() {
-                return Err(self.wanted(&format!("each id once: {id} is there twice")));
-            }
-        }
-        let addresses = members.values().collect::<BTreeSet<_>>();
-        if members.is_empty() || addresses.len() < members.len() {
-            return Err(self.wanted("at least one member, and each with an address of its own"));
-        }
-        Ok(members)
-    }
-}
-
 impl Display for Source {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self {
@@ -375,72 +264,6 @@ impl Display for Source {
             Source::Environment(name) => write!(f, "{name} in the environment"),
             Source::File(path) => write!(f, "the file {}", path.display()),
         }
-    }
-}
-
-/// Flags that were given, under their keys.
-fn flags(args: &Args) -> impl Iterator<Item = (&'static str, String)> {
-    let none = Serve::default();
-    let serve = if let Command::Serve(serve) = &args.command { serve } else { &none };
-    let none = Restore::default();
-    let restore = if let Command::Snapshot(Snapshot::Restore(restore)) = &args.command { restore } else { &none };
-    let http = if let Command::Demo(demo) = &args.command { &demo.http } else { &serve.http };
-    let peer = (!serve.peer.is_empty()).then(|| serve.peer.join(","));
-    let flags = [
-        ("endpoints", args.endpoints.clone()),
-        ("output", args.output.clone()),
-        ("timeout", args.timeout.clone()),
-        ("id", serve.id.clone().or(restore.id.clone())),
-        ("data", serve.data.clone().or(restore.data.clone())),
-        ("listen", serve.listen.clone()),
-        ("advertise", serve.advertise.clone()),
-        ("cluster", serve.cluster.clone().or(restore.cluster.clone())),
-        ("cluster_name", serve.cluster_name.clone().or(restore.cluster_name.clone())),
-        ("join", serve.join.clone()),
-        ("peer", peer),
-        ("heartbeat_ms", serve.heartbeat_ms.clone()),
-        ("election_timeout_ms", serve.election_timeout_ms.clone()),
-        ("http", http.clone()),
-        ("max_entry_bytes", serve.max_entry_bytes.clone()),
-        ("max_pending", serve.max_pending.clone()),
-        ("recorder", serve.recorder.clone()),
-        ("snapshot_bytes_per_second", serve.snapshot_bytes_per_second.clone()),
-        ("snapshot_chunk_bytes", serve.snapshot_chunk_bytes.clone()),
-        ("snapshot_threshold", serve.snapshot_threshold.clone()),
-        ("snapshot_threshold_bytes", serve.snapshot_threshold_bytes.clone()),
-        ("snapshot_trailing", serve.snapshot_trailing.clone()),
-        ("threads", serve.threads.clone()),
-    ];
-    flags.into_iter().filter_map(|(key, value)| Some((key, value?)))
-}
-
-/// Keys and values of the file, as text. Lists may be arrays, members may be a table.
-fn read_file(path: &Path) -> Result<Vec<(&'static str, String)>, Failure> {
-    let unreadable = |why: String| {
-        let what = format!("the config file {} cannot be read", path.display());
-        Failure::new(20, exit::USAGE, what, why, format!("correct {}, or leave --config out", path.display()))
-    };
-    let text = std::fs::read_to_string(path).map_err(|error| unreadable(error.to_string()))?;
-    let table: toml::Table = text.parse().map_err(|error: toml::de::Error| unreadable(error.to_string()))?;
-    table.into_iter().map(|(key, value)| Ok((known_key(&key, path)?, text_of(value)))).collect()
-}
-
-fn known_key(key: &str, path: &Path) -> Result<&'static str, Failure> {
-    KEYS.into_iter().find(|known| *known == key).ok_or_else(|| {
-        let why = format!("it stands in the file {}", path.display());
-        let fix = format!("correct or remove {key:?}; the settings are {}", KEYS.join(", "));
-        Failure::new(20, exit::USAGE, format!("{key:?} is not a setting"), why, fix)
-    })
-}
-
-fn text_of(value: toml::Value) -> String {
-    match value {
-        toml::Value::String(text) => text,
-        toml::Value::Array(values) => values.into_iter().map(text_of).collect::<Vec<_>>().join(","),
-        toml::Value::Table(table) => {
-            table.into_iter().map(|(key, value)| format!("{key}={}", text_of(value))).collect::<Vec<_>>().join(",")
-        }
-        other => other.to_string(),
     }
 }
 

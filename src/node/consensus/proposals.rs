@@ -74,7 +74,7 @@ impl Consensus {
         if let Some(last) = self.raft.entry(self.raft.last_index()).filter(|last| last.index > last_index) {
             context.is_about(Mark { term: last.term, index: last.index });
         }
-        self.observe_step(&effects, false, context);
+        self.show_observer(&effects, None, false, context);
         self.carry_out(effects.drain(..), context);
         self.effects = effects;
     }

@@ -82,7 +82,6 @@ pub fn change_error(status: &Status, asked: NodeId) -> ChangeError {
 
 fn told_change_error(told: &Told, asked: NodeId) -> Option<ChangeError> {
     let node = told.value("node").unwrap_or(asked);
-    let cluster = |key: &str| u64::from_str_radix(told.metadata.get(key)?, 16).ok();
     Some(match told.reason.as_str() {
         reason::NOT_LEADER => {
             ChangeError::NotLeader { node, leader: told.value("leader_id")?, address: told.value("leader_addr")? }
@@ -95,9 +94,11 @@ fn told_change_error(told: &Told, asked: NodeId) -> Option<ChangeError> {
         },
         reason::NOT_READY => ChangeError::NotReady { node },
         reason::UNAVAILABLE => ChangeError::Unavailable { node },
-        reason::WRONG_CLUSTER => {
-            ChangeError::WrongCluster { node, cluster: cluster("cluster_id")?, found: cluster("found_cluster_id")? }
-        }
+        reason::WRONG_CLUSTER => ChangeError::WrongCluster {
+            node,
+            cluster: told.cluster("cluster_id")?,
+            found: told.cluster("found_cluster_id")?,
+        },
         reason::DISK_REPLACED => ChangeError::DiskReplaced { id: told.value("id")?, address: told.value("address")? },
         reason::REMOVED => ChangeError::Removed { id: told.value("id")? },
         reason::NODE_WIPED => ChangeError::NodeWiped { node },

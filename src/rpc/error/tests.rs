@@ -26,6 +26,7 @@ fn propose_errors() -> impl Strategy<Value = ProposeError> {
         any::<u64>().prop_map(|node| ProposeError::DiskFull { node }),
         any::<u64>().prop_map(|node| ProposeError::NodeWiped { node }),
         any::<u64>().prop_map(|node| ProposeError::NodeRemoved { node }),
+        any::<(u64, u64, u64)>().prop_map(|(node, cluster, found)| ProposeError::WrongCluster { node, cluster, found }),
         any::<u64>().prop_map(|session| ProposeError::SessionExpired { session }),
         any::<(u64, u64)>().prop_map(|(session, sequence)| ProposeError::AnsweredLongAgo { session, sequence }),
     ]
