@@ -238,10 +238,10 @@ impl Display for Membership {
             ("learners", ids(self.learners.keys())),
             ("staged", ids(self.staged.iter())),
             ("removed", ids(self.removed.iter())),
+            ("known", ids(self.incarnations.keys())),
+            ("unsettled", ids(self.unsettled.iter())),
         ];
-        let disks = [("known", ids(self.incarnations.keys())), ("unsettled", ids(self.unsettled.iter()))];
-        let others = others.iter().chain(&disks).filter(|(_, ids)| !ids.is_empty());
-        others.map(|(name, ids)| write!(f, " {name}={ids}")).collect()
+        others.iter().filter(|(_, ids)| !ids.is_empty()).try_for_each(|(name, ids)| write!(f, " {name}={ids}"))
     }
 }
 
