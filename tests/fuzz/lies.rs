@@ -251,7 +251,8 @@ impl Server {
             26 => self.order(picks),
             27 => {
                 let peer = picks.below(6);
-                self.step(Input::Met { peer, incarnation: picks.number(3) });
+                let (session, incarnation) = (self.session(peer, picks), picks.number(3));
+                self.step(Input::Met { peer, session, incarnation });
             }
             28 => self.step(Input::Undelivered { peer: picks.below(6) }),
             29 => self.step(match picks.below(4) {
@@ -262,6 +263,12 @@ impl Server {
             30 => self.step(if picks.chance(4) { Input::ToldRemoved } else { Input::DiskFreed }),
             _ => self.step(if picks.chance(4) { Input::ToldWiped } else { Input::DiskFull }),
         }
+    }
+
+    /// Mostly that of the last request.
+    fn session(&self, peer: NodeId, picks: &mut Picks) -> u64 {
+        let session = self.sessions.get(&peer).copied().unwrap_or(1);
+        if picks.chance(6) { picks.number(session) } else { session }
     }
 
     fn call(&mut self) -> CallId {
@@ -479,8 +486,7 @@ impl Server {
 
     fn hear_reply(&mut self, picks: &mut Picks<'_>) {
         let from = picks.below(6);
-        let session = self.sessions.get(&from).copied().unwrap_or(1);
-        let session = if picks.chance(6) { picks.number(session) } else { session };
+        let session = self.session(from, picks);
         let term = if picks.chance(4) { picks.number(self.raft.current_term()) } else { self.raft.current_term() };
         let vote_granted = !picks.chance(4);
         let reply = match picks.below(8) {

@@ -186,6 +186,12 @@ impl Fixture {
         self.sessions.get(&peer).copied().unwrap_or(0)
     }
 
+    /// `peer` answers the last request to it, with this disk.
+    pub fn met(&mut self, peer: NodeId, incarnation: Incarnation) -> &mut Self {
+        let session = self.session(peer);
+        self.step(Input::Met { peer, session, incarnation })
+    }
+
     pub fn granted(&mut self, from: NodeId) -> &mut Self {
         let term = self.raft.current_term();
         self.reply_from(from, Reply::RequestVote(RequestVoteReply { term, vote_granted: true }))

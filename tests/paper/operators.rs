@@ -52,7 +52,7 @@ fn a_server_has_one_address_and_an_address_one_server() {
 #[test]
 fn a_learner_is_removed_by_one_entry() {
     let mut n1 = with_learner(true);
-    n1.step(Input::Met { peer: 4, incarnation: 44 });
+    n1.met(4, 44);
     n1.persisted().matched(2, 3).matched(3, 3);
     assert_eq!(n1.raft.membership().to_string(), "voters=n1,n2,n3 learners=n4 staged=n4 known=n4");
     n1.change(6, Change::Remove { id: 4 });
@@ -209,7 +209,7 @@ fn a_voter_of_an_uncommitted_configuration_campaigns() {
 #[test]
 fn the_replaced_disk_of_a_learner_is_forgotten() {
     let mut n1 = with_learner(false);
-    n1.step(Input::Met { peer: 4, incarnation: 44 });
+    n1.met(4, 44);
     n1.persisted().matched(2, 3).matched(3, 3);
     assert_eq!(n1.raft.membership().incarnations, [(4, 44)].into());
     n1.change(6, Change::Replace { id: 4, address: "a4".to_owned() });
