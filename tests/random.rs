@@ -68,6 +68,8 @@ fn random_walks_keep_every_promise() {
 
 /// One random walk.
 struct Walk {
+    /// As the first members are started.
+    begun: Membership,
     world: World,
     checks: Checks,
     chance: Chance,
@@ -123,7 +125,9 @@ impl Walk {
         let world = World::new((1..=size).map(|id| (id, disk(id))).collect(), membership.clone());
         let (cut, due, full) = (BTreeSet::new(), BTreeMap::new(), BTreeSet::new());
         let checks = Checks::default();
-        let mut walk = Walk { world, checks, chance, faults, cut, due, full, next_disk: size + 1, steps: 0, history };
+        let begun = membership;
+        let mut walk =
+            Walk { begun, world, checks, chance, faults, cut, due, full, next_disk: size + 1, steps: 0, history };
         (1..=size).for_each(|id| walk.equip(id));
         walk
     }

@@ -13,7 +13,9 @@
 //!    needed, so that it campaigns, too (thesis §4.2.2; `election`).
 //! 6. A removed server is replicated to until it has C_new and knows that it is committed (M05).
 //! 7. A disk that takes another's place is expected to have nothing, from the moment on that it may be reached (M06, L08).
-//! 8. No change may leave a configuration without a voter, or without a majority that keeps up with this leader (M09).
+//! 8. The leader names every disk in the log. It counts for a majority once that entry is committed without it, and the next
+//!    configuration says so (M06; `quorum`). Nobody is promoted before.
+//! 9. No change may leave a configuration without a voter, or without a majority that keeps up with this leader (M09).
 //!
 //! *Architecture invariant: nothing here waits, fails, reads a clock or draws a random number.*
 
@@ -55,10 +57,11 @@ impl Raft {
         }
     }
 
-    /// Takes note of a peer's disk, for the log.
-    pub(super) fn met(&mut self, peer: NodeId, incarnation: Incarnation) {
-        if incarnation != 0 && self.membership().contains(peer) && !self.membership().incarnations.contains_key(&peer) {
-            self.met.insert(peer, incarnation);
+    /// Takes note of a disk, for the log.
+    pub(super) fn met(&mut self, id: NodeId, incarnation: Incarnation) {
+        let unknown = self.membership().contains(id) && !self.membership().incarnations.contains_key(&id);
+        if incarnation != 0 && unknown && !matches!(self.role, RoleState::Follower) {
+            self.met.insert(id, incarnation);
         }
     }
 
@@ -95,13 +98,22 @@ impl Raft {
             }
             return;
         }
-        if self.memberships.current().staged.is_empty() && self.met.is_empty() || self.obstacle_to_changes().is_some() {
+        let membership = self.memberships.current();
+        let idle = membership.staged.is_empty() && membership.unsettled.is_empty() && self.met.is_empty();
+        if idle || self.obstacle_to_changes().is_some() {
             return;
         }
-        // Whose disk it is comes first: another one in its place is then refused from its first vote on (M06).
-        if let Some(goal) = self.with_new_incarnations().or_else(|| self.with_caught_up_learner(now)) {
+        // Whose disk it is comes first: it counts for nothing before (M06). Whatever follows settles what is named already.
+        let goal = self.with_names().or_else(|| self.with_caught_up_learner(now));
+        let settled = || (!self.membership().unsettled.is_empty()).then(|| self.membership().clone());
+        if let Some(goal) = goal.or_else(settled) {
             self.begin_change(now, goal, None, effects);
         }
+    }
+
+    /// What the first leader of a cluster opens its term with, where disks tell who they are: the names of a majority.
+    pub(super) fn first_names(&mut self) -> Option<Membership> {
+        if self.membership().incarnations.is_empty() { self.with_names() } else { None }
     }
 
     /// A peer has answered.
@@ -190,7 +202,8 @@ impl Raft {
     fn plan_promotion(&self, now: Duration, goal: &mut Membership, id: NodeId) -> Option<Refusal> {
         let Some(address) = goal.learners.remove(&id) else { return Some(Refusal::NoSuchServer { id }) };
         let progress = self.progress_of(id);
-        if !progress.is_some_and(|peer| peer.has_caught_up(now, self.settings.election_timeout_max)) {
+        let caught_up = progress.is_some_and(|peer| peer.has_caught_up(now, self.settings.election_timeout_max));
+        if !caught_up || !goal.has_known_disk(id) {
             return Some(Refusal::NotCaughtUp { id, match_index: progress.map_or(0, |peer| peer.match_index) });
         }
         goal.staged.remove(&id);
@@ -219,11 +232,14 @@ impl Raft {
     fn lost_majority(&self, now: Duration, goal: &Membership) -> Option<Refusal> {
         let patience = self.settings.election_timeout_max;
         let keeps_up = |peer: &Progress| peer.has_caught_up(now, patience);
-        let answers = |id: &&NodeId| **id == self.settings.id || self.progress_of(**id).is_some_and(keeps_up);
+        let current = self.membership();
+        let answers = |id: &&NodeId| {
+            let in_touch = **id == self.settings.id || self.progress_of(**id).is_some_and(keeps_up);
+            in_touch && current.has_known_disk(**id)
+        };
         let lacks =
             |in_touch, needed| (needed == 0 || in_touch < needed).then_some(Refusal::WouldStop { in_touch, needed });
         let needed = if goal.voters.is_empty() { 0 } else { quorum::majority(goal) };
-        let current = self.membership();
         let stays = |id: &&NodeId| !goal.learners.contains_key(*id);
         lacks(goal.voters.keys().filter(answers).count(), needed)
             .or_else(|| lacks(current.voters.keys().filter(stays).filter(answers).count(), quorum::majority(current)))
@@ -249,9 +265,11 @@ impl Raft {
         }
     }
 
-    fn append_membership(&mut self, now: Duration, next: Membership, effects: &mut Vec<Effect>) {
+    /// The one in force is committed, or names nobody.
+    pub(super) fn append_membership(&mut self, now: Duration, next: Membership, effects: &mut Vec<Effect>) {
         let index = self.log.last().index + 1;
         let before = self.memberships.current().clone();
+        let next = before.followed_by(next);
         let entry = Entry { index, term: self.current_term(), payload: Payload::Membership(next.into()) };
         self.append(entry, effects);
         self.follow_membership(now, &before, index);
@@ -294,13 +312,19 @@ impl Raft {
         plans.into_iter().find_map(|plan| if let Plan::Goal(goal) = plan { Some(goal) } else { None })
     }
 
-    fn with_new_incarnations(&mut self) -> Option<Membership> {
+    /// The membership with the disks that were met. The first to be named are a majority, or none: from then on they alone
+    /// decide.
+    fn with_names(&mut self) -> Option<Membership> {
         let mut goal = self.membership().clone();
-        for (id, incarnation) in std::mem::take(&mut self.met) {
-            if goal.contains(id) {
-                goal.incarnations.entry(id).or_insert(incarnation);
+        for (id, incarnation) in &self.met {
+            if goal.contains(*id) {
+                goal.incarnations.entry(*id).or_insert(*incarnation);
             }
         }
+        if !quorum::names_majority(&goal) {
+            return None;
+        }
+        self.met.clear();
         (goal != *self.membership()).then_some(goal)
     }
 }

@@ -241,8 +241,9 @@ impl Display for Membership {
             ("staged", ids(self.staged.iter())),
             ("removed", ids(self.removed.iter())),
         ];
-        others.iter().filter(|(_, ids)| !ids.is_empty()).try_for_each(|(name, ids)| write!(f, " {name}={ids}"))?;
-        if self.incarnations.is_empty() { Ok(()) } else { write!(f, " known={}", ids(self.incarnations.keys())) }
+        let disks = [("known", ids(self.incarnations.keys())), ("unsettled", ids(self.unsettled.iter()))];
+        let others = others.iter().chain(&disks).filter(|(_, ids)| !ids.is_empty());
+        others.map(|(name, ids)| write!(f, " {name}={ids}")).collect()
     }
 }
 

@@ -96,6 +96,8 @@ impl Raft {
     fn start_pre_vote(&mut self, now: Duration, effects: &mut Vec<Effect>) {
         self.leader = None;
         self.refuse_forwarded_reads(effects);
+        // Whoever was met before may have another disk by now.
+        self.met.clear();
         let session = self.new_session();
         let votes = BTreeSet::from([self.settings.id]);
         self.set_timer(now, Alarm::Election, effects);
@@ -242,7 +244,7 @@ impl Raft {
 
     fn count_pre_votes(&mut self, now: Duration, effects: &mut Vec<Effect>) {
         if let RoleState::PreCandidate(campaign) = &self.role
-            && quorum::reached(self.membership(), |id| campaign.votes.contains(&id))
+            && quorum::elected(self.membership(), |id| campaign.votes.contains(&id))
         {
             self.start_election(now, false, effects);
         }
@@ -250,7 +252,7 @@ impl Raft {
 
     fn count_votes(&mut self, now: Duration, effects: &mut Vec<Effect>) {
         if let RoleState::Candidate(campaign) = &self.role
-            && quorum::reached(self.membership(), |id| campaign.votes.contains(&id))
+            && quorum::elected(self.membership(), |id| campaign.votes.contains(&id))
         {
             self.become_leader(now, effects);
         }
@@ -272,6 +274,7 @@ impl Raft {
             self.refuse_forwarded_reads(effects);
         }
         self.leader = leader;
+        self.met.clear();
         match std::mem::replace(&mut self.role, RoleState::Follower) {
             RoleState::Leader(leadership) => {
                 leadership.end(self.hard_state.current_term, leader, effects);

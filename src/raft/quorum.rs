@@ -2,6 +2,15 @@
 //!
 //! In a joint configuration whatever takes a majority takes one of C_old *and* one of C_new (§6).
 //!
+//! What a disk says must not be forgotten with it: an empty one in its place, before those that are asked know better, would
+//! vote again, and for a log that lacks what the former one had acknowledged (M06). So votes and acknowledgments make a
+//! majority only where the disk is *settled*: the log names it, in an entry that was committed without it. Whoever
+//! is elected later has that entry, and refuses any other disk. The rule costs nothing but this: a first member that was never
+//! heard of stands in for nobody until it has been.
+//!
+//! A cluster begins with disks that nobody knows. Until the log names one, all count. The first leader names those that
+//! elected it in the entry that opens its term, and until that is known to be committed they count, and nobody else.
+//!
 //! Invariant: any two quorums of one configuration share a server, and so do a quorum of a configuration and one of the
 //! joint configuration on either side of it.
 //!
@@ -19,15 +28,60 @@ pub fn majority(membership: &Membership) -> usize {
     majority_of(&membership.voters)
 }
 
-/// Whether the voters for whom `agrees` holds are a majority.
+/// Whether the voters for whom `agrees` holds are a majority, whatever disks they have.
 pub fn reached(membership: &Membership, agrees: impl Fn(NodeId) -> bool) -> bool {
     let reached = |voters: &Voters| voters.keys().filter(|id| agrees(**id)).count() >= majority_of(voters);
     reached(&membership.voters) && (membership.outgoing.is_empty() || reached(&membership.outgoing))
 }
 
-/// The highest value that a majority has reached: of `match_index`, the index that may be committed (§5.3).
+/// Whether those that `granted` their votes elect a leader (§5.2).
+pub fn elected(membership: &Membership, granted: impl Fn(NodeId) -> bool) -> bool {
+    let counted = Counted::of(membership);
+    reached(membership, |id| counted.has(membership, id) && granted(id))
+}
+
+/// The index that may be committed, of everyone's `match_index` (§5.3): the highest that a majority has reached.
 /// 0 where there is no voter.
-pub fn reached_value(membership: &Membership, value: impl Fn(NodeId) -> u64) -> LogIndex {
+pub fn committed(membership: &Membership, match_index: impl Fn(NodeId) -> LogIndex) -> LogIndex {
+    let counted = Counted::of(membership);
+    reached_value(membership, |id| if counted.has(membership, id) { match_index(id) } else { 0 })
+}
+
+/// Whether `membership` names the disks of a majority, so that they can decide without the others.
+pub fn names_majority(membership: &Membership) -> bool {
+    reached(membership, |id| membership.incarnations.contains_key(&id))
+}
+
+/// Whose votes and acknowledgments count.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Counted {
+    /// No voter's disk is named.
+    All,
+    /// None is settled: they are those that elected the first leader.
+    Named,
+    Settled,
+}
+
+impl Counted {
+    fn of(membership: &Membership) -> Counted {
+        let any = |counted: Counted| {
+            let has = |voters: &Voters| voters.keys().any(|id| counted.has(membership, *id));
+            has(&membership.voters) || has(&membership.outgoing)
+        };
+        [Counted::Settled, Counted::Named].into_iter().find(|counted| any(*counted)).unwrap_or(Counted::All)
+    }
+
+    fn has(self, membership: &Membership, id: NodeId) -> bool {
+        let named = || membership.incarnations.contains_key(&id);
+        match self {
+            Counted::All => true,
+            Counted::Named => named(),
+            Counted::Settled => named() && !membership.unsettled.contains(&id),
+        }
+    }
+}
+
+fn reached_value(membership: &Membership, value: impl Fn(NodeId) -> u64) -> u64 {
     let reached = reached_value_of(&membership.voters, &value);
     if membership.outgoing.is_empty() { reached } else { reached.min(reached_value_of(&membership.outgoing, &value)) }
 }

@@ -33,7 +33,7 @@ use super::{
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Leadership {
     pub(super) progress: BTreeMap<NodeId, Progress>,
-    /// The no-op that opened its term: until it is committed, the leader does not know what is (§8).
+    /// What opened its term, a no-op or the cluster's first names: until it is committed, the leader does not know what is (§8).
     pub(super) first_index: LogIndex,
     pub(super) reads: LeaderReads,
     /// Who waits for the change of the membership that is under way.
@@ -46,7 +46,7 @@ pub(super) struct Leadership {
 }
 
 impl Raft {
-    /// "Upon election: send initial empty AppendEntries RPCs to each server" (Figure 2), and append a no-op, so that
+    /// "Upon election: send initial empty AppendEntries RPCs to each server" (Figure 2), and append an entry, so that
     /// what earlier terms left can be committed (§8).
     pub(super) fn become_leader(&mut self, now: Duration, effects: &mut Vec<Effect>) {
         let id = self.settings.id;
@@ -66,7 +66,12 @@ impl Raft {
         }));
         self.set_timer(now, Alarm::Heartbeat, effects);
         self.met_itself();
-        self.append(Entry { index: first_index, term: self.current_term(), payload: Payload::Noop }, effects);
+        match self.first_names() {
+            Some(membership) => self.append_membership(now, membership, effects),
+            None => {
+                self.append(Entry { index: first_index, term: self.current_term(), payload: Payload::Noop }, effects);
+            }
+        }
     }
 
     /// "If command received from client: append entry to local log" (Figure 2); answered when it is applied.
@@ -408,7 +413,7 @@ impl Raft {
             true => self.outbox.durable_index(),
             false => leadership.progress.get(&id).map_or(0, |peer| peer.match_index),
         };
-        let index = quorum::reached_value(self.membership(), matched);
+        let index = quorum::committed(self.membership(), matched);
         if index > self.commit_index && self.log.term_at(index) == Some(self.current_term()) {
             self.commit_index = index;
         }

@@ -132,6 +132,9 @@ pub struct Membership {
     pub removed: BTreeSet<NodeId>,
     /// The disks of the servers, as far as they are known: another disk under a known id is refused.
     pub incarnations: BTreeMap<NodeId, Incarnation>,
+    /// Servers whose disks this very configuration is the first to name: whether it is committed, and with it what would tell
+    /// another disk from this one, cannot be seen in the log yet. Each of them is in `incarnations`.
+    pub unsettled: BTreeSet<NodeId>,
 }
 
 impl Membership {
@@ -167,6 +170,19 @@ impl Membership {
     /// Where the others reach `id`; `None` if it does not belong to the cluster.
     pub fn address(&self, id: NodeId) -> Option<&Address> {
         self.voters.get(&id).or_else(|| self.learners.get(&id)).or_else(|| self.outgoing.get(&id))
+    }
+
+    /// Whether the disk of `id` is named; also where nobody's is.
+    pub(crate) fn has_known_disk(&self, id: NodeId) -> bool {
+        self.incarnations.is_empty() || self.incarnations.contains_key(&id)
+    }
+
+    /// What follows on this configuration, which is committed: the disks that `next` names and this one does not are
+    /// unsettled in it, and no others.
+    pub(crate) fn followed_by(&self, next: Membership) -> Membership {
+        let is_new = |(id, disk): &(&NodeId, &Incarnation)| self.incarnations.get(id) != Some(*disk);
+        let unsettled = next.incarnations.iter().filter(is_new).map(|(id, _)| *id).collect();
+        Membership { unsettled, ..next }
     }
 
     /// Everyone but `id`.

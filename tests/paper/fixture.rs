@@ -85,7 +85,17 @@ impl Fixture {
 
     /// A leader of three that has committed its no-op, with both followers up to date.
     pub fn settled_leader() -> Self {
-        let mut n1 = Fixture::leader_of(3, &[]);
+        Fixture::settled_leader_on(0)
+    }
+
+    /// The same on a disk with this number.
+    pub fn settled_leader_on(incarnation: Incarnation) -> Self {
+        let membership = Membership::of_voters((1..=3).map(|id| (id, "")));
+        let recovered = Recovered { membership, ..Recovered::default() };
+        let mut n1 = Fixture::start_with(recovered, |settings| settings.incarnation = incarnation);
+        n1.campaign();
+        n1.win();
+        n1.persisted();
         for peer in [2, 3] {
             n1.matched(peer, 0);
             n1.matched(peer, 1);

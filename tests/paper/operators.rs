@@ -6,8 +6,13 @@ use crate::fixture::{ELECTION_TIMEOUT_MAX, ELECTION_TIMEOUT_MIN, Fixture, HEARTB
 
 /// n1 leads three servers that have addresses: a1, a2, a3. Its no-op is committed.
 fn leader() -> Fixture {
+    leader_on(0)
+}
+
+fn leader_on(incarnation: Incarnation) -> Fixture {
     let membership = Membership::of_voters((1..=3).map(|id| (id, format!("a{id}"))));
-    let mut n1 = Fixture::start(Recovered { membership, ..Recovered::default() });
+    let recovered = Recovered { membership, ..Recovered::default() };
+    let mut n1 = Fixture::start_with(recovered, |settings| settings.incarnation = incarnation);
     n1.campaign();
     n1.win();
     n1.persisted();
@@ -24,10 +29,25 @@ fn add(id: NodeId, address: &str, promote: bool) -> Change {
 
 /// n4 as a learner that has the log up to the entry that made it one, which is committed.
 fn with_learner(promote: bool) -> Fixture {
-    let mut n1 = leader();
+    with_learner_of(leader(), promote)
+}
+
+fn with_learner_of(mut n1: Fixture, promote: bool) -> Fixture {
     n1.change(5, add(4, "a4", promote)).persisted();
     n1.matched(2, 2).matched(3, 2);
     assert_eq!(n1.raft.commit_index(), 2);
+    n1
+}
+
+/// And everyone's disk is named, in entries that are committed.
+fn with_known_learner(promote: bool) -> Fixture {
+    let mut n1 = with_learner_of(leader_on(11), promote);
+    n1.met(2, 22).met(3, 33).met(4, 44);
+    for index in 3..6 {
+        n1.persisted().matched(2, index).matched(3, index);
+    }
+    let learner = if promote { "learners=n4 staged=n4" } else { "learners=n4" };
+    assert_eq!(n1.raft.membership().to_string(), format!("voters=n1,n2,n3 {learner} known=n1,n2,n3,n4"));
     n1
 }
 
@@ -51,15 +71,12 @@ fn a_server_has_one_address_and_an_address_one_server() {
 /// Fails when: `plan` looks for it among the voters only, or keeps what it was going to be.
 #[test]
 fn a_learner_is_removed_by_one_entry() {
-    let mut n1 = with_learner(true);
-    n1.met(4, 44);
-    n1.persisted().matched(2, 3).matched(3, 3);
-    assert_eq!(n1.raft.membership().to_string(), "voters=n1,n2,n3 learners=n4 staged=n4 known=n4");
+    let mut n1 = with_known_learner(true);
     n1.change(6, Change::Remove { id: 4 });
-    assert_eq!(n1.raft.membership().to_string(), "voters=n1,n2,n3 removed=n4");
+    assert_eq!(n1.raft.membership().to_string(), "voters=n1,n2,n3 removed=n4 known=n1,n2,n3");
     n1.persisted();
-    n1.matched(2, 4);
-    assert!(n1.told().contains(&"AnswerChange call=6 index=4".to_owned()), "{:?}", n1.told());
+    n1.matched(2, 6);
+    assert!(n1.told().contains(&"AnswerChange call=6 index=6".to_owned()), "{:?}", n1.told());
 }
 
 /// While leadership is handed over, nothing is changed (thesis §3.10): also not by the leader itself, which would promote a learner.
@@ -208,12 +225,9 @@ fn a_voter_of_an_uncommitted_configuration_campaigns() {
 /// Fails when: `plan_replacement` keeps the number of a learner's disk.
 #[test]
 fn the_replaced_disk_of_a_learner_is_forgotten() {
-    let mut n1 = with_learner(false);
-    n1.met(4, 44);
-    n1.persisted().matched(2, 3).matched(3, 3);
-    assert_eq!(n1.raft.membership().incarnations, [(4, 44)].into());
+    let mut n1 = with_known_learner(false);
     n1.change(6, Change::Replace { id: 4, address: "a4".to_owned() });
-    assert_eq!(n1.raft.membership().incarnations, [].into());
+    assert_eq!(n1.raft.membership().incarnations, [(1, 11), (2, 22), (3, 33)].into());
 }
 
 /// L06. Every connection has a session of its own, also one to a server that was just added.

@@ -89,44 +89,49 @@ impl Walk {
         self.next_disk
     }
 
-    /// A server comes back with an empty disk. All the others know the old one, so that they refuse the new one; and what is
-    /// committed is on a majority without it.
+    /// A server comes back with an empty disk, to join or, a first member, as it was started first. Wherever it is known that is
+    /// counted on, the others go on without it; some may not know it yet, nor ever have counted on it.
     pub fn wipe(&mut self) {
         let ids = self.world.ids();
         let Some(id) = self.chance.of(&ids) else { return };
-        let old = self.world.server(id).disk.incarnation;
-        let knows = |membership: &Membership| membership.incarnations.get(&id) == Some(&old);
-        let others = self.world.servers.iter().filter(|(other, _)| **other != id);
-        let known = others.into_iter().all(|(_, server)| {
-            let on_disk = server.disk.current_membership();
-            let in_memory = server.raft.as_ref().map(|raft| raft.membership());
-            on_disk.voters.is_empty() || knows(&on_disk) && in_memory.is_none_or(knows)
-        });
-        if !known || !self.goes_on_without(id) || self.checks.wiped.contains(&id) {
+        if !self.goes_on_without(id) || self.checks.wiped.contains(&id) {
             return;
         }
         if self.world.server(id).is_up() {
             self.crash(id);
         }
         self.note(|| format!("n{id} loses its disk"));
-        let disk = Disk { incarnation: self.new_disk(), ..Disk::default() };
+        let as_before = self.begun.contains(id) && self.chance.percent(50);
+        let empty = if as_before { Disk::of(&self.begun) } else { Disk::default() };
+        self.begin_anew(id, empty);
+        self.checks.wiped.insert(id);
+    }
+
+    /// Another disk under this id, and nothing that was sent before.
+    pub fn begin_anew(&mut self, id: NodeId, empty: Disk) {
+        let disk = Disk { incarnation: self.new_disk(), ..empty };
         let life = self.world.server(id).life;
         let mut server = Server::new(id, disk);
         server.life = life;
         self.world.servers.insert(id, server);
         self.equip(id);
         self.world.network.retain(|packet| packet.to != id && packet.from != id);
-        self.world.conversations.retain(|(from, to), _| *from != id && *to != id);
-        self.checks.wiped.insert(id);
+        // Whoever sends it a snapshot is still to find out.
+        self.world.conversations.retain(|(from, _), _| *from != id);
     }
 
-    /// Whether in each configuration that is in force anywhere a majority is left.
+    /// Whether in each configuration that is in force anywhere a majority is left of which each disk counts: also if `id` is a
+    /// learner that is about to be promoted.
     fn goes_on_without(&self, id: NodeId) -> bool {
         let memberships = self.world.servers.values().map(|server| server.disk.current_membership());
         let in_memory = self.world.servers.values().filter_map(|server| server.raft.as_ref());
         let mut memberships = memberships.chain(in_memory.map(|raft| raft.membership().clone()));
-        memberships.all(|membership| {
-            let works = |other| other != id && !self.is_refused(other, &membership);
+        memberships.all(|mut membership| {
+            if let Some(address) = membership.learners.remove(&id) {
+                membership.voters.insert(id, address);
+            }
+            let counts = |id| membership.incarnations.contains_key(&id) && !membership.unsettled.contains(&id);
+            let works = |other| other != id && counts(other) && !self.is_refused(other, &membership);
             membership.voters.is_empty() || is_quorum(&membership, works)
         })
     }

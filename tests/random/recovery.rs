@@ -4,7 +4,7 @@ use ractor_raft::raft::*;
 
 use crate::{
     Walk,
-    support::{Server, checks::Kind},
+    support::{Server, checks::Kind, disk::Disk},
 };
 
 /// How many alarms may ring until the cluster is well again.
@@ -121,8 +121,13 @@ impl Walk {
                     continue;
                 };
                 let membership = self.world.server(leader).raft().membership().clone();
-                if !self.is_refused(id, &membership) {
+                let condemned = self.checks.condemned.remove(&id);
+                if !condemned && !self.is_refused(id, &membership) {
                     break;
+                }
+                if condemned {
+                    self.begin_anew(id, Disk::default());
+                    self.start(id);
                 }
                 let call = self.world.new_call();
                 self.checks.asked(call, leader, Kind::Change);
@@ -150,14 +155,18 @@ impl Walk {
     fn agreed_leader(&self) -> Option<NodeId> {
         let leader = self.leader()?;
         let membership = self.world.server(leader).raft().membership();
-        let mut members = membership.addresses().map(|(id, _)| id).filter(|id| !self.is_refused(*id, membership));
+        let mut members = membership.addresses().map(|(id, _)| id).filter(|id| {
+            // Whoever lost what it had acknowledged is down for good.
+            !self.is_refused(*id, membership) && !self.checks.condemned.contains(id)
+        });
         members.all(|id| self.world.server(id).raft().leader() == Some(leader)).then_some(leader)
     }
 
     fn is_finished(&self) -> bool {
         let Some(leader) = self.agreed_leader() else { return false };
         let membership = self.world.server(leader).raft().membership();
-        let known = membership.addresses().all(|(id, _)| membership.incarnations.contains_key(&id));
+        let known = membership.addresses().all(|(id, _)| membership.incarnations.contains_key(&id))
+            && membership.unsettled.is_empty();
         !membership.is_joint() && membership.staged.is_empty() && known
     }
 

@@ -195,7 +195,14 @@ impl Checks {
         let own = open.iter().filter(|entry| entry.term == term).count();
         assert!(own == 0 || open.len() == 1, "M03: n{id} began a change while another is under way: {open:?}");
         let committed = self.entry_of(server, commit_index).map(|entry| entry.term);
-        assert!(own == 0 || committed == Some(term), "M01: n{id} began a change in a term without a committed entry");
+        // The first entry of all names disks, and says nothing new of who votes.
+        let first = |entry: &Entry| {
+            let Payload::Membership(membership) = &entry.payload else { return false };
+            let begun = &server.disk.membership;
+            entry.index == 1 && (&membership.voters, &membership.outgoing) == (&begun.voters, &begun.outgoing)
+        };
+        let started = own == 0 || committed == Some(term) || open.iter().all(first);
+        assert!(started, "M01: n{id} began a change in a term without a committed entry");
     }
 
     /// If two entries of one index and term always say the same and always follow an entry of the same term, then two

@@ -22,8 +22,8 @@ use crate::{
 };
 
 impl Consensus {
-    /// A peer answered, and said which disk it has. Where this node leads and the log does not have it yet, it is written
-    /// there.
+    /// A peer answered, and said which disk it has. Where this node leads, or may yet, and the log does not have it, it is
+    /// written there.
     pub(super) fn met(
         &mut self,
         peer: NodeId,
@@ -32,7 +32,7 @@ impl Consensus {
         context: &mut Context<ConsensusMessage>,
     ) {
         let unknown = || !self.raft.membership().incarnations.contains_key(&peer);
-        if incarnation != 0 && self.raft.role() == Role::Leader && unknown() {
+        if incarnation != 0 && self.raft.role() != Role::Follower && unknown() {
             self.step(Input::Met { peer, session, incarnation }, context);
         }
     }

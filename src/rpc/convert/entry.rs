@@ -111,7 +111,11 @@ pub(super) fn any_membership_from_pb(membership: pb::Membership) -> Result<Membe
             return Err(Malformed::new("incarnations", format!("has node {id} twice")));
         }
     }
-    Ok(Membership { voters, outgoing, learners, staged, removed, incarnations })
+    let unsettled = ids_from_pb("unsettled", membership.unsettled)?;
+    if let Some(id) = unsettled.iter().find(|id| !incarnations.contains_key(id)) {
+        return Err(Malformed::new("unsettled", format!("has node {id}, whose disk is not in incarnations")));
+    }
+    Ok(Membership { voters, outgoing, learners, staged, removed, incarnations, unsettled })
 }
 
 pub(super) fn membership_to_pb(membership: &Membership) -> pb::Membership {
@@ -123,6 +127,7 @@ pub(super) fn membership_to_pb(membership: &Membership) -> pb::Membership {
         staged: membership.staged.iter().copied().collect(),
         removed: membership.removed.iter().copied().collect(),
         incarnations: membership.incarnations.iter().map(known).collect(),
+        unsettled: membership.unsettled.iter().copied().collect(),
     }
 }
 

@@ -25,6 +25,7 @@ fn joint_membership() -> Membership {
     membership.staged.insert(3);
     membership.removed.extend([4, 6]);
     membership.incarnations.extend([(1, u64::MAX), (2, 1)]);
+    membership.unsettled.insert(2);
     membership
 }
 
@@ -134,6 +135,7 @@ proptest! {
                 staged: numbers[5..6].to_vec(),
                 removed: numbers[6..7].to_vec(),
                 incarnations: vec![pb::Incarnation { id: numbers[7], incarnation: numbers[8] }],
+                unsettled: numbers[9..10].to_vec(),
             })),
         };
         let entry = |index: usize| pb::Entry { index: numbers[index], term: numbers[index + 1], payload: payload.clone() };
@@ -236,6 +238,7 @@ fn a_malformed_membership_names_its_field() {
     assert_eq!(with(&|membership| membership.incarnations = vec![disk(0, 5)]), "incarnations[0].id");
     assert_eq!(with(&|membership| membership.incarnations = vec![disk(1, 0)]), "incarnations[0].incarnation");
     assert_eq!(with(&|membership| membership.incarnations = vec![disk(1, 5), disk(1, 6)]), "incarnations");
+    assert_eq!(with(&|membership| membership.unsettled = vec![1]), "unsettled");
 }
 
 // Fails when: `entry_from_pb` keeps the slice it was given.

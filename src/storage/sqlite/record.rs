@@ -52,6 +52,8 @@ pub(super) struct StoredMembership {
     removed: Vec<NodeId>,
     #[prost(message, repeated, tag = "6")]
     incarnations: Vec<StoredIncarnation>,
+    #[prost(uint64, repeated, tag = "7")]
+    unsettled: Vec<NodeId>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -141,6 +143,7 @@ impl From<&Membership> for StoredMembership {
             staged: membership.staged.iter().copied().collect(),
             removed: membership.removed.iter().copied().collect(),
             incarnations: membership.incarnations.iter().map(known).collect(),
+            unsettled: membership.unsettled.iter().copied().collect(),
         }
     }
 }
@@ -157,6 +160,7 @@ impl From<StoredMembership> for Membership {
             learners: members(stored.learners),
             staged: stored.staged.into_iter().collect(),
             removed: stored.removed.into_iter().collect(),
+            unsettled: stored.unsettled.into_iter().collect(),
         }
     }
 }
@@ -196,6 +200,7 @@ mod tests {
             staged in vec(any::<u64>(), 0..3),
             removed in vec(any::<u64>(), 0..3),
             incarnations in vec(any::<(u64, u64)>(), 0..3),
+            unsettled in vec(any::<u64>(), 0..3),
         ) -> Membership {
             let of = |wanted| servers.iter().filter(move |(_, _, part)| *part == wanted);
             let part = |wanted| of(wanted).map(|(id, address, _)| (*id, address.clone())).collect();
@@ -206,6 +211,7 @@ mod tests {
                 staged: staged.into_iter().collect(),
                 removed: removed.into_iter().collect(),
                 incarnations: incarnations.into_iter().collect(),
+                unsettled: unsettled.into_iter().collect(),
             }
         }
     }

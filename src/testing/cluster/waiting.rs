@@ -63,7 +63,8 @@ impl<M: StateMachine> Cluster<M> {
         self.until("the log to know the disks of all servers", |cluster| {
             let leader = cluster.status(cluster.known_leader()?)?;
             let known = |id| leader.membership.incarnations.contains_key(&id);
-            let settled = leader.membership.addresses().all(|(id, _)| known(id));
+            let settled =
+                leader.membership.addresses().all(|(id, _)| known(id)) && leader.membership.unsettled.is_empty();
             (settled && leader.commit_index == leader.last_index).then_some(())
         })
         .await;

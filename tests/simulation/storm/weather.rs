@@ -313,7 +313,8 @@ impl Weather {
         };
         let (membership, settled) = (leader.membership, leader.commit_index == leader.last_index);
         let voters: Vec<_> = membership.voters.keys().copied().collect();
-        let known = membership.addresses().all(|(id, _)| membership.incarnations.contains_key(&id));
+        let known = membership.addresses().all(|(id, _)| membership.incarnations.contains_key(&id))
+            && membership.unsettled.is_empty();
         let free = self.free();
         // A power cut loses what would show that an end of the log is damaged and not torn: only what runs is damaged.
         let one =
