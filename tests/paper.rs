@@ -10,6 +10,8 @@ mod boundaries;
 mod bounds;
 #[path = "paper/compaction.rs"]
 mod compaction;
+#[path = "paper/disks.rs"]
+mod disks;
 #[path = "paper/elections.rs"]
 mod elections;
 #[path = "paper/fixture.rs"]

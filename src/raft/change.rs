@@ -13,8 +13,8 @@
 //!    needed, so that it campaigns, too (thesis §4.2.2; `election`).
 //! 6. A removed server is replicated to until it has C_new and knows that it is committed (M05).
 //! 7. A disk that takes another's place is expected to have nothing, from the moment on that it may be reached (M06, L08).
-//! 8. The leader names every disk in the log. It counts for a majority once that entry is committed without it, and the next
-//!    configuration says so (M06; `quorum`). Nobody is promoted before.
+//! 8. The leader names every disk in the log. Its vote counts once that entry is committed, and the next configuration says
+//!    so (M06; `quorum`). Nobody is promoted before, and no change leaves a configuration without a majority whose votes count.
 //! 9. No change may leave a configuration without a voter, or without a majority that keeps up with this leader (M09).
 //!
 //! *Architecture invariant: nothing here waits, fails, reads a clock or draws a random number.*
@@ -103,7 +103,7 @@ impl Raft {
         if idle || self.obstacle_to_changes().is_some() {
             return;
         }
-        // Whose disk it is comes first: it counts for nothing before (M06). Whatever follows settles what is named already.
+        // Whose disk it is comes first: its vote does not count before (M06). Whatever follows settles what is named already.
         let goal = self.with_names().or_else(|| self.with_caught_up_learner(now));
         let settled = || (!self.membership().unsettled.is_empty()).then(|| self.membership().clone());
         if let Some(goal) = goal.or_else(settled) {
@@ -313,7 +313,7 @@ impl Raft {
     }
 
     /// The membership with the disks that were met. The first to be named are a majority, or none: from then on they alone
-    /// decide.
+    /// elect.
     fn with_names(&mut self) -> Option<Membership> {
         let mut goal = self.membership().clone();
         for (id, incarnation) in &self.met {

@@ -242,8 +242,8 @@ impl Display for Membership {
             ("removed", ids(self.removed.iter())),
         ];
         let disks = [("known", ids(self.incarnations.keys())), ("unsettled", ids(self.unsettled.iter()))];
-        let others = others.iter().chain(&disks).filter(|(_, ids)| !ids.is_empty());
-        others.map(|(name, ids)| write!(f, " {name}={ids}")).collect()
+        let mut others = others.iter().chain(&disks).filter(|(_, ids)| !ids.is_empty());
+        others.try_for_each(|(name, ids)| write!(f, " {name}={ids}"))
     }
 }
 

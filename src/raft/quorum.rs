@@ -2,14 +2,17 @@
 //!
 //! In a joint configuration whatever takes a majority takes one of C_old *and* one of C_new (§6).
 //!
-//! What a disk says must not be forgotten with it: an empty one in its place, before those that are asked know better, would
-//! vote again, and for a log that lacks what the former one had acknowledged (M06). So votes and acknowledgments make a
-//! majority only where the disk is *settled*: the log names it, in an entry that was committed without it. Whoever
-//! is elected later has that entry, and refuses any other disk. The rule costs nothing but this: a first member that was never
-//! heard of stands in for nobody until it has been.
+//! A vote is a promise that rests on what the disk remembers. An empty disk in the place of another has forgotten what that one
+//! acknowledged and whom it voted for (M06), and a candidate that lags may not know that there was another one. So a vote counts
+//! only where the disk is *settled*: the candidate's own log names it, in an entry that is known to be committed. Why that is
+//! enough: whoever acknowledged an entry and votes with another disk than it did so was named anew behind that entry, and the
+//! candidate's log has both. A name that is not known to be committed would not do: a leader that was deposed and does not know
+//! it yet may name an empty disk after its cluster went on without it.
 //!
-//! A cluster begins with disks that nobody knows. Until the log names one, all count. The first leader names those that
-//! elected it in the entry that opens its term, and until that is known to be committed they count, and nobody else.
+//! A cluster begins with disks that nobody knows, and until the log names one, all count. The first leader names those
+//! that elected it with the entry that opens its term, and until that is known to be committed they count, and nobody else.
+//!
+//! The price: where a leader falls before it ever heard of some first member, those left must be a majority without that one.
 //!
 //! Invariant: any two quorums of one configuration share a server, and so do a quorum of a configuration and one of the
 //! joint configuration on either side of it.
@@ -40,19 +43,19 @@ pub fn elected(membership: &Membership, granted: impl Fn(NodeId) -> bool) -> boo
     reached(membership, |id| counted.has(membership, id) && granted(id))
 }
 
-/// The index that may be committed, of everyone's `match_index` (§5.3): the highest that a majority has reached.
+/// The highest value that a majority has reached: of `match_index`, the index that may be committed (§5.3).
 /// 0 where there is no voter.
-pub fn committed(membership: &Membership, match_index: impl Fn(NodeId) -> LogIndex) -> LogIndex {
-    let counted = Counted::of(membership);
-    reached_value(membership, |id| if counted.has(membership, id) { match_index(id) } else { 0 })
+pub fn reached_value(membership: &Membership, value: impl Fn(NodeId) -> u64) -> LogIndex {
+    let reached = reached_value_of(&membership.voters, &value);
+    if membership.outgoing.is_empty() { reached } else { reached.min(reached_value_of(&membership.outgoing, &value)) }
 }
 
-/// Whether `membership` names the disks of a majority, so that they can decide without the others.
+/// Whether `membership` names the disks of a majority, so that they can elect a leader without the others.
 pub fn names_majority(membership: &Membership) -> bool {
     reached(membership, |id| membership.incarnations.contains_key(&id))
 }
 
-/// Whose votes and acknowledgments count.
+/// Whose votes count.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Counted {
     /// No voter's disk is named.
@@ -79,11 +82,6 @@ impl Counted {
             Counted::Settled => named() && !membership.unsettled.contains(&id),
         }
     }
-}
-
-fn reached_value(membership: &Membership, value: impl Fn(NodeId) -> u64) -> u64 {
-    let reached = reached_value_of(&membership.voters, &value);
-    if membership.outgoing.is_empty() { reached } else { reached.min(reached_value_of(&membership.outgoing, &value)) }
 }
 
 fn majority_of(voters: &Voters) -> usize {
@@ -169,8 +167,34 @@ mod tests {
         }
     }
 
+    proptest! {
+        /// The naive oracle: first who counts, then a majority of each half.
+        ///
+        /// Fails when: `Counted` looks at one half only, or takes those that are named before those that are settled.
+        #[test]
+        fn only_votes_of_settled_disks_elect_where_there_are_any(
+            old in 0_u32..128, new in 1_u32..128, named in 0_u32..128, unsettled in 0_u32..128, votes in 0_u32..128,
+        ) {
+            let members = |bits: u32| (1..8_u64).filter(move |id| bits >> (id - 1) & 1 == 1);
+            let of = |bits| Membership::of_voters(members(bits).map(|id| (id, "")));
+            let membership = Membership {
+                outgoing: of(old).voters,
+                incarnations: members(named).map(|id| (id, 10 + id)).collect(),
+                unsettled: members(unsettled & named).collect(),
+                ..of(new)
+            };
+            let all = old | new;
+            let counted = [all & named & !unsettled, all & named, all].into_iter().find(|counted| *counted != 0);
+            let counted = votes & counted.expect("there are voters");
+            let naive = |bits: u32| (bits & counted).count_ones() * 2 > bits.count_ones();
+            let naive = naive(new) && (old == 0 || naive(old));
+            prop_assert_eq!(elected(&membership, |id| votes >> (id - 1) & 1 == 1), naive);
+        }
+    }
+
     #[test]
     fn nobody_wins_a_cluster_without_voters() {
+        assert!(!elected(&Membership::default(), |_| true));
         assert!(!reached(&Membership::default(), |_| true));
         assert_eq!(reached_value(&Membership::default(), |_| 9), 0);
     }

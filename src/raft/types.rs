@@ -132,8 +132,8 @@ pub struct Membership {
     pub removed: BTreeSet<NodeId>,
     /// The disks of the servers, as far as they are known: another disk under a known id is refused.
     pub incarnations: BTreeMap<NodeId, Incarnation>,
-    /// Servers whose disks this very configuration is the first to name: whether it is committed, and with it what would tell
-    /// another disk from this one, cannot be seen in the log yet. Each of them is in `incarnations`.
+    /// Servers whose disks this very configuration is the first to name: that it is committed cannot be seen in the log yet, and
+    /// their votes do not count (`quorum`). Each of them is in `incarnations`.
     pub unsettled: BTreeSet<NodeId>,
 }
 

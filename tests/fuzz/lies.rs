@@ -560,16 +560,16 @@ fn membership(picks: &mut Picks<'_>) -> pb::Membership {
     let odd = picks.chance(8);
     let others = picks.next() & if odd { 63 } else { !voters & 62 };
     let learners = others & if odd { 63 } else { picks.next() };
+    let known = picks.next();
+    let unsettled = picks.next() & if odd { 63 } else { known };
     pb::Membership {
         voters: members(voters | u64::from(odd)),
         outgoing: if picks.chance(3) { members(picks.next() & 62) } else { Vec::new() },
         learners: members(learners),
         staged: ids(learners & picks.next()),
         removed: ids(others & !learners),
-        incarnations: ids(picks.next())
-            .into_iter()
-            .map(|id| pb::Incarnation { id, incarnation: picks.below(4) })
-            .collect(),
+        incarnations: ids(known).into_iter().map(|id| pb::Incarnation { id, incarnation: picks.below(4) }).collect(),
+        unsettled: ids(unsettled),
     }
 }
 

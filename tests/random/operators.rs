@@ -101,7 +101,9 @@ impl Walk {
             self.crash(id);
         }
         self.note(|| format!("n{id} loses its disk"));
-        let as_before = self.begun.contains(id) && self.chance.percent(50);
+        // A majority of empty disks would begin another cluster.
+        let has_log = |other: NodeId| other != id && self.world.server(other).disk.last_index() > 0;
+        let as_before = self.begun.contains(id) && is_quorum(&self.begun, has_log) && self.chance.percent(50);
         let empty = if as_before { Disk::of(&self.begun) } else { Disk::default() };
         self.begin_anew(id, empty);
         self.checks.wiped.insert(id);

@@ -6,7 +6,7 @@ use ractor_raft::{
     error::{ChangeError, NodeError},
     flow::Filter,
     node::{NodeEvent, Status, Trouble},
-    raft::{Change, NodeId, Role},
+    raft::{Change, Membership, NodeId, Role},
     testing::{Cluster, Ledger},
 };
 
@@ -252,6 +252,42 @@ async fn a_wiped_node_asks_whether_it_was_wiped_before_it_votes() {
     cluster.network().partition(&[wiped], &[leader, third]);
     cluster.until("it to know", |_| (node.status().trouble == Some(Trouble::Wiped)).then_some(())).await;
     cluster.resume(third);
+}
+
+/// M06, where nobody can tell it in time: whoever knew its former disk hangs, and who asks for its vote has never heard of that
+/// disk. What only those two had is not lost.
+///
+/// Fails when: `count_pre_votes` and `count_votes` ask `quorum::reached`.
+#[tokio::test(start_paused = true)]
+async fn the_vote_of_a_wiped_node_elects_nobody_that_never_heard_of_its_former_disk() {
+    let cluster = cluster(3, 617).await;
+    let late = 3;
+    cluster.network().partition(&[late], &[1, 2]);
+    let settled =
+        |membership: &Membership, id| membership.incarnations.contains_key(&id) && !membership.unsettled.contains(&id);
+    let both = "the disks of nodes 1 and 2 to be known to both";
+    let begun = |cluster: &Cluster<Ledger>| [1, 2].iter().all(|id| settled(&status(cluster, *id).membership, *id));
+    cluster.until(both, |cluster| begun(cluster).then_some(())).await;
+    let leader = cluster.leader().await;
+    let lags = 3 - leader;
+    cluster.network().heal();
+    cluster.network().partition(&[lags], &[leader, late]);
+    let known = |cluster: &Cluster<Ledger>| settled(&status(cluster, leader).membership, late);
+    cluster.until("the late one to be known", |cluster| known(cluster).then_some(())).await;
+    let kept = cluster.write("kept").await;
+    assert!(status(&cluster, lags).last_index < kept, "it was cut off");
+
+    cluster.pause(leader);
+    cluster.wipe(late).await;
+    cluster.restart(late).await;
+    cluster.network().heal();
+    cluster.run_for(10 * ELECTION_TIMEOUT).await;
+    assert_ne!(status(&cluster, lags).role, Role::Leader, "an empty disk has voted for a log that lacks what it had");
+    cluster.resume(leader);
+    let told = |cluster: &Cluster<Ledger>| status(cluster, late).trouble == Some(Trouble::Wiped);
+    cluster.until("the wiped one to be told", |cluster| told(cluster).then_some(())).await;
+    cluster.crash(late).await;
+    cluster.agree_on(&[(kept, "kept".to_owned())]).await;
 }
 
 /// M06, where the operator replaces it while it runs, started as ever before.

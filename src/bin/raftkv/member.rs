@@ -292,6 +292,7 @@ mod tests {
             staged: vec![3],
             removed: vec![9],
             incarnations: vec![],
+            unsettled: vec![],
         };
         let peers = vec![PeerStatus { id: 2, match_index: 7, reachable: true }];
         let status = StatusReply { id: 1, last: 10, membership: Some(membership), peers, ..StatusReply::default() };

@@ -1,0 +1,202 @@
+//! M06: whose vote counts, where disks tell who they are (`src/raft/quorum.rs`).
+
+use ractor_raft::raft::*;
+
+use crate::fixture::Fixture;
+
+/// n1 to n3, and whose disks are named and unsettled.
+fn three(named: &[NodeId], unsettled: &[NodeId]) -> Membership {
+    Membership {
+        incarnations: named.iter().map(|id| (*id, 11 * id)).collect(),
+        unsettled: unsettled.iter().copied().collect(),
+        ..Membership::of_voters((1..=3).map(|id| (id, "")))
+    }
+}
+
+/// n1, whose disk tells who it is.
+fn n1_in(membership: Membership) -> Fixture {
+    let recovered = Recovered { membership, ..Recovered::default() };
+    Fixture::start_with(recovered, |settings| settings.incarnation = 11)
+}
+
+/// A candidate of the first term, of which these have been met.
+fn candidate(membership: Membership, met: &[NodeId]) -> Fixture {
+    let mut n1 = n1_in(membership);
+    n1.alarm();
+    for peer in met {
+        n1.met(*peer, 11 * peer);
+    }
+    for peer in [2, 3] {
+        let reply = PreVoteReply { term: 0, vote_granted: true };
+        n1.reply_from(peer, Reply::PreVote(reply));
+    }
+    n1.persisted();
+    assert_eq!(n1.raft.role(), Role::Candidate);
+    n1
+}
+
+/// An empty disk in the place of another has forgotten what it promised. Whether there was another, only a log can say that names it
+/// in an entry that is committed.
+///
+/// Fails when: `count_votes` or `count_pre_votes` asks `quorum::reached`, `Counted::has` does not look at `unsettled`, or
+/// `Counted::of` finds those that are named before those that are settled.
+#[test]
+fn the_vote_of_a_disk_counts_once_the_log_says_that_it_is_settled() {
+    for (named, unsettled) in [(&[1, 2][..], &[][..]), (&[1, 2, 3], &[3])] {
+        let mut n1 = candidate(three(named, unsettled), &[]);
+        n1.granted(3);
+        assert_eq!(n1.raft.role(), Role::Candidate, "named: {named:?}, unsettled: {unsettled:?}");
+        n1.granted(2);
+        assert_eq!(n1.raft.role(), Role::Leader);
+
+        let mut n1 = n1_in(three(named, unsettled));
+        n1.alarm();
+        let granted = Reply::PreVote(PreVoteReply { term: 0, vote_granted: true });
+        n1.reply_from(3, granted.clone());
+        assert_eq!(n1.raft.role(), Role::PreCandidate, "named: {named:?}, unsettled: {unsettled:?}");
+        n1.reply_from(2, granted).persisted();
+        assert_eq!(n1.raft.role(), Role::Candidate);
+    }
+}
+
+/// Nor its own: a server that was never heard of leads by the votes of the others.
+///
+/// Fails when: `elected` takes the candidate's own vote for granted.
+#[test]
+fn the_vote_of_an_unknown_candidate_for_itself_does_not_count() {
+    let mut n1 = candidate(three(&[2, 3], &[]), &[]);
+    n1.granted(2);
+    assert_eq!(n1.raft.role(), Role::Candidate);
+    n1.granted(3);
+    assert_eq!(n1.raft.role(), Role::Leader);
+}
+
+/// As long as the names that the first leader wrote down are not known to be committed, those that it named elect, and nobody else:
+/// another log may begin with other names.
+///
+/// Fails when: `Counted::of` goes from `Settled` to `All`.
+#[test]
+fn until_the_first_names_are_settled_those_that_are_named_elect() {
+    let mut n1 = candidate(three(&[1, 2], &[1, 2]), &[]);
+    n1.granted(3);
+    assert_eq!(n1.raft.role(), Role::Candidate);
+    n1.granted(2);
+    assert_eq!(n1.raft.role(), Role::Leader);
+}
+
+/// The entry that opens the term of a cluster's first leader names the disks that elected it, and whoever else was met meanwhile.
+/// Once it is committed, the next configuration says so.
+///
+/// Fails when: `first_names` names nobody, `followed_by` leaves them settled, or `advance_membership` appends nothing more.
+#[test]
+fn the_first_leader_opens_its_term_with_the_names_of_those_that_elected_it() {
+    for (met, named) in [(&[2][..], "n1,n2"), (&[2, 3], "n1,n2,n3")] {
+        let mut n1 = candidate(three(&[], &[]), met);
+        n1.granted(2);
+        assert_eq!(n1.raft.last_index(), 1);
+        assert_eq!(n1.raft.membership().to_string(), format!("voters=n1,n2,n3 known={named} unsettled={named}"));
+        n1.persisted();
+        n1.matched(2, 0).matched(2, 1);
+        assert_eq!((n1.raft.commit_index(), n1.raft.last_index()), (1, 2));
+        assert_eq!(n1.raft.membership().to_string(), format!("voters=n1,n2,n3 known={named}"));
+        n1.persisted().matched(2, 2).persisted();
+        assert_eq!((n1.raft.commit_index(), n1.raft.last_index()), (2, 2), "and nothing more");
+    }
+}
+
+/// Those that are named first elect without the others: where they were no majority, nobody could ever be elected.
+///
+/// Fails when: `with_names` does not ask for a majority.
+#[test]
+fn fewer_than_a_majority_are_not_named() {
+    let mut n1 = candidate(three(&[], &[]), &[]);
+    n1.granted(2);
+    assert_eq!(n1.raft.entry(1).map(|entry| &entry.payload), Some(&Payload::Noop), "n2 did not tell");
+    n1.persisted().matched(2, 0).matched(2, 1);
+    assert_eq!((n1.raft.commit_index(), n1.raft.last_index()), (1, 1));
+    n1.met(3, 33);
+    assert_eq!(n1.raft.membership().to_string(), "voters=n1,n2,n3 known=n1,n3 unsettled=n1,n3");
+}
+
+/// A name is only settled by a leader that knows it to be committed: another one may have gone on without it.
+///
+/// Fails when: `advance_membership` settles what is not committed.
+#[test]
+fn a_new_leader_settles_what_it_finds_once_that_is_committed() {
+    let hard_state = HardState { current_term: 1, voted_for: None };
+    let named = Payload::Membership(three(&[1, 2, 3], &[3]).into());
+    let entries = vec![Entry { index: 1, term: 1, payload: named }];
+    let recovered = Recovered { hard_state, membership: three(&[1, 2], &[]), entries, ..Recovered::default() };
+    let mut n1 = Fixture::start_with(recovered, |settings| settings.incarnation = 11);
+    n1.campaign();
+    n1.granted(2);
+    n1.persisted();
+    assert_eq!(n1.raft.membership().to_string(), "voters=n1,n2,n3 known=n1,n2,n3 unsettled=n3");
+    assert_eq!(n1.raft.last_index(), 2);
+    n1.matched(3, 1).matched(3, 2);
+    assert_eq!((n1.raft.commit_index(), n1.raft.last_index()), (2, 3), "any acknowledgment counts");
+    assert_eq!(n1.raft.membership().to_string(), "voters=n1,n2,n3 known=n1,n2,n3");
+}
+
+/// Whoever answered an earlier campaign may have another disk by now.
+///
+/// Fails when: `start_pre_vote` or `become_follower` keeps who was met.
+#[test]
+fn who_was_met_in_an_earlier_campaign_is_not_named() {
+    let mut n1 = n1_in(three(&[], &[]));
+    n1.alarm();
+    n1.met(3, 33);
+    n1.alarm();
+    n1.met(2, 22);
+    n1.reply_from(2, Reply::PreVote(PreVoteReply { term: 0, vote_granted: true })).persisted();
+    n1.granted(2);
+    assert_eq!(n1.raft.membership().to_string(), "voters=n1,n2,n3 known=n1,n2 unsettled=n1,n2");
+
+    let mut n1 = candidate(three(&[], &[]), &[2, 3]);
+    n1.append(1, (0, 0), &[], 0);
+    n1.met(3, 33);
+    n1.request(2, Request::TimeoutNow(TimeoutNowRequest { term: 1, leader_id: 2 })).persisted();
+    n1.granted(2);
+    assert_eq!(n1.raft.entry(1).map(|entry| &entry.payload), Some(&Payload::Noop), "nobody but itself was met");
+}
+
+/// Where a voter's vote did not count, the others might be no majority.
+///
+/// Fails when: `plan_promotion` does not ask whether the disk is known.
+#[test]
+fn a_learner_votes_only_when_its_disk_is_known() {
+    let learners = Membership::of_voters([(3, "")]).voters;
+    let membership = Membership { learners, staged: [3].into(), ..three(&[1, 2], &[]) };
+    let membership = Membership { voters: Membership::of_voters([(1, ""), (2, "")]).voters, ..membership };
+    let mut n1 = n1_in(membership);
+    n1.campaign();
+    n1.granted(2);
+    n1.persisted();
+    n1.matched(2, 0).matched(2, 1).persisted();
+    n1.matched(3, 0).matched(3, 1);
+    assert!(!n1.raft.membership().is_voter(3), "{}", n1.raft.membership());
+    n1.change(5, Change::Promote { id: 3 });
+    assert_eq!(n1.told(), ["Refuse call=5 NotCaughtUp n3 match=1"]);
+    n1.met(3, 33);
+    for index in 2..6 {
+        n1.persisted();
+        n1.matched(2, index).matched(3, index).persisted();
+    }
+    assert_eq!(n1.raft.membership().to_string(), "voters=n1,n2,n3 known=n1,n2,n3");
+}
+
+/// M09. Those that are left must be able to elect a leader.
+///
+/// Fails when: `lost_majority` counts servers whose disks are not known.
+#[test]
+fn no_change_leaves_a_majority_whose_votes_do_not_count() {
+    let mut n1 = n1_in(three(&[1, 2], &[]));
+    n1.campaign();
+    n1.granted(2);
+    n1.persisted();
+    for peer in [2, 3] {
+        n1.matched(peer, 0).matched(peer, 1).persisted();
+    }
+    n1.change(5, Change::Remove { id: 2 });
+    assert_eq!(n1.told(), ["Refuse call=5 WouldStop in_touch=1 needed=2"]);
+}
