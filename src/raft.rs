@@ -227,7 +227,9 @@ impl Raft {
             Input::SnapshotFailed => self.snapshot_failed(effects),
             Input::ChunkStored { call, stored, complete } => self.chunk_stored(now, call, stored, complete, effects),
             Input::Restored { index } => self.restored(index, effects),
-            Input::Met { peer, incarnation } => self.met(peer, incarnation),
+            // The disk that was replaced may have answered before it was gone (M06).
+            Input::Met { peer, session, incarnation } if self.is_current(peer, session) => self.met(peer, incarnation),
+            Input::Met { .. } => {}
             Input::ToldRemoved => self.is_told_removed(effects),
             Input::ToldWiped => self.told_wiped = true,
             Input::DiskFull => self.disk_is_full(now),
@@ -364,6 +366,17 @@ impl Raft {
     fn new_session(&mut self) -> u64 {
         self.last_session += 1;
         self.last_session
+    }
+
+    /// Whether what is asked of `peer` now, in this leadership or candidacy, is asked in this session.
+    fn is_current(&self, peer: NodeId, session: u64) -> bool {
+        match &self.role {
+            RoleState::Leader(leadership) => leadership.progress.get(&peer).is_some_and(|peer| peer.session == session),
+            RoleState::PreCandidate(campaign) | RoleState::Candidate(campaign) => {
+                campaign.session == session || campaign.pre_vote_session == Some(session)
+            }
+            RoleState::Follower => false,
+        }
     }
 
     fn standing(&self) -> (Role, Term, Option<NodeId>) {

@@ -27,6 +27,8 @@ mod membership;
 mod random;
 #[path = "simulation/reads.rs"]
 mod reads;
+#[path = "simulation/replacement.rs"]
+mod replacement;
 #[path = "simulation/sessions.rs"]
 mod sessions;
 #[path = "simulation/snapshot_faults.rs"]

@@ -132,6 +132,8 @@ pub struct Membership {
     pub removed: Vec<NodeId>,
     #[prost(btree_map = "uint64, fixed64", tag = "6")]
     pub incarnations: BTreeMap<NodeId, u64>,
+    #[prost(uint64, repeated, tag = "7")]
+    pub unsettled: Vec<NodeId>,
 }
 
 /// Bytes of a snapshot, and what that is.
@@ -248,15 +250,19 @@ impl Entry {
 
 impl From<&raft::Membership> for Membership {
     fn from(membership: &raft::Membership) -> Self {
-        let raft::Membership { voters, outgoing, learners, staged, removed, incarnations } = membership.clone();
-        let (staged, removed) = (staged.into_iter().collect(), removed.into_iter().collect());
-        Membership { voters, outgoing, learners, staged, removed, incarnations }
+        let raft::Membership { voters, outgoing, learners, staged, removed, incarnations, unsettled } =
+            membership.clone();
+        let list = |ids: BTreeSet<NodeId>| ids.into_iter().collect::<Vec<_>>();
+        let (staged, removed, unsettled) = (list(staged), list(removed), list(unsettled));
+        Membership { voters, outgoing, learners, staged, removed, incarnations, unsettled }
     }
 }
 
 impl From<Membership> for raft::Membership {
-    fn from(Membership { voters, outgoing, learners, staged, removed, incarnations }: Membership) -> Self {
+    fn from(membership: Membership) -> Self {
+        let Membership { voters, outgoing, learners, staged, removed, incarnations, unsettled } = membership;
         let set = |ids: Vec<NodeId>| ids.into_iter().collect::<BTreeSet<_>>();
-        raft::Membership { voters, outgoing, learners, staged: set(staged), removed: set(removed), incarnations }
+        let (staged, removed, unsettled) = (set(staged), set(removed), set(unsettled));
+        raft::Membership { voters, outgoing, learners, staged, removed, incarnations, unsettled }
     }
 }

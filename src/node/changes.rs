@@ -73,6 +73,9 @@ impl NodeRef {
     /// Gives an id whose disk is gone to another disk, at this address. The server leaves the voters, comes back as a
     /// learner, and votes again once it has caught up, if it did before. Returns when it votes.
     ///
+    /// After an answer that does not know whether it was made, the same order may be given again: a disk that has
+    /// come meanwhile leaves the voters once more, and is taken in again as it is.
+    ///
     /// # Errors
     /// As for [`add_server`](NodeRef::add_server).
     pub async fn replace_server(&self, id: NodeId, address: impl Into<Address>) -> Result<(), ChangeError> {
@@ -277,7 +280,8 @@ impl Shared {
     }
 }
 
-/// A second replacement would take the disk away that the first one has brought.
+/// A second replacement would take the vote away from the disk that the first one has brought, until it has caught up again:
+/// whether that is worth it is for whoever gave the order.
 fn may_be_repeated(order: &Order) -> bool {
     matches!(order, Order::Change(Change::Add { .. } | Change::Promote { .. } | Change::Remove { .. }))
 }

@@ -244,7 +244,7 @@ impl Consensus {
                 if self.is_current_replicator(peer, context) {
                     self.reached(peer);
                     // First whose disk it is: what the answer leads to may rest on it.
-                    self.met(peer, incarnation, context);
+                    self.met(peer, session, incarnation, context);
                     self.step(Input::Response { from: peer, session, reply }, context);
                 }
             }

@@ -25,7 +25,10 @@ impl Raft {
         };
         match &mut self.role {
             RoleState::Follower => {}
-            RoleState::PreCandidate(campaign) | RoleState::Candidate(campaign) => count(&mut campaign.session),
+            RoleState::PreCandidate(campaign) | RoleState::Candidate(campaign) => {
+                campaign.pre_vote_session.iter_mut().for_each(&mut count);
+                count(&mut campaign.session);
+            }
             RoleState::Leader(leadership) => {
                 leadership.progress.values_mut().for_each(|peer| count(&mut peer.session));
             }

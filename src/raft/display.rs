@@ -28,7 +28,9 @@ impl Display for Input {
                 write!(f, "ChunkStored call={call} stored={stored}{}", if *complete { " complete" } else { "" })
             }
             Input::Restored { index } => write!(f, "Restored index={index}"),
-            Input::Met { peer, incarnation } => write!(f, "Met peer=n{peer} incarnation={incarnation}"),
+            Input::Met { peer, session, incarnation } => {
+                write!(f, "Met peer=n{peer} session={session} incarnation={incarnation}")
+            }
             Input::ToldRemoved => write!(f, "ToldRemoved"),
             Input::ToldWiped => write!(f, "ToldWiped"),
             Input::DiskFull => write!(f, "DiskFull"),

@@ -29,6 +29,8 @@ use super::{
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Campaign {
     pub(super) session: u64,
+    /// The one in which the pre-votes were asked for, where that is over and some may still come.
+    pub(super) pre_vote_session: Option<u64>,
     votes: BTreeSet<NodeId>,
 }
 
@@ -106,7 +108,7 @@ impl Raft {
         for to in self.other_voters() {
             effects.push(Effect::Send { to, session, request: Request::PreVote(request.clone()) });
         }
-        self.role = RoleState::PreCandidate(Campaign { session, votes });
+        self.role = RoleState::PreCandidate(Campaign { session, pre_vote_session: None, votes });
         self.count_pre_votes(now, effects);
     }
 
@@ -125,7 +127,11 @@ impl Raft {
             self.outbox.after_write(Effect::Send { to, session, request: Request::RequestVote(request.clone()) });
         }
         // Its own vote counts when it is on disk, like any other (`count_own_vote`).
-        self.role = RoleState::Candidate(Campaign { session, votes: BTreeSet::new() });
+        let pre_vote_session = match &self.role {
+            RoleState::PreCandidate(campaign) => Some(campaign.session),
+            _ => None,
+        };
+        self.role = RoleState::Candidate(Campaign { session, pre_vote_session, votes: BTreeSet::new() });
     }
 
     /// Receiver's side of RequestVote.

@@ -109,10 +109,12 @@ pub enum Input {
         /// Its last entry.
         index: LogIndex,
     },
-    /// A peer was heard, and has this disk.
+    /// A peer has answered, with this disk.
     Met {
         /// The peer.
         peer: NodeId,
+        /// The request's. An answer of an earlier session may be another disk's (L06).
+        session: u64,
         /// Its disk's number.
         incarnation: Incarnation,
     },

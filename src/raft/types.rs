@@ -214,7 +214,8 @@ pub enum Change {
         id: NodeId,
     },
     /// Gives an id to another disk, and perhaps another address: the server leaves the voters and comes back as a learner
-    /// of an unknown incarnation, which is promoted once it has caught up (if it voted before).
+    /// of an unknown incarnation, which is promoted once it has caught up (if it voted before). Nothing, where that is so
+    /// already. The disk that is heard of next is the one that is meant: one that has come already comes back.
     Replace {
         /// Whose disk is gone.
         id: NodeId,

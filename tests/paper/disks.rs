@@ -24,7 +24,7 @@ fn candidate(membership: Membership, met: &[NodeId]) -> Fixture {
     let mut n1 = n1_in(membership);
     n1.alarm();
     for peer in met {
-        n1.step(Input::Met { peer: *peer, incarnation: 11 * peer });
+        n1.met(*peer, 11 * peer);
     }
     for peer in [2, 3] {
         let reply = PreVoteReply { term: 0, vote_granted: true };
@@ -114,7 +114,7 @@ fn fewer_than_a_majority_are_not_named() {
     assert_eq!(n1.raft.entry(1).map(|entry| &entry.payload), Some(&Payload::Noop), "n2 did not tell");
     n1.persisted().matched(2, 0).matched(2, 1);
     assert_eq!((n1.raft.commit_index(), n1.raft.last_index()), (1, 1));
-    n1.step(Input::Met { peer: 3, incarnation: 33 });
+    n1.met(3, 33);
     assert_eq!(n1.raft.membership().to_string(), "voters=n1,n2,n3 known=n1,n3 unsettled=n1,n3");
 }
 
@@ -145,16 +145,16 @@ fn a_new_leader_settles_what_it_finds_once_that_is_committed() {
 fn who_was_met_in_an_earlier_campaign_is_not_named() {
     let mut n1 = n1_in(three(&[], &[]));
     n1.alarm();
-    n1.step(Input::Met { peer: 3, incarnation: 33 });
+    n1.met(3, 33);
     n1.alarm();
-    n1.step(Input::Met { peer: 2, incarnation: 22 });
+    n1.met(2, 22);
     n1.reply_from(2, Reply::PreVote(PreVoteReply { term: 0, vote_granted: true })).persisted();
     n1.granted(2);
     assert_eq!(n1.raft.membership().to_string(), "voters=n1,n2,n3 known=n1,n2 unsettled=n1,n2");
 
     let mut n1 = candidate(three(&[], &[]), &[2, 3]);
     n1.append(1, (0, 0), &[], 0);
-    n1.step(Input::Met { peer: 3, incarnation: 33 });
+    n1.met(3, 33);
     n1.request(2, Request::TimeoutNow(TimeoutNowRequest { term: 1, leader_id: 2 })).persisted();
     n1.granted(2);
     assert_eq!(n1.raft.entry(1).map(|entry| &entry.payload), Some(&Payload::Noop), "nobody but itself was met");
@@ -177,7 +177,7 @@ fn a_learner_votes_only_when_its_disk_is_known() {
     assert!(!n1.raft.membership().is_voter(3), "{}", n1.raft.membership());
     n1.change(5, Change::Promote { id: 3 });
     assert_eq!(n1.told(), ["Refuse call=5 NotCaughtUp n3 match=1"]);
-    n1.step(Input::Met { peer: 3, incarnation: 33 });
+    n1.met(3, 33);
     for index in 2..6 {
         n1.persisted();
         n1.matched(2, index).matched(3, index).persisted();

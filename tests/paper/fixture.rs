@@ -85,7 +85,17 @@ impl Fixture {
 
     /// A leader of three that has committed its no-op, with both followers up to date.
     pub fn settled_leader() -> Self {
-        let mut n1 = Fixture::leader_of(3, &[]);
+        Fixture::settled_leader_on(0)
+    }
+
+    /// The same on a disk with this number.
+    pub fn settled_leader_on(incarnation: Incarnation) -> Self {
+        let membership = Membership::of_voters((1..=3).map(|id| (id, "")));
+        let recovered = Recovered { membership, ..Recovered::default() };
+        let mut n1 = Fixture::start_with(recovered, |settings| settings.incarnation = incarnation);
+        n1.campaign();
+        n1.win();
+        n1.persisted();
         for peer in [2, 3] {
             n1.matched(peer, 0);
             n1.matched(peer, 1);
@@ -184,6 +194,12 @@ impl Fixture {
     /// The session of the last request to `peer`.
     pub fn session(&self, peer: NodeId) -> u64 {
         self.sessions.get(&peer).copied().unwrap_or(0)
+    }
+
+    /// `peer` answers the last request to it, with this disk.
+    pub fn met(&mut self, peer: NodeId, incarnation: Incarnation) -> &mut Self {
+        let session = self.session(peer);
+        self.step(Input::Met { peer, session, incarnation })
     }
 
     pub fn granted(&mut self, from: NodeId) -> &mut Self {

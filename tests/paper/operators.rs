@@ -6,8 +6,13 @@ use crate::fixture::{ELECTION_TIMEOUT_MAX, ELECTION_TIMEOUT_MIN, Fixture, HEARTB
 
 /// n1 leads three servers that have addresses: a1, a2, a3. Its no-op is committed.
 fn leader() -> Fixture {
+    leader_on(0)
+}
+
+fn leader_on(incarnation: Incarnation) -> Fixture {
     let membership = Membership::of_voters((1..=3).map(|id| (id, format!("a{id}"))));
-    let mut n1 = Fixture::start(Recovered { membership, ..Recovered::default() });
+    let recovered = Recovered { membership, ..Recovered::default() };
+    let mut n1 = Fixture::start_with(recovered, |settings| settings.incarnation = incarnation);
     n1.campaign();
     n1.win();
     n1.persisted();
@@ -24,7 +29,10 @@ fn add(id: NodeId, address: &str, promote: bool) -> Change {
 
 /// n4 as a learner that has the log up to the entry that made it one, which is committed.
 fn with_learner(promote: bool) -> Fixture {
-    let mut n1 = leader();
+    with_learner_of(leader(), promote)
+}
+
+fn with_learner_of(mut n1: Fixture, promote: bool) -> Fixture {
     n1.change(5, add(4, "a4", promote)).persisted();
     n1.matched(2, 2).matched(3, 2);
     assert_eq!(n1.raft.commit_index(), 2);
@@ -33,10 +41,8 @@ fn with_learner(promote: bool) -> Fixture {
 
 /// And everyone's disk is named, in entries that are committed.
 fn with_known_learner(promote: bool) -> Fixture {
-    let mut n1 = with_learner(promote);
-    for (peer, incarnation) in [(1, 11), (2, 22), (3, 33), (4, 44)] {
-        n1.step(Input::Met { peer, incarnation });
-    }
+    let mut n1 = with_learner_of(leader_on(11), promote);
+    n1.met(2, 22).met(3, 33).met(4, 44);
     for index in 3..6 {
         n1.persisted().matched(2, index).matched(3, index);
     }

@@ -99,9 +99,10 @@ impl Walk {
         if !once {
             self.world.network.push(packet.clone());
         }
-        if self.world.servers.get(&packet.to).is_some_and(|server| server.is_up()) {
-            let incarnation = self.world.server(packet.from).disk.incarnation;
-            self.act(packet.to, Input::Met { peer: packet.from, incarnation });
+        let waits = |server: &Server| server.is_up() && server.life == packet.life;
+        if matches!(packet.body, Body::Reply(_)) && self.world.servers.get(&packet.to).is_some_and(waits) {
+            let Packet { from: peer, session, own_disk: incarnation, .. } = packet;
+            self.act(packet.to, Input::Met { peer, session, incarnation });
         }
         let sent = self.world.network.len();
         if let Some(input) = self.world.arrive(&packet) {

@@ -157,11 +157,13 @@ pub enum Command {
         id: NodeId,
         server: NodeId,
     },
-    /// A peer was heard, and has this disk.
+    /// A peer has answered in this session, with this disk.
     Met {
         id: NodeId,
         peer: NodeId,
         incarnation: u64,
+        #[arg(key)]
+        session: u64,
     },
     ToldRemoved {
         id: NodeId,

@@ -18,8 +18,8 @@ impl Stage {
             Command::Replace { id, server } => {
                 self.change(*id, Change::Replace { id: *server, address: format!("n{server} new") });
             }
-            Command::Met { id, peer, incarnation } => {
-                self.step(*id, Input::Met { peer: *peer, incarnation: *incarnation });
+            Command::Met { id, peer, incarnation, session } => {
+                self.step(*id, Input::Met { peer: *peer, session: *session, incarnation: *incarnation });
             }
             Command::ToldRemoved { id } => self.step(*id, Input::ToldRemoved),
             Command::HandOver { id, to } => {

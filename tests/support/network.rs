@@ -19,6 +19,8 @@ pub struct Packet {
     pub life: u64,
     /// The disk that the sender meant, if it knew one.
     pub disk: Option<Incarnation>,
+    /// The sender's own disk, as it sent this.
+    pub own_disk: Incarnation,
     pub body: Body,
 }
 
@@ -51,8 +53,8 @@ impl World {
     pub fn send(&mut self, from: NodeId, to: NodeId, session: u64, request: Request) {
         let server = self.server(from);
         let disk = server.raft.as_ref().and_then(|raft| raft.membership().incarnations.get(&to).copied());
-        let life = server.life;
-        self.network.push(Packet { from, to, session, life, disk, body: Body::Request(request) });
+        let (life, own_disk) = (server.life, server.disk.incarnation);
+        self.network.push(Packet { from, to, session, life, disk, own_disk, body: Body::Request(request) });
     }
 
     /// Begins to send a snapshot. Another one to the same server ends.
@@ -65,7 +67,8 @@ impl World {
     pub(super) fn reply(&mut self, id: NodeId, call: CallId, reply: &Reply) {
         let asker = self.server_mut(id).asked.remove(&call).expect("a request is answered once");
         let Asker { from: to, session, life } = asker;
-        self.network.push(Packet { from: id, to, session, life, disk: None, body: Body::Reply(reply.clone()) });
+        let (own_disk, body) = (self.server(id).disk.incarnation, Body::Reply(reply.clone()));
+        self.network.push(Packet { from: id, to, session, life, disk: None, own_disk, body });
     }
 
     /// The input that a packet is at its addressee, or `None` if nobody is there to take it.
@@ -126,13 +129,13 @@ impl World {
     /// Whether another disk answers than the one that was asked. Only who asks refuses: who is asked may be behind, and not know
     /// yet that the asker's disk was replaced.
     pub fn refuses(&self, packet: &Packet) -> bool {
-        let (Some(from), Some(to)) = (self.servers.get(&packet.from), self.servers.get(&packet.to)) else {
+        let Some(to) = self.servers.get(&packet.to).filter(|_| self.servers.contains_key(&packet.from)) else {
             return true;
         };
         let meant = packet.disk.is_some_and(|disk| disk != to.disk.incarnation);
         let is_reply = matches!(packet.body, Body::Reply(_));
         let known = |raft: &Raft| raft.membership().incarnations.get(&packet.from).copied().filter(|_| is_reply);
-        let known = to.raft.as_ref().and_then(known).is_some_and(|disk| disk != from.disk.incarnation);
+        let known = to.raft.as_ref().and_then(known).is_some_and(|disk| disk != packet.own_disk);
         meant || known
     }
 }

@@ -24,10 +24,16 @@ use crate::{
 impl Consensus {
     /// A peer answered, and said which disk it has. Where this node leads, or may yet, and the log does not have it, it is
     /// written there.
-    pub(super) fn met(&mut self, peer: NodeId, incarnation: Incarnation, context: &mut Context<ConsensusMessage>) {
+    pub(super) fn met(
+        &mut self,
+        peer: NodeId,
+        session: u64,
+        incarnation: Incarnation,
+        context: &mut Context<ConsensusMessage>,
+    ) {
         let unknown = || !self.raft.membership().incarnations.contains_key(&peer);
         if incarnation != 0 && self.raft.role() != Role::Follower && unknown() {
-            self.step(Input::Met { peer, incarnation }, context);
+            self.step(Input::Met { peer, session, incarnation }, context);
         }
     }
 

@@ -133,10 +133,15 @@ impl Server {
         }
     }
 
+    /// Mostly that of the last request.
+    pub fn session(&self, peer: NodeId, picks: &mut Picks<'_>) -> u64 {
+        let session = self.sessions.get(&peer).copied().unwrap_or(1);
+        if picks.chance(6) { picks.number(session) } else { session }
+    }
+
     pub fn hear_reply(&mut self, picks: &mut Picks<'_>) {
         let from = picks.below(6);
-        let session = self.sessions.get(&from).copied().unwrap_or(1);
-        let session = if picks.chance(6) { picks.number(session) } else { session };
+        let session = self.session(from, picks);
         let term = if picks.chance(4) { picks.number(self.raft.current_term()) } else { self.raft.current_term() };
         let vote_granted = !picks.chance(4);
         let reply = match picks.below(8) {

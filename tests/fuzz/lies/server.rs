@@ -142,7 +142,8 @@ impl Server {
             26 => self.order(picks),
             27 => {
                 let peer = picks.below(6);
-                self.step(Input::Met { peer, incarnation: picks.number(3) });
+                let (session, incarnation) = (self.session(peer, picks), picks.number(3));
+                self.step(Input::Met { peer, session, incarnation });
             }
             28 => self.step(Input::Undelivered { peer: picks.below(6) }),
             29 => self.step(match picks.below(4) {
