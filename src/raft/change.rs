@@ -298,6 +298,7 @@ impl Raft {
     /// Nothing that the disk before had acknowledged is expected of the one that takes its place: it would pass for one that
     /// lost it (L08).
     fn expect_other_disk(&mut self, now: Duration, id: NodeId) {
+        self.met.remove(&id);
         let (next_index, session) = (self.log.last().index + 1, self.new_session());
         if let RoleState::Leader(leadership) = &mut self.role {
             leadership.progress.insert(id, Progress::new(next_index, session, now));
