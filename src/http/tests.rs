@@ -11,7 +11,7 @@ use std::{
 
 use futures_util::{
     StreamExt,
-    future::{BoxFuture, FutureExt},
+    future::{BoxFuture, FutureExt, join_all},
 };
 use serde_json::Value;
 use tokio::{
@@ -24,7 +24,14 @@ use super::{
     hub::{BEHIND, Hub},
     *,
 };
-use crate::{kv::Kv, node::Node, storage::MemoryStorage, transport::InProcess};
+use crate::{
+    flow::Filter,
+    kv::{Command, Kv},
+    node::Node,
+    rpc::Grpc,
+    storage::MemoryStorage,
+    transport::InProcess,
+};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -191,6 +198,52 @@ async fn a_page_is_told_of_the_node_its_tree_and_its_messages() {
             frame["flow"].as_array().is_some_and(|flow| flow.iter().any(|m| m["to"] == "consensus" && m["node"] == 1));
     }
     node.shutdown().await.expect("in order");
+}
+
+/// Three nodes with gRPC between them, the leader first.
+async fn three() -> Vec<Node<Kv>> {
+    let ports: Vec<_> = (1..=3).map(|id| (id, std::net::TcpListener::bind("127.0.0.1:0").expect("a port"))).collect();
+    let address = |port: &std::net::TcpListener| port.local_addr().expect("it is open").to_string();
+    let members: Vec<_> = ports.iter().map(|(id, port)| (*id, address(port))).collect();
+    let mut nodes = Vec::new();
+    for (id, port) in ports {
+        let builder = Node::builder(id, Kv::default).cluster(members.clone()).storage(MemoryStorage::new());
+        nodes.push(builder.transport(Grpc::with_listener(port)).spawn().await.expect("it starts"));
+    }
+    let leads = |node: &Node<Kv>| node.status().leader == Some(node.status().id);
+    until(|| nodes.iter().any(leads)).await;
+    nodes.sort_by_key(|node| !leads(node));
+    nodes
+}
+
+/// Fails when: only what was recorded under the call's own trace is told, so that of a write that went with others the way to
+/// the disks and to the other nodes is missing; or a node is left out.
+#[tokio::test]
+async fn a_write_that_went_with_others_is_told_whole() {
+    let nodes = three().await;
+    let leader = &nodes[0];
+    let server = serve(leader.as_ref().clone(), bind("127.0.0.1:0").await.expect("a port is free"), Options::default());
+    let writes = (0..24).map(|key| leader.propose(Command::put(format!("key {key}"), "value")));
+    assert!(join_all(writes).await.iter().all(Result::is_ok), "it leads");
+    let last = leader.status().commit_index;
+    until(|| nodes.iter().all(|node| node.status().applied_index >= last)).await;
+
+    let proposals = leader.flow().events(&Filter::of_message("Propose"));
+    assert_eq!(proposals.len(), 24);
+    for proposal in proposals {
+        let (_, body) = ask(server.address(), &format!("GET /trace?id={:x}", proposal.trace), &[]).await;
+        let messages: Vec<Value> = serde_json::from_str(&body).expect("it is JSON");
+        for node in 1..=3 {
+            for name in ["Persist", "Apply"] {
+                let is_there = messages.iter().any(|m| m["node"] == node && m["name"] == name);
+                assert!(is_there, "{name} of node {node} is not in {body}");
+            }
+        }
+        assert_eq!(messages[0]["sent"], 0.0, "{body}");
+    }
+    for node in nodes {
+        node.shutdown().await.expect("in order");
+    }
 }
 
 /// Fails when: the collector runs without a page, or goes on after the last.
