@@ -128,3 +128,28 @@ fn line(account: &Account, begin: i64) -> Option<Line> {
     let at = u64::try_from(begin.saturating_add(account.ended) / 1_000_000).unwrap_or(0);
     Some(Line { at, kind, node: account.node, text, election: is_election.then_some((account.term, account.node)) })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(at: u64, election: Option<(Term, NodeId)>) -> Line {
+        let kind = if election.is_some() { Kind::Election } else { Kind::Restart };
+        Line { at, kind, node: 1, text: String::new(), election }
+    }
+
+    /// Fails when: an election is told twice, one before it because of a later one not at all, or a line that was told as it
+    /// happened a second time.
+    #[test]
+    fn nothing_is_told_twice() {
+        let mut told = Told::default();
+        let ats = |lines: Vec<Line>| lines.iter().map(|line| line.at).collect::<Vec<_>>();
+        assert_eq!(ats(told.new_of(vec![line(9, None), line(5, Some((2, 1)))])), [5, 9]);
+        assert_eq!(ats(told.new_of(vec![line(5, Some((2, 1))), line(4, Some((1, 3))), line(6, Some((2, 3)))])), [4, 6]);
+        told.is_told_until(20);
+        assert_eq!(
+            ats(told.new_of(vec![line(9, None), line(19, None), line(21, None), line(7, Some((2, 2)))])),
+            [7, 21]
+        );
+    }
+}

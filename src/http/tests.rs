@@ -6,7 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use futures_util::{
@@ -240,6 +240,37 @@ async fn a_write_that_went_with_others_is_told_whole() {
             }
         }
         assert_eq!(messages[0]["sent"], 0.0, "{body}");
+    }
+    for node in nodes {
+        node.shutdown().await.expect("in order");
+    }
+}
+
+/// Fails when: what happened before the first page was opened is not told, or without who voted for whom, or with a time of
+/// which nobody can say when that is; or it is told again to the page after the last was closed.
+#[tokio::test]
+async fn a_page_begins_with_what_the_recorders_still_hold() {
+    let nodes = three().await;
+    let leader = nodes[0].status();
+    let server =
+        serve(nodes[0].as_ref().clone(), bind("127.0.0.1:0").await.expect("a port is free"), Options::default());
+    let opened = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is later").as_millis() as u64;
+    let mut page = events(server.address()).await;
+    let line = loop {
+        let frame = next(&mut page, "frame").await;
+        let lines = frame["timeline"].as_array().cloned().unwrap_or_default();
+        if let Some(line) = lines.into_iter().find(|line| line["kind"] == "election") {
+            break line;
+        }
+    };
+    let text = line["text"].as_str().expect("a text");
+    let won = format!("Election of term {}: node {} asked and leads after ", leader.term, leader.id);
+    assert!(text.starts_with(&won) && text.contains(" voted for it"), "{text}");
+    let at = line["at"].as_u64().expect("a number");
+    assert!((opened - 60_000..=opened).contains(&at), "{at} beside {opened}");
+    for _ in 0..15 {
+        let frame = next(&mut page, "frame").await;
+        assert!(frame["timeline"].get(0).is_none(), "it is told once: {frame}");
     }
     for node in nodes {
         node.shutdown().await.expect("in order");
