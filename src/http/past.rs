@@ -3,10 +3,7 @@
 //! Nobody is told of an election's votes but the candidate, one by one; the recorders hold them together. So they are read
 //! when the first page is opened, for all they still hold, and again shortly after each election.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::{collections::BTreeSet, time::Duration};
 
 use tokio::time::sleep;
 
@@ -23,6 +20,9 @@ const ELECTION: i64 = 10_000_000_000;
 
 /// How long an election is left to come to its end, and its last votes to arrive, before it is looked at.
 const SETTLING: Duration = Duration::from_millis(500);
+
+/// How long before and after its own messages something belongs to an election, a restart, a snapshot or a change.
+const AROUND: i64 = 1_000_000_000;
 
 /// Elections whose votes were told, so that they are not told again.
 const TOLD: usize = 256;
@@ -86,28 +86,42 @@ pub(super) async fn elections(view: View, now: i64) -> Vec<Line> {
 
 /// What these recordings amount to.
 fn lines(recordings: &[Recording]) -> Vec<Line> {
-    let earliest =
-        |recording: &Recording| recording.events.iter().map(|event| recording.clock.common(event.sent)).min();
-    let few: Vec<_> = recordings.iter().map(telling).collect();
-    let Some(begin) = few.iter().filter_map(earliest).min() else { return Vec::new() };
+    let few = telling(recordings);
+    let times =
+        few.iter().flat_map(|recording| recording.events.iter().map(move |event| recording.clock.common(event.sent)));
+    let Some(begin) = times.min() else { return Vec::new() };
     Sequence::of(&few).accounts().iter().filter_map(|account| line(account, begin)).collect()
 }
 
-/// Without what says nothing of elections, restarts, snapshots and changes: nearly all.
-fn telling(recording: &Recording) -> Recording {
-    let mut leaders = BTreeMap::new();
-    let mut tells = |event: &Event| match &*event.message {
-        "PreVote" | "RequestVote" | "Timeout" | "Start" | "SnapshotWritten" | "InstallSnapshot" | "Restored"
-        | "ChangeMembership" | "MembershipChanged" => true,
-        // The first by which a leader shows itself.
-        "AppendEntries" => {
-            leaders.insert((event.sender.clone(), event.receiver.clone(), event.mark.term), ()).is_none()
-        }
-        name if name.starts_with("RequestVoteReply") => true,
-        _ => matches!(event.outcome, Outcome::Failed | Outcome::Panicked | Outcome::Killed),
+/// Without what says nothing of elections, restarts, snapshots and changes, which is nearly all: calls, and the heartbeats of
+/// quiet times.
+fn telling(recordings: &[Recording]) -> Vec<Recording> {
+    let common = |recording: &Recording, event: &Event| recording.clock.common(event.ended());
+    let times: BTreeSet<_> = recordings
+        .iter()
+        .flat_map(|recording| recording.events.iter().map(move |event| (recording, event)))
+        .filter(|(_, event)| is_anchor(event))
+        .map(|(recording, event)| common(recording, event))
+        .collect();
+    let is_near = |at: i64| times.range(at.saturating_sub(AROUND)..=at.saturating_add(AROUND)).next().is_some();
+    let tells = |recording: &Recording, event: &Event| {
+        is_anchor(event) || (event.trace == 0 && is_near(common(recording, event)))
     };
-    let events = recording.events.iter().filter(|event| tells(event)).cloned().collect();
-    Recording { events, ..*recording }
+    let few = |recording: &Recording| {
+        let events = recording.events.iter().filter(|event| tells(recording, event)).cloned().collect();
+        Recording { events, ..*recording }
+    };
+    recordings.iter().map(few).collect()
+}
+
+/// What belongs to nothing else.
+fn is_anchor(event: &Event) -> bool {
+    match &*event.message {
+        "PreVote" | "RequestVote" | "SnapshotWritten" | "InstallSnapshot" | "Restored" | "ChangeMembership" => true,
+        "MembershipChanged" => event.trace != 0,
+        "Start" => event.receiver_incarnation > 1,
+        _ => matches!(event.outcome, Outcome::Failed | Outcome::Panicked | Outcome::Killed),
+    }
 }
 
 fn line(account: &Account, begin: i64) -> Option<Line> {

@@ -266,6 +266,7 @@ async fn a_page_begins_with_what_the_recorders_still_hold() {
     let text = line["text"].as_str().expect("a text");
     let won = format!("Election of term {}: node {} asked and leads after ", leader.term, leader.id);
     assert!(text.starts_with(&won) && text.contains(" voted for it"), "{text}");
+    assert!(!text.contains("after 0.00 ms"), "an election takes time: {text}");
     let at = line["at"].as_u64().expect("a number");
     assert!((opened - 60_000..=opened).contains(&at), "{at} beside {opened}");
     for _ in 0..15 {
