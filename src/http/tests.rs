@@ -170,7 +170,9 @@ async fn events_are_json_and_text_stays_text() {
     let hello = next(&mut page, "hello").await;
     assert_eq!(hello["timeline"][0]["text"], text);
     server.note(Kind::Fault, text);
+    let deadline = Instant::now() + PATIENCE;
     loop {
+        assert!(Instant::now() < deadline, "the second line is not told");
         let frame = next(&mut page, "frame").await;
         if let Some(line) = frame["timeline"].get(0) {
             assert_eq!((line["text"].as_str(), line["kind"].as_str()), (Some(text), Some("fault")));
@@ -188,7 +190,9 @@ async fn a_page_is_told_of_the_node_its_tree_and_its_messages() {
     let mut page = events(server.address()).await;
     assert_eq!(next(&mut page, "hello").await["serving"], 1);
     let (mut leads, mut tree, mut messages) = (false, false, false);
+    let deadline = Instant::now() + PATIENCE;
     while !(leads && tree && messages) {
+        assert!(Instant::now() < deadline, "leader {leads}, tree {tree}, messages {messages}");
         let frame = next(&mut page, "frame").await;
         leads |= frame["nodes"][0]["role"] == "leader";
         tree |= frame["trees"]["1"]["actors"]
@@ -256,7 +260,9 @@ async fn a_page_begins_with_what_the_recorders_still_hold() {
         serve(nodes[0].as_ref().clone(), bind("127.0.0.1:0").await.expect("a port is free"), Options::default());
     let opened = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is later").as_millis() as u64;
     let mut page = events(server.address()).await;
+    let deadline = Instant::now() + PATIENCE;
     let line = loop {
+        assert!(Instant::now() < deadline, "no election is told");
         let frame = next(&mut page, "frame").await;
         let lines = frame["timeline"].as_array().cloned().unwrap_or_default();
         if let Some(line) = lines.into_iter().find(|line| line["kind"] == "election") {
