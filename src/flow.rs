@@ -81,6 +81,8 @@ use tokio::time::Instant;
 
 #[cfg(any(test, feature = "testing"))]
 pub(crate) use self::adapter::{CHILD_STOPPED, START, STOP};
+#[cfg(feature = "server")]
+pub(crate) use self::event::is_one_in;
 #[cfg(any(test, feature = "testing"))]
 pub use self::sabotage::{Moment, Saboteur};
 pub use self::{

@@ -30,7 +30,9 @@ mod faults;
 mod headers;
 mod hub;
 mod listener;
+mod past;
 mod readiness;
+mod recorders;
 mod routes;
 #[cfg(test)]
 mod tests;

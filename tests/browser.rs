@@ -79,6 +79,31 @@ async fn a_new_leader_is_on_the_page_within_two_election_timeouts() {
     .await;
 }
 
+/// Fails when: who voted for whom is not on the page, of an election before it was opened or of one that it sees; or what
+/// happened first does not come last.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_votes_of_each_election_are_on_the_timeline() {
+    with_page(async |three, browser| {
+        let old = three.leader().await;
+        browser.press("4").await;
+        let votes = |leader: u64| {
+            let won = format!(": node {leader} asked and leads after ");
+            format!(
+                "return [...document.querySelectorAll('#list li[data-kind=election]')]
+                 .findIndex(li => li.textContent.includes('{won}') && li.textContent.includes(' voted for it')) >= 0"
+            )
+        };
+        browser.wait(&votes(old), "true").await;
+        browser.click("[data-fault=kill]").await;
+        let new = three.leader_but(old).await;
+        browser.wait(&votes(new), "true").await;
+        let times = "const all = [...document.querySelectorAll('#list time')].map(time => time.dateTime);
+                     return all.join() === [...all].sort().reverse().join()";
+        assert_eq!(browser.eval(times).await, true, "the newest first");
+    })
+    .await;
+}
+
 /// Fails when: a restart is not counted on the page, or its cause is not told.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crashed_actor_is_seen_to_come_back() {

@@ -28,7 +28,7 @@ const LAYERS: [(&str, &[&str]); 18] = [
     ("backup", &["raft", "storage", "error", "node", "rpc"]),
     ("kv", &["raft", "flow", "error", "state_machine", "node", "rpc"]),
     ("testing", &["raft", "flow", "storage", "state_machine", "error", "config", "transport", "node", "client"]),
-    ("http", &["raft", "flow", "error", "metrics", "node", "rpc"]),
+    ("http", &["raft", "flow", "trace", "error", "metrics", "node", "rpc"]),
     ("bin", &[]),
     ("lib", &[]),
 ];

@@ -14,6 +14,9 @@ mod golden;
 #[cfg(feature = "otel")]
 #[path = "trace/otlp.rs"]
 mod otlp;
+#[cfg(feature = "otel")]
+#[path = "support/receiver.rs"]
+mod receiver;
 #[path = "trace/stage.rs"]
 mod stage;
 #[path = "trace/truth.rs"]

@@ -152,8 +152,18 @@ pub struct Filter {
     pub actor: Option<String>,
     /// Only those of this name: "Persist".
     pub message: Option<String>,
+    /// Of so many clients' calls only one, chosen by its trace alone, so that it is the same one on every node. What belongs to
+    /// no call passes all the same. 0 and 1: all calls.
+    pub one_call_in: u64,
     /// Of what is left, only the last so many.
     pub last: Option<usize>,
+}
+
+/// Whether the call of this trace is the one of so many that is looked at.
+pub(crate) fn is_one_in(trace: TraceId, calls: u64) -> bool {
+    // What clients choose as trace ids may be numbers in a row.
+    let mixed = trace.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
+    calls <= 1 || mixed.is_multiple_of(calls)
 }
 
 impl Filter {

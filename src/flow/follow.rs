@@ -52,6 +52,12 @@ impl Follow {
     ///
     /// Cancel safe: whoever does not await it to the end misses nothing.
     pub async fn next(&mut self) -> Option<Batch> {
+        self.next_admitted(|_| true).await.map(|(batch, _)| batch)
+    }
+
+    /// The next events that are admitted, by when they ended, and how many behind them were not. Of those nothing is read but
+    /// that.
+    pub(crate) async fn next_admitted(&mut self, mut admits: impl FnMut(Duration) -> bool) -> Option<(Batch, u64)> {
         loop {
             if self.left == Some(0) {
                 return None;
@@ -60,7 +66,8 @@ impl Follow {
                 self.glance.tick().await;
             }
             let now = self.flow.now();
-            let (mut events, next, missed) = self.flow.read_on(&self.filter, self.position, BATCH);
+            let (mut events, refused, next, missed) =
+                self.flow.read_on(&self.filter, self.position, BATCH, &mut admits);
             self.caught_up = next - self.position < BATCH as u64 + missed;
             self.position = next;
             self.missed += missed;
@@ -69,8 +76,9 @@ impl Follow {
                 *left -= events.len();
             }
             if !events.is_empty() {
-                return Some(Batch { events, missed: std::mem::take(&mut self.missed) });
+                return Some((Batch { events, missed: std::mem::take(&mut self.missed) }, refused));
             }
+            self.missed += refused;
             if self.caught_up && self.filter.until.is_some_and(|until| until < now) {
                 return None;
             }

@@ -234,6 +234,22 @@ impl Recorder {
         begin
     }
 
+    /// The last so many events that are wanted, in the order in which they ended, none before the last one that is too old.
+    #[cfg(feature = "grpc")]
+    pub(super) fn newest(
+        &self,
+        count: usize,
+        wanted: impl Fn(&Record) -> bool,
+        is_too_old: impl Fn(&Record) -> bool,
+    ) -> Vec<Record> {
+        let end = self.end();
+        let oldest = end.saturating_sub(self.capacity() as u64);
+        let written = (oldest..end).rev().filter_map(|at| self.slot(at).read(at)).map(Record::from_words);
+        let mut found: Vec<_> = written.take_while(|record| !is_too_old(record)).filter(wanted).take(count).collect();
+        found.reverse();
+        found
+    }
+
     /// The events from `position` on, `limit` positions at most; where to go on; how many were missed between: the ring came
     /// round, or they were given up. One that is being written ends the reading: it is there the next time.
     pub(super) fn from(&self, position: u64, limit: usize) -> (Vec<Record>, u64, u64) {
@@ -368,6 +384,23 @@ mod tests {
         (5..5 + PIECE as u64).for_each(|number| recorder.write(&numbered(number)));
         let (events, next, missed) = recorder.from(4, usize::MAX);
         assert_eq!((events.len(), next, missed), (PIECE, 5 + PIECE as u64, 1));
+    }
+
+    /// Fails when: other events than the last that are wanted are found, or one that is older than too old, or all are looked at.
+    #[cfg(feature = "grpc")]
+    #[test]
+    fn the_newest_are_found_without_a_look_at_the_oldest() {
+        let recorder = Recorder::new(1);
+        (0..100).for_each(|number| recorder.write(&numbered(number)));
+        let looked = std::cell::Cell::new(0);
+        let is_even = |record: &Record| {
+            looked.set(looked.get() + 1);
+            record.cause.is_multiple_of(2)
+        };
+        assert_eq!(recorder.newest(2, is_even, |_| false), [numbered(96), numbered(98)]);
+        assert_eq!(looked.take(), 4);
+        assert_eq!(recorder.newest(9, is_even, |record| record.cause < 97), [numbered(98)]);
+        assert_eq!(looked.take(), 3);
     }
 
     /// Fails when: a reader passes an event over that is being written, or waits for ever for one that was given up.

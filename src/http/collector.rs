@@ -11,18 +11,19 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::{
     sync::mpsc,
-    task::JoinHandle,
+    task::{JoinHandle, JoinSet},
     time::{Instant, MissedTickBehavior, interval, interval_at, timeout},
 };
 
 use self::{
-    member::{Report, Reported, STATUS},
+    member::{Common, Report, Reported, STATUS},
     sample::Sample,
     source::Source,
 };
 use super::{
     faults::Fault,
     hub::Hub,
+    past::{self, Line, Told},
     timeline::{Kind, Known, slow_write},
     view::View,
     words::{Frame, Hello, Message, Node, Tree, rounded, sse},
@@ -55,15 +56,17 @@ pub(super) async fn run(view: Arc<dyn Fn() -> View + Send + Sync>, hub: Arc<Hub>
         hello.faults = faults;
         introduce(hello, &view());
     });
+    let mut told = Told::default();
     loop {
         hub.watched(true).await;
-        let mut round = Round::begin(view.clone(), hub.clone());
+        let mut round = Round::begin(view.clone(), hub.clone(), told);
         loop {
             round.run().await;
             if timeout(LINGER, hub.watched(true)).await.is_err() {
                 break;
             }
         }
+        told = round.end();
     }
 }
 
@@ -84,12 +87,14 @@ struct Round {
     members: BTreeMap<NodeId, Member>,
     reports: mpsc::Receiver<Reported>,
     reporter: mpsc::Sender<Reported>,
-    clock: CommonClock,
-    /// When this round began, also by the common clock; the pages count from there.
-    phase: Instant,
+    common: Common,
+    /// When this round began by the common clock; the pages count from there.
     began: i64,
     sample: Sample,
     frame: Frame,
+    told: Told,
+    /// Who look into the recorders for what happened before.
+    looking_back: JoinSet<Vec<Line>>,
     /// How many members there ever were, so that what one reports that is gone counts for nothing.
     generations: u64,
 }
@@ -115,22 +120,32 @@ impl Drop for Member {
 }
 
 impl Round {
-    fn begin(view: Arc<dyn Fn() -> View + Send + Sync>, hub: Arc<Hub>) -> Self {
+    fn begin(view: Arc<dyn Fn() -> View + Send + Sync>, hub: Arc<Hub>, told: Told) -> Self {
         let (reporter, reports) = mpsc::channel(REPORTS);
         let clock = CommonClock::start();
+        let sample = Sample::default();
+        let common = Common { clock, phase: Instant::now(), one_call_in: sample.one_call_in() };
+        let mut looking_back = JoinSet::new();
+        looking_back.spawn(past::before(view(), clock.now()));
         Round {
             view,
             hub,
             members: BTreeMap::new(),
             reports,
             reporter,
-            phase: Instant::now(),
             began: clock.now(),
-            clock,
-            sample: Sample::default(),
+            common,
+            sample,
             frame: Frame::default(),
+            told,
+            looking_back,
             generations: 0,
         }
+    }
+
+    fn end(mut self) -> Told {
+        self.told.is_told_until(milliseconds(self.common.clock.now()));
+        std::mem::take(&mut self.told)
     }
 
     /// Until no page is left.
@@ -139,8 +154,9 @@ impl Round {
         let unwatched = hub.watched(false);
         tokio::pin!(unwatched);
         self.look();
-        let past = self.phase.elapsed().as_nanos() / STATUS.as_nanos() + 1;
-        let next = self.phase + STATUS * u32::try_from(past).unwrap_or(u32::MAX) + ANSWERS;
+        let phase = self.common.phase;
+        let past = phase.elapsed().as_nanos() / STATUS.as_nanos() + 1;
+        let next = phase + STATUS * u32::try_from(past).unwrap_or(u32::MAX) + ANSWERS;
         let (mut frames, mut looks) = (interval(FRAME), interval_at(next, STATUS));
         frames.set_missed_tick_behavior(MissedTickBehavior::Delay);
         looks.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -151,6 +167,7 @@ impl Round {
                 _ = looks.tick() => self.look(),
                 _ = frames.tick() => self.tell(),
                 Some(reported) = self.reports.recv() => self.take(reported),
+                Some(Ok(lines)) = self.looking_back.join_next() => self.look_back(lines),
             }
         }
     }
@@ -176,11 +193,11 @@ impl Round {
             self.generations += 1;
             let generation = self.generations;
             let reporter = (generation, self.reporter.clone());
-            let task = tokio::spawn(member::read(*id, source.clone(), (self.clock, self.phase), reporter));
+            let task = tokio::spawn(member::read(*id, source.clone(), self.common.clone(), reporter));
             let member = Member { source, generation, task, node, known, met, timer: None, complained: None };
             self.members.insert(*id, member);
         }
-        let at = self.at(self.clock.now());
+        let at = self.at(self.common.clock.now());
         let shown = |member: &Member| {
             let timer = member.timer.map(|set| rounded((at - set).max(0.0)));
             Node { timer, ..member.node.clone() }
@@ -194,8 +211,15 @@ impl Round {
         });
     }
 
+    /// What the recorders told of what happened.
+    fn look_back(&mut self, lines: Vec<Line>) {
+        for Line { at, kind, node, text, .. } in self.told.new_of(lines) {
+            self.hub.note_of(at, kind, Some(node), text);
+        }
+    }
+
     fn tell(&mut self) {
-        self.frame.at = rounded(self.at(self.clock.now()));
+        self.frame.at = rounded(self.at(self.common.clock.now()));
         self.frame.timeline = self.hub.take_new();
         self.sample.next_frame();
         self.frame.flow.sort_by(|one, other| one.sent.total_cmp(&other.sent));
@@ -212,15 +236,15 @@ impl Round {
             Report::Status(status) => self.status(id, *status),
             Report::Gone(why) => self.gone(id, why),
             Report::Actors(reply) => {
-                let tree = Tree::read(reply, rounded(self.at(self.clock.now())));
+                let tree = Tree::read(reply, rounded(self.at(self.common.clock.now())));
                 self.hub.update(|hello| drop(hello.trees.insert(id, tree.clone())));
                 self.frame.trees.insert(id, tree);
             }
             Report::Happened(event) => self.happened(id, event),
-            Report::Messages { epoch, events } => {
+            Report::Messages { epoch, events, one_call_in } => {
                 let epoch = self.at(epoch);
                 for event in events {
-                    self.message(id, &event, epoch);
+                    self.message(id, &event, epoch, one_call_in);
                 }
             }
         }
@@ -250,6 +274,9 @@ impl Round {
     fn happened(&mut self, id: NodeId, event: pb::Event) {
         let Some(member) = self.members.get_mut(&id) else { return };
         if let Some(pb::event::Event::RoleChanged(changed)) = &event.event {
+            if changed.role == "leader" {
+                self.looking_back.spawn(past::elections((self.view)(), self.common.clock.now()));
+            }
             member.node.role.clone_from(&changed.role);
             (member.node.term, member.node.leader) = (changed.term, changed.leader);
         }
@@ -261,7 +288,7 @@ impl Round {
         }
     }
 
-    fn message(&mut self, id: NodeId, event: &Event, epoch: f64) {
+    fn message(&mut self, id: NodeId, event: &Event, epoch: f64, one_call_in: u64) {
         let Some(member) = self.members.get_mut(&id) else { return };
         // Whoever hears from the leader waits anew; the leader itself sets its timer for the next heartbeat.
         let is_heard = event.message == "AppendEntries" && event.sender.starts_with("node ");
@@ -274,7 +301,7 @@ impl Round {
             member.complained = Some(Instant::now());
             self.hub.note(Kind::Disk, Some(id), text);
         }
-        if self.sample.admits(event) {
+        if self.sample.admits(event, one_call_in) {
             self.frame.flow.push(Message::read(id, event, epoch));
         }
     }
@@ -283,4 +310,9 @@ impl Round {
     fn at(&self, common: i64) -> f64 {
         (common - self.began) as f64 / 1e6
     }
+}
+
+/// Nanoseconds since 1970, as the Timeline counts.
+fn milliseconds(common: i64) -> u64 {
+    u64::try_from(common / 1_000_000).unwrap_or(0)
 }

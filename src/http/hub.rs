@@ -41,6 +41,8 @@ struct Latest {
     /// Lines of the Timeline that no frame has told yet.
     new: Vec<Happened>,
     count: u64,
+    /// `hello` and `happened` as they are told, once somebody has asked, for all who ask before they change.
+    told: Option<Bytes>,
 }
 
 impl Hub {
@@ -70,9 +72,15 @@ impl Hub {
 
     /// Writes a line on the Timeline.
     pub(super) fn note(&self, kind: Kind, node: Option<NodeId>, text: String) {
+        let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
+        self.note_of(at, kind, node, text);
+    }
+
+    /// Writes a line on the Timeline about what happened so many milliseconds after 1970 began.
+    pub(super) fn note_of(&self, at: u64, kind: Kind, node: Option<NodeId>, text: String) {
         let mut latest = self.latest();
         latest.count += 1;
-        let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
+        latest.told = None;
         let happened = Happened { id: latest.count, at, kind, node, text };
         if latest.happened.len() == REMEMBERED {
             latest.happened.pop_front();
@@ -90,7 +98,9 @@ impl Hub {
 
     /// Changes what a new page is told.
     pub(super) fn update(&self, change: impl FnOnce(&mut Hello)) {
-        change(&mut self.latest().hello);
+        let mut latest = self.latest();
+        latest.told = None;
+        change(&mut latest.hello);
     }
 
     fn latest(&self) -> MutexGuard<'_, Latest> {
@@ -98,9 +108,10 @@ impl Hub {
     }
 
     fn hello(&self) -> Bytes {
-        let latest = self.latest();
-        let hello = Hello { timeline: latest.happened.iter().cloned().collect(), ..latest.hello.clone() };
-        sse("hello", &hello)
+        let mut latest = self.latest();
+        let Latest { hello, happened, told, .. } = &mut *latest;
+        let tell = || sse("hello", &Hello { timeline: happened.iter().cloned().collect(), ..hello.clone() });
+        told.get_or_insert_with(tell).clone()
     }
 
     /// What one page is told, from now on. `None`: there are too many.
@@ -111,7 +122,8 @@ impl Hub {
             *pages += usize::from(is_room);
             is_room
         });
-        let page = is_room.then(|| Page { hub: self.clone(), frames: self.frames.subscribe(), greeted: false })?;
+        let frames = self.frames.subscribe();
+        let page = is_room.then(|| Page { hub: self.clone(), frames, greeted: false, next: None })?;
         Some(stream::unfold(page, |mut page| async { Some((page.next().await?, page)) }))
     }
 }
@@ -121,13 +133,19 @@ struct Page {
     hub: Arc<Hub>,
     frames: broadcast::Receiver<Bytes>,
     greeted: bool,
+    /// What it is told before the next frame.
+    next: Option<Bytes>,
 }
 
 impl Page {
     async fn next(&mut self) -> Option<Bytes> {
         if !self.greeted {
             self.greeted = true;
-            return Some([&self.hub.hello()[..], RETRY].concat().into());
+            self.next = Some(Bytes::from_static(RETRY));
+            return Some(self.hub.hello());
+        }
+        if let Some(next) = self.next.take() {
+            return Some(next);
         }
         match self.frames.recv().await {
             Ok(frame) => Some(frame),
@@ -135,8 +153,8 @@ impl Page {
             Err(broadcast::error::RecvError::Lagged(missed)) => {
                 // It goes on with what is now, and not with what it has just missed.
                 self.frames = self.frames.resubscribe();
-                let told = [sse("lag", &Lag { missed }), self.hub.hello()].concat();
-                Some(told.into())
+                self.next = Some(self.hub.hello());
+                Some(sse("lag", &Lag { missed }))
             }
         }
     }

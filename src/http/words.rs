@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde::Serialize;
 
 use super::{faults::Fault, timeline::Kind};
-use crate::{flow::Event, raft::NodeId, rpc::pb};
+use crate::{flow::Event, raft::NodeId, rpc::pb, trace::Step};
 
 /// What a page is told first.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -212,6 +212,19 @@ impl Message {
             waited: rounded(event.waited.as_secs_f64() * 1e3),
             handled: rounded(event.handling.as_secs_f64() * 1e3),
             outcome: event.outcome.to_string(),
+        }
+    }
+}
+
+impl Message {
+    /// Of several nodes' messages on one clock, which begins with the first.
+    pub(super) fn of_step(step: &Step) -> Self {
+        let millis = |nanoseconds: i64| rounded(nanoseconds as f64 / 1e6);
+        Message {
+            sent: millis(step.sent),
+            waited: millis(step.waited()),
+            handled: millis(step.handling()),
+            ..Message::read(step.node, &step.event, 0.0)
         }
     }
 }

@@ -309,7 +309,6 @@ impl Raft {
             }
         }
         self.stand_on(Base { position, membership: snapshot.membership.clone() });
-        self.forget_replaced(&membership);
         self.forget_proposals_up_to(position.index, effects);
         if *self.memberships.current() != membership {
             effects.push(Effect::MembershipChanged(self.memberships.current().clone()));

@@ -18,6 +18,7 @@ mod tests;
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::time::{Instant, timeout_at};
 use tonic::{Status, transport::Channel};
 
@@ -49,8 +50,8 @@ pub struct Unreachable {
 /// The supervision trees of the nodes at these addresses, by node, and who could not be reached within `patience`.
 pub async fn actors(addresses: &[Address], patience: Duration) -> (Vec<Tree>, Vec<Unreachable>) {
     let deadline = Instant::now() + patience;
-    let (mut trees, unreachable) = ask_all(addresses, async |address| {
-        let mut client = client(address)?;
+    let (mut trees, unreachable) = ask_all(addresses, |address| async move {
+        let mut client = client(&address)?;
         let reply = answered(deadline, client.actors(pb::ActorsRequest {})).await?;
         convert::tree_from_pb(reply.into_inner()).map_err(malformed)
     })
@@ -73,8 +74,8 @@ pub struct NodeIncidents {
 /// What the nodes at these addresses kept when something fell, by node, and who could not be reached within `patience`.
 pub async fn incidents(addresses: &[Address], patience: Duration) -> (Vec<NodeIncidents>, Vec<Unreachable>) {
     let deadline = Instant::now() + patience;
-    let (answers, unreachable) = ask_all(addresses, async |address| {
-        let mut client = client(address)?;
+    let (answers, unreachable) = ask_all(addresses, |address| async move {
+        let mut client = client(&address)?;
         let reply = answered(deadline, client.incidents(pb::IncidentsRequest {})).await?;
         convert::incidents_from_pb(reply.into_inner()).map_err(malformed)
     })
@@ -100,14 +101,18 @@ pub async fn incident(address: &str, id: u64, patience: Duration) -> Result<Reco
 }
 
 /// Asks all at once.
-async fn ask_all<T>(
+// An `AsyncFn` would read better, but nobody can say of one that its future is `Send`.
+async fn ask_all<T, Answer>(
     addresses: &[Address],
-    ask: impl AsyncFn(&str) -> Result<T, String>,
-) -> (Vec<(Address, T)>, Vec<Unreachable>) {
-    let asked = addresses.iter().map(async |address| (address.clone(), ask(address).await));
+    ask: impl Fn(Address) -> Answer,
+) -> (Vec<(Address, T)>, Vec<Unreachable>)
+where
+    Answer: Future<Output = Result<T, String>>,
+{
+    let asked = join_all(addresses.iter().cloned().map(ask));
     let mut answers = Vec::new();
     let mut unreachable = Vec::new();
-    for (address, answer) in futures_util::future::join_all(asked).await {
+    for (address, answer) in addresses.iter().cloned().zip(asked.await) {
         match answer {
             Ok(answer) => answers.push((address, answer)),
             Err(cause) => unreachable.push(Unreachable { address, cause }),

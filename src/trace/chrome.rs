@@ -47,14 +47,17 @@ impl Sequence {
     }
 }
 
-/// The threads of each node: its actors.
+/// The threads of each node: its actors. Their numbers are above those of all processes: Perfetto takes a thread with the number of a
+/// process for that one's main thread.
 struct Threads(BTreeMap<(u64, String), usize>);
 
 impl Threads {
     fn of(steps: &[Step]) -> Self {
         let mut threads: BTreeMap<_, _> =
             steps.iter().map(|step| ((step.node, step.event.receiver.to_string()), 0)).collect();
-        threads.values_mut().enumerate().for_each(|(number, thread)| *thread = number + 1);
+        let processes = threads.keys().map(|(node, _)| *node).max().unwrap_or(0);
+        let first = usize::try_from(processes).ok().filter(|last| *last < 1 << 30).map_or(1, |last| last + 1);
+        threads.values_mut().enumerate().for_each(|(number, thread)| *thread = first + number);
         Threads(threads)
     }
 

@@ -302,24 +302,3 @@ fn who_waits_for_an_entry_that_a_snapshot_brought_is_told_unknown() {
     n1.install(2, &snapshot((2, 1), 8), 0, 8).chunk_stored(8, true);
     assert_eq!(n1.told(), ["Refuse call=9 Unknown"]);
 }
-
-/// M06. A disk that was met, and replaced as of a snapshot from elsewhere, is forgotten.
-///
-/// Fails when: `install` does not look at who was replaced.
-#[test]
-fn a_disk_that_was_replaced_as_of_a_snapshot_is_forgotten() {
-    let mut n1 = Fixture::settled_leader();
-    // It waits to be written down, behind a change that is never committed.
-    n1.change(5, Change::Add { id: 4, address: "n4".to_owned(), promote: false }).persisted();
-    n1.met(3, 33);
-    let learners = Membership::of_voters([(3, "")]).voters;
-    let membership = Membership { learners, ..Membership::of_voters([(1, ""), (2, "")]) };
-    let replaced = SnapshotMetadata { membership: membership.into(), ..snapshot((5, 1), 8) };
-    n1.install(2, &replaced, 0, 8).persisted();
-    n1.chunk_stored(8, true).persisted();
-    n1.step(Input::Restored { index: 5 }).alarm();
-    n1.campaign();
-    n1.granted(2).persisted();
-    n1.matched(2, 6);
-    assert_eq!((n1.raft.commit_index(), n1.raft.membership().incarnations.len()), (6, 0));
-}

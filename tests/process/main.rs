@@ -33,6 +33,9 @@ mod members;
 mod meter;
 mod overload;
 mod pauses;
+#[cfg(feature = "otel")]
+#[path = "../support/receiver.rs"]
+mod receiver;
 mod requests;
 mod server;
 mod session_load;
@@ -40,6 +43,7 @@ mod sessions;
 mod shim;
 mod shutdown;
 mod snapshots;
+mod spans;
 mod valve;
 mod watching;
 mod witness;

@@ -2,53 +2,20 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use opentelemetry_proto::tonic::{
-    collector::trace::v1::{
-        ExportTracePartialSuccess, ExportTraceServiceRequest, ExportTraceServiceResponse,
-        trace_service_server::{TraceService, TraceServiceServer},
-    },
-    trace::v1::Span,
-};
+use opentelemetry_proto::tonic::trace::v1::Span;
 use ractor_raft::{
     flow::Outcome,
     trace::{Sequence, otlp},
 };
-use tokio::{net::TcpListener, time::timeout};
-use tonic::{Request, Response, Status, transport::server::TcpIncoming};
+use tokio::time::timeout;
 
-use crate::stage::recorded;
-
-/// Keeps what it is sent, unless it refuses all.
-#[derive(Clone, Default)]
-struct Receiver {
-    heard: Arc<Mutex<Vec<ExportTraceServiceRequest>>>,
-    refuses: bool,
-}
-
-#[tonic::async_trait]
-impl TraceService for Receiver {
-    async fn export(
-        &self,
-        request: Request<ExportTraceServiceRequest>,
-    ) -> Result<Response<ExportTraceServiceResponse>, Status> {
-        self.heard.lock().expect("nobody panics with it").push(request.into_inner());
-        let refused = ExportTracePartialSuccess { rejected_spans: 3, error_message: "too old".to_owned() };
-        Ok(Response::new(ExportTraceServiceResponse { partial_success: self.refuses.then_some(refused) }))
-    }
-}
-
-/// Starts it, and gives where it is.
-async fn listen(receiver: &Receiver) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("there is a port");
-    let address = listener.local_addr().expect("it is bound");
-    let server = tonic::transport::Server::builder().add_service(TraceServiceServer::new(receiver.clone()));
-    tokio::spawn(server.serve_with_incoming(TcpIncoming::from(listener)));
-    format!("http://{address}")
-}
+use crate::{
+    receiver::{Receiver, listen},
+    stage::recorded,
+};
 
 /// A run in simulated time, on a thread of its own: the receiver here lives in real time.
 fn story(story: &'static str) -> Sequence {

@@ -141,6 +141,10 @@ pub struct Trace {
     /// As what [default: text; json with -o json].
     #[arg(long, global = true, value_name = "FORMAT")]
     pub format: Option<TraceFormat>,
+
+    /// Send it as OpenTelemetry spans as well, over OTLP (gRPC), to this receiver: http://127.0.0.1:4317. Not with --follow.
+    #[arg(long, global = true, value_name = "URL")]
+    pub otlp_endpoint: Option<String>,
 }
 
 /// A call to be traced.

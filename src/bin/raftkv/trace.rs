@@ -7,12 +7,14 @@
 //! | `incident` | what was kept when something fell |
 //! | `live` | messages as they come |
 //! | `render` | how it is shown |
+//! | `spans` | as OpenTelemetry spans, to whoever receives them |
 
 mod call;
 mod episodes;
 mod incident;
 mod live;
 mod render;
+mod spans;
 
 use std::time::Duration;
 
@@ -35,12 +37,20 @@ struct Tracer<'a> {
     settings: &'a ClientSettings,
     output: Output,
     format: TraceFormat,
+    /// Where the spans are sent, if anywhere.
+    otlp_endpoint: Option<String>,
 }
 
 /// Shows what was asked for; returns the exit code.
 pub async fn run(trace: Trace, settings: &ClientSettings, output: Output) -> Result<u8, Failure> {
     let format = trace.format.unwrap_or(if output.json { TraceFormat::Json } else { TraceFormat::Text });
-    let tracer = Tracer { settings, output, format };
+    if trace.otlp_endpoint.is_some() {
+        spans::check()?;
+    }
+    if trace.otlp_endpoint.is_some() && trace.follow {
+        return Err(one_of_them("spans are sent of what is over, and --follow goes on"));
+    }
+    let tracer = Tracer { settings, output, format, otlp_endpoint: trace.otlp_endpoint };
     let others = trace.follow || trace.last.is_some() || trace.incident.is_some() || trace.id.is_some();
     match (trace.call, trace.last, trace.incident, trace.id) {
         (Some(_), ..) if others => Err(one_of_them("a call is made and something else asked for")),
@@ -73,7 +83,7 @@ async fn by_id(tracer: &Tracer<'_>, id: &str) -> Result<u8, Failure> {
             ..Failure::other(format!("no node knows the trace {trace:016x}"), why)
         });
     }
-    tracer.show(&found, collected)
+    tracer.show(&found, collected).await
 }
 
 /// 16 or 32 hexadecimal digits, or a whole `traceparent`.
@@ -115,12 +125,16 @@ impl Tracer<'_> {
         Ok((found, collected))
     }
 
-    /// Prints it, and says what is missing of it and how sure the clocks are.
-    fn show(&self, found: &Found, collected: Collected) -> Result<u8, Failure> {
+    /// Prints it, says what is missing of it and how sure the clocks are, and sends its spans where they are wanted.
+    async fn show(&self, found: &Found, collected: Collected) -> Result<u8, Failure> {
         let Collected { recordings, unreachable } = collected;
         self.output.line(render::render(&recordings, self.format).trim_end().as_bytes())?;
         say_what_is_missing(found, &unreachable);
         say_clocks(&recordings);
+        if let Some(endpoint) = &self.otlp_endpoint {
+            let sent = spans::send(&recordings, endpoint).await?;
+            talk(&format!("{sent} spans sent to {endpoint}"));
+        }
         Ok(exit::DONE)
     }
 }

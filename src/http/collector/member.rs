@@ -1,6 +1,13 @@
 //! Reads one node, until it is dropped: its status, its tree, what happens to it, and its messages.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use tokio::{
     sync::mpsc,
@@ -66,7 +73,19 @@ pub(super) enum Report {
         /// When the node's clock began, by the common one.
         epoch: i64,
         events: Vec<Event>,
+        /// Of so many calls only one was asked for.
+        one_call_in: u64,
     },
+}
+
+/// What all nodes are read by.
+#[derive(Clone)]
+pub(super) struct Common {
+    pub clock: CommonClock,
+    /// When all nodes are asked what they are: this, and whole periods after it.
+    pub phase: Instant,
+    /// Of so many calls one is asked for. It changes with what the nodes do.
+    pub one_call_in: Arc<AtomicU64>,
 }
 
 /// Where the reports go. Once nobody takes them, nothing is read any more.
@@ -88,17 +107,17 @@ impl Reporter {
 pub(super) async fn read(
     id: NodeId,
     source: Source,
-    (clock, phase): (CommonClock, Instant),
+    common: Common,
     (generation, reports): (u64, mpsc::Sender<Reported>),
 ) {
     let reporter = Reporter { id, generation, reports };
     match source {
-        Source::Own(node) => own(&node, clock, phase, &reporter).await,
+        Source::Own(node) => own(&node, common, &reporter).await,
         Source::Peer(address) => match channel::lazy(&address) {
             Ok(channel) => {
                 // The messages have a connection of their own: its window is theirs.
                 let bulk = channel::lazy(&address).unwrap_or_else(|_| channel.clone());
-                peer(id, &Client::new(channel), &Client::new(bulk), (clock, phase), &reporter).await;
+                peer(id, &Client::new(channel), &Client::new(bulk), common, &reporter).await;
             }
             Err(error) => reporter.tell(Report::Gone(error.to_string())).await,
         },
@@ -106,9 +125,9 @@ pub(super) async fn read(
 }
 
 /// Without the network. It is over when the node has stopped: whoever comes after it is another source.
-async fn own(node: &NodeRef, clock: CommonClock, phase: Instant, reporter: &Reporter) {
+async fn own(node: &NodeRef, common: Common, reporter: &Reporter) {
     let states = async {
-        let mut every = together(phase);
+        let mut every = together(common.phase);
         loop {
             every.tick().await;
             reporter.tell(Report::Status(Box::new(convert::status_to_pb(&node.status())))).await;
@@ -132,18 +151,16 @@ async fn own(node: &NodeRef, clock: CommonClock, phase: Instant, reporter: &Repo
     };
     let messages = async {
         let flow = node.flow();
-        let epoch = clock.now() - flow.now().as_nanos() as i64;
+        let epoch = common.clock.now() - flow.now().as_nanos() as i64;
         let (mut every, mut since) = (ticks(MESSAGES), flow.now());
         loop {
             every.tick().await;
-            let until = flow.now();
-            let filter =
-                Filter { since: Some(since), until: Some(until), last: Some(LAST as usize), ..Filter::default() };
-            let (mut replay, mut events) = (flow.replay(filter), Vec::new());
-            while let Some(batch) = replay.next().await {
-                events.extend(batch.events.into_iter().filter(|event| event.ended() <= until));
-            }
-            reporter.tell(Report::Messages { epoch, events }).await;
+            let (until, one_call_in) = (flow.now(), common.one_call_in.load(Relaxed));
+            let last = Some(LAST as usize);
+            let filter = Filter { since: Some(since), until: Some(until), one_call_in, last, ..Filter::default() };
+            let mut events = flow.newest(&filter);
+            events.retain(|event| event.ended() <= until);
+            reporter.tell(Report::Messages { epoch, events, one_call_in }).await;
             since = until + NEXT;
         }
     };
@@ -161,10 +178,11 @@ fn tree(node: &NodeRef) -> pb::ActorsReply {
 }
 
 /// Over gRPC, for as long as it is wanted.
-async fn peer(id: NodeId, client: &Client, bulk: &Client, (clock, phase): (CommonClock, Instant), reporter: &Reporter) {
+async fn peer(id: NodeId, client: &Client, bulk: &Client, common: Common, reporter: &Reporter) {
+    let clock = common.clock;
     let (aligned, alignment) = tokio::sync::watch::channel(None);
     let states = async {
-        let mut every = together(phase);
+        let mut every = together(common.phase);
         let mut looks = VecDeque::new();
         loop {
             every.tick().await;
@@ -211,7 +229,7 @@ async fn peer(id: NodeId, client: &Client, bulk: &Client, (clock, phase): (Commo
             let mut alignment = alignment.clone();
             // Without its clock, nobody knows when its messages were.
             if alignment.wait_for(Option::is_some).await.is_ok() {
-                let _ = follow(bulk.clone(), &alignment, reporter).await;
+                let _ = follow(bulk.clone(), &alignment, &common.one_call_in, reporter).await;
             }
             sleep(PAUSE).await;
         }
@@ -223,13 +241,15 @@ async fn peer(id: NodeId, client: &Client, bulk: &Client, (clock, phase): (Commo
 async fn follow(
     mut client: Client,
     alignment: &tokio::sync::watch::Receiver<Option<Alignment>>,
+    one_call_in: &AtomicU64,
     reporter: &Reporter,
 ) -> Result<(), Status> {
     let (mut every, mut since) = (ticks(MESSAGES), None);
     loop {
         every.tick().await;
         let last = if since.is_some() { LAST } else { 1 };
-        let request = pb::FlowRequest { since: since.map(nanoseconds), last, ..Default::default() };
+        let one_call_in = one_call_in.load(Relaxed);
+        let request = pb::FlowRequest { since: since.map(nanoseconds), last, one_call_in, ..Default::default() };
         let mut stream = client.flow(request).await?.into_inner();
         let (mut names, mut events, mut told) = (FlowReader::default(), Vec::new(), None);
         while let Some(reply) = stream.message().await? {
@@ -244,7 +264,7 @@ async fn follow(
         let epoch = alignment.borrow().as_ref().filter(|at| at.life == life).map(|at| at.clock.epoch);
         // A node that has just been started again says so with its next status.
         if let Some(epoch) = epoch.filter(|_| !is_first) {
-            reporter.tell(Report::Messages { epoch, events }).await;
+            reporter.tell(Report::Messages { epoch, events, one_call_in }).await;
         }
     }
 }

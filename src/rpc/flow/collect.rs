@@ -49,7 +49,7 @@ pub struct Collected {
 /// Whoever does not tell all of it within `patience` is unreachable.
 pub async fn collect(addresses: &[Address], wanted: &Wanted, patience: Duration) -> Collected {
     let (clock, deadline) = (CommonClock::start(), Instant::now() + patience);
-    let ask = async |address: &str| recording(address, wanted, clock, deadline).await;
+    let ask = |address: Address| async move { recording(&address, wanted, clock, deadline).await };
     let (recordings, unreachable) = ask_all(addresses, ask).await;
     // Where two addresses lead to one node, it told everything twice.
     let by_node: BTreeMap<_, _> = recordings.into_iter().map(|(_, recording)| (recording.node, recording)).collect();

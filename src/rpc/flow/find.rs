@@ -31,8 +31,8 @@ impl Found {
 /// the membership says: it may be a proxy's. `nodes` is empty if nobody answers within `patience`.
 pub async fn find(endpoints: &[Address], patience: Duration) -> Found {
     let deadline = Instant::now() + patience;
-    let (answers, unreachable) = ask_all(endpoints, async |address| {
-        let mut client = client(address)?;
+    let (answers, unreachable) = ask_all(endpoints, |address| async move {
+        let mut client = client(&address)?;
         Ok(answered(deadline, client.status(pb::StatusRequest {})).await?.into_inner())
     })
     .await;

@@ -72,3 +72,16 @@ fn no_clock_makes_a_sum_overflow() {
         alignment.clock.common(Duration::MAX);
     }
 }
+
+/// Fails when: what the collectors give back cannot be spawned: this does not compile then.
+#[test]
+fn the_collectors_can_be_spawned() {
+    fn can_be_spawned<T: Send + 'static>(_: impl FnOnce() -> T) {}
+    let patience = Duration::from_secs(1);
+    can_be_spawned(move || async move { find(&[], patience).await });
+    can_be_spawned(move || async move { collect(&[], &Wanted::default(), patience).await });
+    can_be_spawned(move || async move { actors(&[], patience).await });
+    can_be_spawned(move || async move { incidents(&[], patience).await });
+    can_be_spawned(move || async move { incident("nowhere", 1, patience).await });
+    can_be_spawned(move || follow(&[], None, None));
+}

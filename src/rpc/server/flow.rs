@@ -27,6 +27,9 @@ use crate::{
 /// The most messages that are told of what was recorded before the request.
 const RECORDED: usize = 16_384;
 
+/// So few messages are told in one reply, without a reader of their own.
+const AT_ONCE: usize = 1024;
+
 /// The most messages a second while following.
 const RATE: u32 = 10_000;
 
@@ -48,18 +51,22 @@ pub(super) fn messages(
     request: &pb::FlowRequest,
 ) -> BoxStream<'static, Result<pb::FlowReply, Status>> {
     let node = handlers.node.clone();
-    let begun = node.flow().now();
+    let filter = filter(request, node.flow().now());
+    if !request.follow && filter.last.is_some_and(|last| last <= AT_ONCE) {
+        let reply = at_once(&node, &filter);
+        return stream::once(async { Ok(reply) }).boxed();
+    }
     let telling = Telling {
-        follow: node.flow().replay(filter(request, begun)),
+        begun: node.flow().now(),
+        follow: node.flow().replay(filter),
         names: FlowNames::default(),
-        begun,
         allowance: Allowance::new(if request.rate == 0 { RATE } else { request.rate.min(RATE) }),
         missed: 0,
         closing: handlers.closing.clone(),
         stopped: stopped(node.clone()),
         node,
     };
-    let head = Ok(telling.reply(Vec::new()));
+    let head = Ok(reply(&telling.node, Vec::new()));
     let messages = stream::unfold(Some(telling), |telling| async {
         let mut telling = telling?;
         match telling.next().await? {
@@ -70,6 +77,18 @@ pub(super) fn messages(
     stream::once(async { head }).chain(messages).boxed()
 }
 
+/// All of it: it is little.
+fn at_once(node: &NodeRef, filter: &Filter) -> pb::FlowReply {
+    let mut names = FlowNames::default();
+    let events = node.flow().newest(filter).iter().map(|event| names.event_to_pb(event)).collect();
+    pb::FlowReply { names: names.take_new(), ..reply(node, events) }
+}
+
+fn reply(node: &NodeRef, events: Vec<pb::FlowEvent>) -> pb::FlowReply {
+    let (clock, node) = (convert::flow_clock(node.flow()), node.identity().node_id);
+    pb::FlowReply { clock: Some(clock), node, events, ..Default::default() }
+}
+
 fn filter(request: &pb::FlowRequest, now: Duration) -> Filter {
     let last = usize::try_from(request.last).unwrap_or(usize::MAX);
     let until = request.until.map(Duration::from_nanos);
@@ -77,6 +96,7 @@ fn filter(request: &pb::FlowRequest, now: Duration) -> Filter {
         trace: (request.trace != 0).then_some(request.trace),
         since: request.since.map(Duration::from_nanos),
         until: if request.follow { until } else { Some(until.map_or(now, |until| until.min(now))) },
+        one_call_in: request.one_call_in,
         last: Some(if last == 0 { RECORDED } else { last.min(RECORDED) }),
         ..Filter::default()
     }
@@ -89,38 +109,33 @@ fn stopped(node: NodeRef) -> BoxFuture<'static, ()> {
 impl Telling {
     /// `None`: that was all.
     async fn next(&mut self) -> Option<Result<pb::FlowReply, Status>> {
-        loop {
-            let batch = tokio::select! {
-                biased;
-                batch = self.follow.next() => batch?,
-                _ = &mut self.closing => return Some(Err(gone(&self.node))),
-                () = &mut self.stopped => return Some(Err(gone(&self.node))),
-            };
-            let Batch { mut events, missed } = batch;
-            let found = events.len();
-            self.allowance.refill();
-            events.retain(|event| event.ended() <= self.begun || self.allowance.take());
-            self.missed += missed;
-            let reply = (!events.is_empty()).then(|| self.told(&events));
-            // What is beyond the rate comes last in a batch.
-            self.missed += (found - events.len()) as u64;
-            if let Some(reply) = reply {
-                return Some(Ok(reply));
+        let (begun, allowance, mut is_first) = (self.begun, &mut self.allowance, true);
+        let within_the_rate = |ended: Duration| {
+            if std::mem::take(&mut is_first) {
+                allowance.refill();
             }
-        }
+            ended <= begun || allowance.take()
+        };
+        let (Batch { events, missed }, beyond) = tokio::select! {
+            biased;
+            batch = self.follow.next_admitted(within_the_rate) => batch?,
+            _ = &mut self.closing => return Some(Err(gone(&self.node))),
+            () = &mut self.stopped => return Some(Err(gone(&self.node))),
+        };
+        self.missed += missed;
+        let told = self.told(&events);
+        // What is beyond the rate comes last in a batch.
+        self.missed += beyond;
+        Some(Ok(told))
     }
 
     fn told(&mut self, events: &[Event]) -> pb::FlowReply {
         let events = events.iter().map(|event| self.names.event_to_pb(event)).collect();
-        let mut reply = self.reply(events);
-        reply.names = self.names.take_new();
-        reply.missed = std::mem::take(&mut self.missed);
-        reply
-    }
-
-    fn reply(&self, events: Vec<pb::FlowEvent>) -> pb::FlowReply {
-        let (clock, node) = (convert::flow_clock(self.node.flow()), self.node.identity().node_id);
-        pb::FlowReply { clock: Some(clock), node, events, ..Default::default() }
+        pb::FlowReply {
+            names: self.names.take_new(),
+            missed: std::mem::take(&mut self.missed),
+            ..reply(&self.node, events)
+        }
     }
 }
 
@@ -143,7 +158,11 @@ impl Allowance {
         self.refilled = now;
     }
 
+    /// The clock is read only where nothing is left.
     fn take(&mut self) -> bool {
+        if self.left < 1.0 {
+            self.refill();
+        }
         let has = self.left >= 1.0;
         if has {
             self.left -= 1.0;

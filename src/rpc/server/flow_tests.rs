@@ -101,14 +101,24 @@ async fn what_is_recorded_is_told_as_far_as_it_is_wanted() {
     assert_eq!(served.ask(of_trace(7)).all().await, (3000, 0));
     assert_eq!(served.ask(of_trace(8)).all().await, (50, 0));
     assert_eq!(served.ask(pb::FlowRequest { last: 20, ..of_trace(7) }).all().await, (20, 0));
-    let mut nothing = served.ask(of_trace(9));
+    let mut some = 0;
+    for trace in 1..=64 {
+        served.say(1, trace);
+        let one_in_eight = pb::FlowRequest { one_call_in: 8, last: 1, ..of_trace(trace) };
+        some += served.ask(one_in_eight).all().await.0;
+    }
+    assert!((2..=16).contains(&some), "of 64 calls one in eight, and not {some}");
+    served.say(1, 0);
+    let of_no_call = pb::FlowRequest { one_call_in: 1 << 40, last: 1, ..Default::default() };
+    assert_eq!(served.ask(of_no_call).all().await, (1, 0), "what belongs to no call is told all the same");
+    let mut nothing = served.ask(of_trace(999));
     assert_eq!(nothing.next().await.expect("a head").expect("a head"), (0, 0));
     assert!(nothing.next().await.is_none());
     let later = served.flow().now().as_nanos() as u64 + 1_000_000;
     advance(DEADLINE).await;
     served.say(5, 7);
     assert_eq!(served.ask(pb::FlowRequest { since: Some(later), ..of_trace(7) }).all().await, (5, 0));
-    assert_eq!(served.ask(pb::FlowRequest { until: Some(later), ..of_trace(7) }).all().await, (3000, 0));
+    assert_eq!(served.ask(pb::FlowRequest { until: Some(later), ..of_trace(7) }).all().await, (3001, 0));
     served.node.shutdown().await.expect("it stops");
 }
 

@@ -195,15 +195,15 @@ impl Storm {
         self.judge(&members, &seen).await
     }
 
-    /// Writes through whoever takes it, until it is done. Where it stands.
+    /// Writes through whoever takes it first, until it is done: one that was removed and not told may wait for its leader for as
+    /// long as it likes. Where it stands.
     async fn serves(&self) -> LogIndex {
         loop {
-            for id in self.cluster.ids() {
-                if let Ok(written) =
-                    self.cluster.propose_on(id, Command::put("served", 0_u64.to_be_bytes().to_vec())).await
-                {
-                    return written.index;
-                }
+            let served = || Command::put("served", 0_u64.to_be_bytes().to_vec());
+            let ids = self.cluster.ids().into_iter();
+            let asked = ids.map(|id| Box::pin(self.cluster.propose_on(id, served())));
+            if let Ok((written, _)) = futures_util::future::select_ok(asked).await {
+                return written.index;
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }

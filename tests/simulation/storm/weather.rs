@@ -334,9 +334,10 @@ impl Weather {
         } else {
             self.cluster.wipe(one).await;
         }
-        // The only first member would begin a cluster of its own, and so would two with another one that is empty and was
-        // removed before it heard of anything.
-        let others = self.first_members > 1 && (1..=self.first_members).all(|id| membership.contains(id));
+        // A majority of empty disks would begin another cluster.
+        let has_log = |id: &NodeId| self.cluster.status(*id).is_some_and(|status| status.last_index > 0);
+        let with_log = (1..=self.first_members).filter(|id| *id != one && membership.contains(*id)).filter(has_log);
+        let others = with_log.count() as u64 > self.first_members / 2;
         let as_before = flips || (others && self.random.random_range(0..2) == 0);
         let pause = Duration::from_millis(self.random.random_range(0..300));
         let (cluster, shared, history) = (self.cluster.clone(), self.shared.clone(), self.history.clone());

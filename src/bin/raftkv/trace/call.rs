@@ -43,7 +43,7 @@ pub async fn put(tracer: &Tracer<'_>, key: OsString, value: OsString) -> Result<
     let applied =
         |recordings: &[Recording]| recordings.iter().all(|recording| has(recording, "Applied", reply.revision));
     let collected = once(applied, tracer, &found, id, begun).await;
-    tracer.show(&found, collected)
+    tracer.show(&found, collected).await
 }
 
 /// Reads a value, and shows what that took.
@@ -64,7 +64,7 @@ pub async fn get(tracer: &Tracer<'_>, key: OsString, freshness: &Freshness) -> R
     talk(&format!("{read}, revision {}, trace {id:016x}", reply.revision));
     let answered = |recordings: &[Recording]| recordings.iter().any(|recording| has(recording, "Query", 0));
     let collected = once(answered, tracer, &found, id, begun).await;
-    tracer.show(&found, collected)?;
+    tracer.show(&found, collected).await?;
     Ok(if reply.found { exit::DONE } else { exit::KEY_ABSENT })
 }
 

@@ -32,7 +32,7 @@ pub async fn run(tracer: &Tracer<'_>, what: Episode) -> Result<u8, Failure> {
     let Collected { recordings, unreachable } = collected;
     let Some(episode) = last(&recordings, what) else { return Err(nothing_of_the_kind(what, &recordings)) };
     talk(&in_words(what, &episode));
-    tracer.show(&found, Collected { recordings: episode, unreachable })
+    tracer.show(&found, Collected { recordings: episode, unreachable }).await
 }
 
 /// A message of an episode, by its node and its number.

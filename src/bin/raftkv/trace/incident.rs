@@ -30,11 +30,14 @@ pub async fn run(tracer: &Tracer<'_>, which: &str) -> Result<u8, Failure> {
     let cause = printable(cause.as_bytes());
     talk(&format!("incident {}:{id}, {}: {cause} ({messages} messages)", node.node, calendar(*since_1970)));
     let recording = flow::incident(&node.address, *id, tracer.settings.timeout).await;
-    let recording = recording.map_err(|cause| Failure {
+    let mut recording = recording.map_err(|cause| Failure {
         exit: exit::UNAVAILABLE,
         ..Failure::other(format!("node {} does not tell the incident {id}", node.node), cause)
     })?;
-    tracer.show(&Found::default(), Collected { recordings: vec![recording], unreachable: Vec::new() })
+    // It may be of an earlier process of the node, whose clock nobody can ask any more: it fell when the last message ended.
+    let fell = recording.events.iter().map(|event| event.ended()).max().unwrap_or_default();
+    recording.clock.epoch = i64::try_from(since_1970.saturating_sub(fell).as_nanos()).unwrap_or(0);
+    tracer.show(&Found::default(), Collected { recordings: vec![recording], unreachable: Vec::new() }).await
 }
 
 fn choose<'a>(nodes: &'a [NodeIncidents], which: &str) -> Result<(&'a NodeIncidents, &'a KeptIncident), Failure> {

@@ -75,7 +75,7 @@ pub async fn run(tracer: &Tracer<'_>, duration: Option<Duration>) -> Result<u8, 
     }
     if is_drawn_as_a_whole(tracer.format) {
         let recordings = heard.gathered.into_values().collect();
-        return tracer.show(&found, Collected { recordings, unreachable: Vec::new() });
+        return tracer.show(&found, Collected { recordings, unreachable: Vec::new() }).await;
     }
     Ok(exit::DONE)
 }
