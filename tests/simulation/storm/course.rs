@@ -195,14 +195,14 @@ impl Storm {
         self.judge(&members, &seen).await
     }
 
-    /// Writes through whoever takes it first, until it is done: one that was removed and not told may wait for its leader for as
-    /// long as it likes. Where it stands.
+    /// Writes through whoever leads, until it is done: one that was removed and not told may wait for its leader for as long as
+    /// it likes. Where it stands.
     async fn serves(&self) -> LogIndex {
         loop {
-            let served = || Command::put("served", 0_u64.to_be_bytes().to_vec());
-            let ids = self.cluster.ids().into_iter();
-            let asked = ids.map(|id| Box::pin(self.cluster.propose_on(id, served())));
-            if let Ok((written, _)) = futures_util::future::select_ok(asked).await {
+            if let Some(leader) = self.cluster.known_leader()
+                && let command = Command::put("served", 0_u64.to_be_bytes().to_vec())
+                && let Ok(written) = self.cluster.propose_on(leader, command).await
+            {
                 return written.index;
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
