@@ -211,11 +211,11 @@ impl Raft {
         }
     }
 
-    /// "The voter denies its vote if its own log is more up-to-date than that of the candidate" (§5.4.1). A server that joins
-    /// and knows no cluster yet has no vote to give: whoever counted on it would have to have sent it the log before, so it
-    /// lost that, or its disk is another one (M06).
+    /// "The voter denies its vote if its own log is more up-to-date than that of the candidate" (§5.4.1). One that was promoted and
+    /// does not know it yet votes like any other (M07): whether its disk is the one that is meant, the candidate's log says
+    /// (`quorum`). But an empty log says nothing: with it a server that joins would begin another cluster (M06).
     fn is_as_up_to_date(&self, candidate: LogPosition) -> bool {
-        candidate >= self.log.last() && !self.membership().voters.is_empty()
+        candidate >= self.log.last() && (candidate.index > 0 || !self.membership().voters.is_empty())
     }
 
     pub(super) fn request_vote_reply(

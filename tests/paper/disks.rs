@@ -2,7 +2,7 @@
 
 use ractor_raft::raft::*;
 
-use crate::fixture::Fixture;
+use crate::fixture::{Fixture, entries};
 
 /// n1 to n3, and whose disks are named and unsettled.
 fn three(named: &[NodeId], unsettled: &[NodeId]) -> Membership {
@@ -199,4 +199,32 @@ fn no_change_leaves_a_majority_whose_votes_do_not_count() {
     }
     n1.change(5, Change::Remove { id: 2 });
     assert_eq!(n1.told(), ["Refuse call=5 WouldStop in_touch=1 needed=2"]);
+}
+
+/// M07. One that was promoted, and lacks the entries that say so, votes.
+/// Where only two vote, nobody could else be elected in the place of a leader that fell.
+///
+/// Fails when: `is_as_up_to_date` refuses whoever knows no cluster.
+#[test]
+fn a_promoted_server_that_knows_no_cluster_yet_votes() {
+    let hard_state = HardState { current_term: 1, voted_for: None };
+    let joining = Recovered { hard_state, entries: entries(1, &[1, 1]), ..Recovered::default() };
+    let mut n1 = Fixture::start_with(joining, |settings| settings.incarnation = 11);
+    n1.pre_vote(2, 2, (9, 1));
+    assert_eq!(n1.replies(), ["PreVoteReply term=1 granted"]);
+    n1.request_vote(2, 2, (9, 1)).persisted();
+    assert_eq!(n1.replies(), ["RequestVoteReply term=2 granted"]);
+}
+
+/// M06. A first member whose disk is lost and that joins, as it is to be, does not help another one that has nothing either to
+/// begin a cluster in the place of the one that they belonged to.
+///
+/// Fails when: `is_as_up_to_date` does not look at the candidate's index.
+#[test]
+fn a_server_that_joins_has_no_vote_for_an_empty_log() {
+    let mut n1 = Fixture::start_with(Recovered::default(), |settings| settings.incarnation = 11);
+    n1.pre_vote(2, 2, (0, 0));
+    assert_eq!(n1.replies(), ["PreVoteReply term=0 refused"]);
+    n1.request_vote(2, 2, (0, 0)).persisted();
+    assert_eq!(n1.replies(), ["RequestVoteReply term=2 refused"]);
 }
