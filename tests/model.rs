@@ -23,8 +23,13 @@
 //! Explored to the end by default, so that the test fails otherwise (states): elections 48,321; pre-votes 4,237; replication
 //! 198,592; conflicts 180,042; crashes 185,277; figure 8 456,817; reads 1,055,018; leases 595,806; handed over leases 505,843;
 //! joint consensus 12,051; joint leader 44,743; two changes 470,309; learner removal 5,666; snapshots of changes 27,629;
-//! removal 22,732; self-removal 16,759; transfer 35,074; snapshots 86,877; stale logs 57,568; installed snapshots 1,849. Cut at
-//! its nearest 2,000,000 states: repeated reads.
+//! removal 22,732; self-removal 16,759; transfer 35,074; snapshots 86,877; stale logs 57,568; installed snapshots 1,849;
+//! inherited names 299,830. Cut at its nearest 2,000,000 states: repeated reads; at their nearest 400,000 (18 to 19 steps): first
+//! names, rival names, former disks, late members.
+//!
+//! Disks have numbers only in the configurations about them (M06). There a disk may be lost once, and an empty one take its place,
+//! which starts as its server was started first; what was sent to the former one may still reach it. Properties are of disks:
+//! an empty disk in the place of another is another server, and what was committed stays so.
 //!
 //! `cargo test --test model` explores each configuration's nearest states, which gives the shortest way to what is wrong
 //! there, and then, if there are more, all of them. `MODEL=full` takes larger bounds, best one configuration at a time
@@ -38,7 +43,7 @@ use ractor_raft::raft::*;
 
 use crate::{
     explore::Search,
-    scope::{Scope, compacted_disk, disk, joint},
+    scope::{Scope, compacted_disk, disk, joint, naming, numbered},
     server::PreVotes,
     tally::Kind,
 };
@@ -61,6 +66,9 @@ mod tally;
 #[path = "model/turn_checks.rs"]
 mod turn_checks;
 
+/// Where searches that have no end within minutes stop.
+const NEAREST: usize = 400_000;
+
 /// Where a search stops at the latest: some seconds; with `MODEL=full`, about 4 GiB.
 const MOST_STATES: usize = 2_000_000;
 const MOST_STATES_FULL: usize = 25_000_000;
@@ -73,6 +81,8 @@ fn bound<T>(first: T, full: T) -> T {
 fn explore(scope: Scope) {
     let most = env::var("STATES").ok().map(|most| most.parse().expect("STATES is a number"));
     let max_states = most.unwrap_or(bound(MOST_STATES, MOST_STATES_FULL));
+    let max_states =
+        if most.is_none() && scope.max_states > 0 { bound(scope.max_states, max_states) } else { max_states };
     Search::run(Scope { max_states, ..scope }, bound(true, false));
 }
 
@@ -324,6 +334,87 @@ fn installed_snapshots_scope() -> Scope {
     let campaigners = bound(vec![1], vec![1, 2, 3]);
     let prompt_disks = bound(true, false);
     Scope { disks, compacted, crashes: bound(0, 1), campaigners, prompt_disks, waiting: 2, ..scope }
+}
+
+/// Three voters with these logs, which begin with the disks that are named first.
+fn with_names(name: &'static str, term: Term, max_term: Term, logs: [&[(Term, Option<Membership>)]; 3]) -> Scope {
+    let scope = Scope::of(name, 3, max_term);
+    let disks = numbered(&three(), term, &logs);
+    let campaigners = bound(vec![1, 3], vec![1, 2, 3]);
+    Scope {
+        disks,
+        campaigners,
+        mirrored: false,
+        prompt_disks: true,
+        waiting: 1,
+        wipes: 1,
+        whole: false,
+        max_states: NEAREST,
+        ..scope
+    }
+}
+
+fn three() -> Membership {
+    Membership::of_voters((1..=3).map(|id| (id, "")))
+}
+
+/// A cluster begins: the first leader names those that elected it, and one of them loses its disk.
+///
+/// Fails when: an acknowledgment of a disk counts that is not among the first names, while they are not settled (an empty disk
+/// has forgotten that it voted in a later term); names are settled before they are committed, or at once.
+#[test]
+fn first_names() {
+    let scope = with_names("first names", 0, 2, [&[], &[], &[]]);
+    let reaches = vec![Kind::Names, Kind::Settles, Kind::InheritsNames];
+    explore(Scope { stands: bound(vec![(1, 1), (3, 2)], vec![]), wiped: vec![2], reaches, ..scope });
+}
+
+/// n3 led term 1, and named itself and n1. Nobody has that entry, and n1 may lead with the vote of n2, which then loses its disk.
+///
+/// Fails when: any acknowledgment counts before the first names are settled; any vote does; the first leader opens its term with
+/// a no-op.
+#[test]
+fn rival_names() {
+    let names = naming(&three(), &[1, 3], &[1, 3]);
+    let scope = with_names("rival names", 1, 3, [&[], &[], &[(1, names)]]);
+    let reaches = vec![Kind::Names, Kind::Settles, Kind::Truncates];
+    explore(Scope { wiped: vec![2], reaches, ..scope });
+}
+
+/// n1 and n3 are settled. n2 is about to be, acknowledges entries, and loses its disk, while n3 lags behind (storm 36582).
+///
+/// Fails when: the vote of a disk counts that the log does not name.
+#[test]
+fn former_disks() {
+    let first = naming(&three(), &[1, 3], &[]);
+    let log = &[(1, first)][..];
+    let scope = with_names("former disks", 1, 3, [log, log, log]);
+    let reaches = vec![Kind::Names, Kind::NamesAnother, Kind::Settles, Kind::InheritsNames];
+    explore(Scope { stands: bound(vec![(1, 2), (3, 3)], vec![]), wiped: vec![2], reaches, ..scope });
+}
+
+/// n1 and n2 are settled, and n3 was never heard of: it loses its disk before that, or after.
+#[test]
+fn late_members() {
+    let names = naming(&three(), &[1, 2], &[]);
+    let log = &[(1, names)][..];
+    let scope = with_names("late members", 1, 3, [log, log, &[]]);
+    let reaches = vec![Kind::Names, Kind::NamesAnother, Kind::Settles];
+    explore(Scope { stands: bound(vec![(1, 2), (3, 3)], vec![]), wiped: vec![3], reaches, ..scope });
+}
+
+/// n1 named n2, which has that entry, and n3 has it not: whoever leads next finds it, and does not know whether it is committed.
+///
+/// Fails when: the vote of a disk counts that the log does not name.
+#[test]
+fn inherited_names() {
+    let first = naming(&three(), &[1, 3], &[]);
+    let second = naming(&three(), &[1, 2, 3], &[2]);
+    let log = &[(1, first), (1, second)][..];
+    let scope = with_names("inherited names", 1, 3, [log, log, &log[..1]]);
+    let reaches = vec![Kind::Settles, Kind::InheritsNames];
+    let scope = Scope { whole: true, max_states: 0, ..scope };
+    explore(Scope { stands: bound(vec![(1, 2), (3, 3)], vec![]), wiped: vec![2], reaches, ..scope });
 }
 
 /// What servers forget (`Raft::forget`) cannot come to matter, and in which order states are gone on from neither: the same

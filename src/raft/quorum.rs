@@ -10,7 +10,9 @@
 //! it yet may name an empty disk after its cluster went on without it.
 //!
 //! A cluster begins with disks that nobody knows, and until the log names one, all count. The first leader names those
-//! that elected it with the entry that opens its term, and until that is known to be committed they count, and nobody else.
+//! that elected it with the entry that opens its term, and until that is known to be committed they count, and nobody else:
+//! also their acknowledgments. Any vote may have helped to depose that leader, also of a disk that nobody knew; an empty one in
+//! its place has forgotten it, and would acknowledge what the deposed leader sends. Later ones are deposed by known disks.
 //!
 //! The price: where a leader falls before it ever heard of some first member, those left must be a majority without that one.
 //!
@@ -48,6 +50,13 @@ pub fn elected(membership: &Membership, granted: impl Fn(NodeId) -> bool) -> boo
 pub fn reached_value(membership: &Membership, value: impl Fn(NodeId) -> u64) -> LogIndex {
     let reached = reached_value_of(&membership.voters, &value);
     if membership.outgoing.is_empty() { reached } else { reached.min(reached_value_of(&membership.outgoing, &value)) }
+}
+
+/// The index that may be committed, of everyone's `match_index` (§5.3). Until the first names are settled, those that are named
+/// decide about them alone.
+pub fn committed(membership: &Membership, match_index: impl Fn(NodeId) -> LogIndex) -> LogIndex {
+    let counts = |id| Counted::of(membership) != Counted::Named || Counted::Named.has(membership, id);
+    reached_value(membership, |id| if counts(id) { match_index(id) } else { 0 })
 }
 
 /// Whether `membership` names the disks of a majority, so that they can elect a leader without the others.

@@ -413,7 +413,7 @@ impl Raft {
             true => self.outbox.durable_index(),
             false => leadership.progress.get(&id).map_or(0, |peer| peer.match_index),
         };
-        let index = quorum::reached_value(self.membership(), matched);
+        let index = quorum::committed(self.membership(), matched);
         if index > self.commit_index && self.log.term_at(index) == Some(self.current_term()) {
             self.commit_index = index;
         }

@@ -388,6 +388,10 @@ impl Search {
             return outcome.clone();
         }
         let outcome = Rc::new(self.compute(server, what));
+        if outcome.facts.is_refusal() {
+            // Nothing comes of it anywhere.
+            self.tally.add(&outcome.facts);
+        }
         self.outcomes.insert((server, what), outcome.clone());
         outcome
     }
@@ -396,7 +400,7 @@ impl Search {
         let mut contents = std::mem::take(&mut self.contents);
         let result = catch_unwind(AssertUnwindSafe(|| {
             let mut turn = self.take_turn(number, what, &mut contents, false);
-            turn.check(!matches!(what, Move::Crash { .. }));
+            turn.check(!what.ends_life());
             let numbers = turn.renumber();
             if !self.scope.forgets_nothing {
                 turn.server.raft.forget(&self.scope.never());

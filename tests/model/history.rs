@@ -7,12 +7,15 @@ use bytes::Bytes;
 use ractor_raft::raft::*;
 
 use super::server::{CLIENTS, Event, Server};
-use crate::support::checks::is_quorum;
+use crate::support::{checks::is_quorum, disk::Disk};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct History {
-    leaders: BTreeMap<Term, NodeId>,
-    votes: BTreeMap<(NodeId, Term), NodeId>,
+    /// Each with its disk: an emptied one is another server.
+    leaders: BTreeMap<Term, (NodeId, Incarnation)>,
+    votes: BTreeMap<(NodeId, Incarnation, Term), NodeId>,
+    /// Of the disks that were lost, the terms of their entries.
+    lost: Vec<(NodeId, Vec<Term>)>,
     /// Each committed entry, and the term in which it was committed.
     committed: Vec<(Entry, Term)>,
     /// The highest entry that any client knows to be committed.
@@ -33,6 +36,7 @@ pub struct Used {
     pub transfers: u8,
     pub snapshots: u8,
     pub crashes: u8,
+    pub wipes: u8,
     pub breaks: u8,
     pub alone: u8,
     pub ticks: u8,
@@ -68,13 +72,26 @@ impl History {
         self.reads.retain(|_, (at, _)| *at != id);
     }
 
+    /// The disk of `id` is lost.
+    pub fn wiped(&mut self, id: NodeId, disk: &Disk) {
+        self.crashed(id);
+        self.lost.push((id, disk.entries.iter().map(|entry| entry.term).collect()));
+    }
+
+    /// Whether the entry is on the disk of `id`, or was on one that it had.
+    fn is_on_disk(&self, id: NodeId, entry: LogPosition, servers: &[&Server]) -> bool {
+        let was_there = |terms: &[Term]| terms.get(entry.index as usize - 1) == Some(&entry.term);
+        let is_there = servers.get(id as usize - 1).is_some_and(|server| server.disk.holds(entry));
+        is_there || self.lost.iter().any(|(of, terms)| *of == id && was_there(terms))
+    }
+
     /// `id` took a turn and is as `servers` shows it now. Says what was violated.
     pub fn note(&mut self, id: NodeId, event: &Event, servers: &[&Server]) -> Result<(), String> {
         let server = servers[id as usize - 1];
         match event {
             Event::Leads => self.note_leader(server, servers),
             Event::Votes { term, candidate } => {
-                let vote = *self.votes.entry((id, *term)).or_insert(*candidate);
+                let vote = *self.votes.entry((id, server.disk.incarnation, *term)).or_insert(*candidate);
                 holds(vote == *candidate, || {
                     format!("One Vote Per Term: n{id} votes for n{vote} and n{candidate} in term {term}")
                 })
@@ -110,14 +127,18 @@ impl History {
 
     fn note_leader(&mut self, server: &Server, servers: &[&Server]) -> Result<(), String> {
         let (id, term) = (server.id, server.raft.current_term());
-        let leader = *self.leaders.entry(term).or_insert(id);
-        holds(leader == id, || format!("Election Safety: n{leader} and n{id} both lead term {term}"))?;
+        let disk = server.disk.incarnation;
+        let (leader, other) = *self.leaders.entry(term).or_insert((id, disk));
+        holds((leader, other) == (id, disk), || {
+            format!("Election Safety: n{leader} with disk {other} and n{id} with disk {disk} both lead term {term}")
+        })?;
         for (entry, committed_in) in self.committed.iter().filter(|(_, committed_in)| *committed_in < term) {
             holds(has(server, entry), || {
                 format!("Leader Completeness: n{id} leads term {term} without {entry}, committed in {committed_in}")
             })?;
         }
-        let voted = |voter: NodeId| voter == id || self.votes.get(&(voter, term)) == Some(&id);
+        let votes = || self.votes.iter().filter(|((_, _, at), candidate)| (*at, **candidate) == (term, id));
+        let voted = |voter: NodeId| voter == id || votes().any(|((of, ..), _)| *of == voter);
         holds(is_quorum(server.raft.membership(), voted), || {
             format!("Joint Consensus: n{id} leads term {term} without a quorum of {}", server.raft.membership())
         })?;
@@ -145,9 +166,7 @@ impl History {
                     format!("State Machine Safety: n{id} commits, and does not have, {committed}")
                 })?,
                 (None, Some(entry)) => {
-                    let on_disk = |id: NodeId| {
-                        servers.get(id as usize - 1).is_some_and(|server| server.disk.holds(entry.position()))
-                    };
+                    let on_disk = |id: NodeId| self.is_on_disk(id, entry.position(), servers);
                     holds(is_quorum(by, on_disk), || {
                         format!("n{id} commits {entry}, which is not on the disks of a majority of {by}")
                     })?;

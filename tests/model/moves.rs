@@ -7,9 +7,10 @@ use ractor_raft::raft::*;
 use super::{
     explore::{Search, State},
     history::{History, check_log_matching, command},
-    scope::TICK,
+    scope::{TICK, next_number},
     server::{Body, CLIENTS, Contents, Move, ORPHAN, OVER, Packet, Server, Turn, renumbered},
 };
+use crate::support::disk::Disk;
 
 /// Reads are numbered from here on.
 const READS: CallId = CLIENTS + 10;
@@ -29,6 +30,9 @@ impl Search {
         let mirrored = self.first.as_ref().is_some_and(|first| first.len() >= 4 && first[2..4] == state[2..4]);
         for (id, number) in (1..).zip(&state[1..=self.size()]) {
             self.moves_of(self.servers.get(*number), history, |what| moves.push((id, what)));
+            if history.used.wipes < self.scope.wipes && self.may_be_wiped(id, state) {
+                moves.push((id, Move::Wipe));
+            }
         }
         for packet in &state[self.size() + 1..] {
             let (number, packet) = (*packet, self.packets.get(*packet));
@@ -47,12 +51,22 @@ impl Search {
         moves
     }
 
+    /// A majority of empty disks is a new cluster: nobody can tell.
+    fn may_be_wiped(&self, id: NodeId, state: &State) -> bool {
+        let voters = &self.scope.disks[0].membership.voters;
+        let is_empty = |other: NodeId| self.servers.get(state[other as usize]).disk.last_index() == 0;
+        let empty = voters.keys().filter(|other| **other == id || is_empty(**other)).count();
+        self.scope.wiped.contains(&id) && empty <= voters.len() / 2
+    }
+
     fn moves_of(&self, server: &Server, history: &History, mut may: impl FnMut(Move)) {
         let (used, scope) = (&history.used, &self.scope);
         let leads = server.leads().is_some();
         // Where nothing has happened yet, all servers are alike.
         let first = !scope.mirrored || server.id == 1 || !history.is_blank();
-        let may_campaign = scope.campaigners.contains(&server.id) && server.raft.current_term() < scope.max_term;
+        let stands = scope.stands.is_empty() || scope.stands.contains(&(server.id, server.raft.current_term() + 1));
+        let may_campaign =
+            stands && scope.campaigners.contains(&server.id) && server.raft.current_term() < scope.max_term;
         if server.is_due() && (leads && scope.heartbeats || !leads && may_campaign && first) {
             may(Move::Ring);
         }
@@ -88,14 +102,27 @@ impl Search {
     /// One server's turn.
     pub fn take_turn<'a>(&self, number: u32, what: Move, contents: &'a mut Contents, lines: bool) -> Turn<'a> {
         let server = Server::clone(self.servers.get(number));
-        if let Move::Crash { survives } = what {
+        if what.ends_life() {
+            let survives = what == Move::Crash { survives: true };
             let now = if self.scope.ticks > 0 { server.now } else { Duration::ZERO };
             let writes = server.is_writing();
-            let (settings, disk) = Turn::remains(server, survives);
+            let (mut settings, mut disk) = Turn::remains(server, survives);
+            if what == Move::Wipe {
+                let incarnation = next_number(disk.incarnation);
+                let membership = &self.scope.disks[settings.id as usize - 1].membership;
+                disk = Disk { incarnation, ..Disk::of(membership) };
+                settings.incarnation = incarnation;
+            }
             let mut turn = Turn::start(settings, disk, now, contents, lines);
             turn.lost_write = writes && !survives;
             if let Some(lines) = &mut turn.lines {
-                lines.insert(0, format!("n{} falls, what it was writing is on disk: {survives}", turn.server.id));
+                let id = turn.server.id;
+                let disk = if what == Move::Wipe {
+                    "its disk is lost".to_owned()
+                } else {
+                    format!("what it was writing is on disk: {survives}")
+                };
+                lines.insert(0, format!("n{id} falls, {disk}"));
             }
             self.write_promptly(&mut turn);
             return turn;
@@ -122,7 +149,7 @@ impl Search {
             Move::StoreChunk => turn.store_chunk(),
             Move::WriteSnapshot => turn.write_snapshot(),
             Move::Restore => turn.restore(),
-            Move::Crash { .. } | Move::Tick => unreachable!("not a turn of one server that is up"),
+            Move::Crash { .. } | Move::Wipe | Move::Tick => unreachable!("not a turn of one server that is up"),
         }
         self.write_promptly(&mut turn);
         turn
@@ -159,24 +186,28 @@ impl Search {
         let mut servers = state[1..=self.size()].to_vec();
         let mut packets = state[self.size() + 1..].to_vec();
         servers[at - 1] = outcome.server;
-        if let Move::Crash { .. } = what {
+        if what.ends_life() {
             self.orphan(id, &mut servers, &mut packets);
         } else if let Some(numbers) = &outcome.numbers {
             self.give_numbers(id, &mut servers, &mut packets, |session| renumbered(numbers, session));
         }
         packets.extend(outcome.sent.iter().filter(|packet| !self.is_lost(**packet)));
+        let wipes = self.histories.get(state[0]).used.wipes + u8::from(what == Move::Wipe);
         // Only what this server hears, and what goes by another number now, can have become of no use.
-        let renumbered = outcome.numbers.is_some() || matches!(what, Move::Crash { .. });
+        let renumbered = outcome.numbers.is_some() || what.ends_life();
         packets.retain(|packet| {
             let touched =
                 renumbered || NodeId::from(self.addressees[*packet as usize]) == id || outcome.sent.contains(packet);
-            !touched || !self.is_spent(*packet, &servers)
+            !touched || !self.is_spent(*packet, &servers, wipes)
         });
         packets.sort_unstable();
         packets.dedup();
         let history = if counted || !outcome.events.is_empty() {
             let mut history = History::clone(self.histories.get(state[0]));
             count(&mut history, id, what);
+            if what == Move::Wipe {
+                history.wiped(id, &self.servers.get(state[at]).disk);
+            }
             let values: Vec<Rc<Server>> = servers.iter().map(|number| self.servers.get(*number).clone()).collect();
             let values: Vec<&Server> = values.iter().map(|server| &**server).collect();
             outcome.events.iter().try_for_each(|event| history.note(id, event, &values))?;
@@ -200,7 +231,9 @@ impl Search {
     /// Whether a state with these servers lacks a message, and has a use for it.
     pub fn is_news(&self, packet: u32, state: &State) -> bool {
         let (places, packets) = state.split_at(self.size() + 1);
-        packets.binary_search(&packet).is_err() && !self.is_lost(packet) && !self.is_spent(packet, &places[1..])
+        packets.binary_search(&packet).is_err()
+            && !self.is_lost(packet)
+            && !self.is_spent(packet, &places[1..], self.histories.get(places[0]).used.wipes)
     }
 
     fn compare_logs(&mut self, id: NodeId, servers: &[u32]) -> Result<(), String> {
@@ -246,7 +279,7 @@ impl Search {
 
     /// Whether nothing will ever come of a message, whenever it arrives: nobody hears the answer, and the answerer has on its disk
     /// that it knows better; or it answers what is over, with a term that is known.
-    fn is_spent(&self, packet: u32, servers: &[u32]) -> bool {
+    fn is_spent(&self, packet: u32, servers: &[u32], wipes: u8) -> bool {
         let packet = self.packets.get(packet);
         let server = self.servers.get(servers[packet.to as usize - 1]);
         match &packet.body {
@@ -254,6 +287,8 @@ impl Search {
             Body::Reply(Reply::ReadIndex(_)) => false,
             Body::Reply(reply) => packet.session == OVER && reply.term() <= server.raft.current_term(),
             Body::Request(Request::PreVote(_)) => packet.session == ORPHAN || packet.session == OVER,
+            // An empty disk in the place of this one knows nothing better.
+            Body::Request(_) if wipes < self.scope.wipes && self.scope.wiped.contains(&packet.to) => false,
             Body::Request(request) => packet.session == ORPHAN && request.term() < server.disk.hard_state.current_term,
         }
     }
@@ -341,6 +376,7 @@ fn count(history: &mut History, id: NodeId, what: Move) {
             used.crashes += 1;
             history.crashed(id);
         }
+        Move::Wipe => used.wipes += 1,
         Move::RingAlone => used.alone += 1,
         Move::Undelivered(_) => used.breaks += 1,
         Move::Propose(_) => used.proposals += 1,

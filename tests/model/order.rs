@@ -39,7 +39,7 @@ impl Search {
         let size = self.scope.disks.len();
         let servers: u64 = state[1..=size].iter().map(|number| self.ages.of(*number, &self.servers.values)).sum();
         let used = &self.histories.get(state[0]).used;
-        servers + (u64::from(used.crashes) << 24) + (u64::from(used.ticks) << 23) + u64::from(used.reads)
+        servers + (u64::from(used.crashes + used.wipes) << 24) + (u64::from(used.ticks) << 23) + u64::from(used.reads)
     }
 }
 

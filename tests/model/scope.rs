@@ -28,6 +28,11 @@ pub struct Scope {
     /// How often somebody asks for a snapshot.
     pub snapshots: u8,
     pub crashes: u8,
+    /// How often a disk is lost, and an empty one takes its place: not where a majority of empty ones would be left, which are
+    /// another cluster…
+    pub wipes: u8,
+    /// …and whose.
+    pub wiped: Vec<NodeId>,
     /// How often a connection breaks, and its sender is told.
     pub breaks: u8,
     /// How often a leader finds that nobody has been heard for long.
@@ -38,6 +43,8 @@ pub struct Scope {
     pub ticks: u8,
     /// Whose alarms ring while they do not lead.
     pub campaigners: Vec<NodeId>,
+    /// In which terms they stand, if not in all.
+    pub stands: Vec<(NodeId, Term)>,
     /// Every write is on disk at once.
     pub prompt_disks: bool,
     /// No more requests than these may wait at one server for its disk or for others.
@@ -87,12 +94,15 @@ impl Scope {
             transfers: 0,
             snapshots: 0,
             crashes: 0,
+            wipes: 0,
+            wiped: Vec::new(),
             breaks: 0,
             alone: 0,
             late_reports: false,
             pre_votes: PreVotes::Granted,
             ticks: 0,
             campaigners: (1..=size).collect(),
+            stands: Vec::new(),
             prompt_disks: false,
             waiting: 2,
             only_elections: false,
@@ -120,7 +130,7 @@ impl Scope {
         let timeout = if self.ticks > 0 { 2 * TICK } else { Duration::ZERO };
         Settings {
             id,
-            incarnation: 0,
+            incarnation: self.disks[id as usize - 1].incarnation,
             heartbeat_interval: Duration::ZERO,
             election_timeout_min: timeout,
             election_timeout_max: timeout,
@@ -144,6 +154,39 @@ pub fn disk(membership: &Membership, current_term: Term, log: &[Term], then: Opt
     let entries = (1..).zip(payloads).zip(terms).map(|((index, payload), term)| Entry { index, term: *term, payload });
     let hard_state = HardState { current_term, voted_for: None };
     Disk { hard_state, entries: entries.collect(), ..Disk::of(membership) }
+}
+
+/// A disk that takes another's place has its number and this more.
+const ANOTHER: Incarnation = 10;
+
+/// The number of the disk that takes the place of this one.
+pub fn next_number(incarnation: Incarnation) -> Incarnation {
+    incarnation + ANOTHER
+}
+
+/// Whether a disk took the place of another.
+pub fn is_another(incarnation: Incarnation) -> bool {
+    incarnation > ANOTHER
+}
+
+/// These logs, each on the disk of the server whose number it has; entries that are no configuration are no-ops.
+pub fn numbered(voters: &Membership, current_term: Term, logs: &[&[(Term, Option<Membership>)]]) -> Vec<Disk> {
+    let payload = |membership: &Option<Membership>| match membership {
+        Some(membership) => Payload::Membership(membership.clone().into()),
+        None => Payload::Noop,
+    };
+    let disk = |(incarnation, log): (Incarnation, &&[(Term, Option<Membership>)])| {
+        let entries = (1..).zip(*log).map(|(index, (term, said))| Entry { index, term: *term, payload: payload(said) });
+        let hard_state = HardState { current_term, voted_for: None };
+        Disk { incarnation, hard_state, entries: entries.collect(), ..Disk::of(voters) }
+    };
+    (1..).zip(logs).map(disk).collect()
+}
+
+/// These voters, of whom the first disks of `named` are named, and those of `unsettled` by this configuration first.
+pub fn naming(voters: &Membership, named: &[NodeId], unsettled: &[NodeId]) -> Option<Membership> {
+    let incarnations = named.iter().map(|id| (*id, *id)).collect();
+    Some(Membership { incarnations, unsettled: unsettled.iter().copied().collect(), ..voters.clone() })
 }
 
 /// From `outgoing` to `voters`.

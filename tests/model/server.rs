@@ -9,8 +9,11 @@ use std::{
 use bytes::Bytes;
 use ractor_raft::raft::*;
 
-use super::scope::maker_of;
-use crate::support::disk::{Disk, bytes_of, snapshot_of};
+use super::scope::{is_another, maker_of};
+use crate::support::{
+    disk::{Disk, bytes_of, snapshot_of},
+    trust,
+};
 
 /// Of a request that is over: its answer says nothing but the answerer's term.
 pub const OVER: u64 = 0;
@@ -28,6 +31,8 @@ pub struct Packet {
     pub to: NodeId,
     /// Of the request, also in its reply.
     pub session: u64,
+    /// Of a request: the disk that is meant. Of a reply: the disk that answers. 0: it is not told.
+    pub disk: Incarnation,
     pub body: Body,
 }
 
@@ -122,6 +127,8 @@ pub enum Move {
     Crash {
         survives: bool,
     },
+    /// It falls, its disk is lost, and it starts with an empty one as it was started first.
+    Wipe,
     /// Its connection to this peer broke.
     Undelivered(NodeId),
     /// A client proposes its command of this number.
@@ -137,6 +144,13 @@ pub enum Move {
     Restore,
     /// All clocks go on.
     Tick,
+}
+
+impl Move {
+    /// Whether another life begins with it.
+    pub fn ends_life(self) -> bool {
+        matches!(self, Move::Crash { .. } | Move::Wipe)
+    }
 }
 
 /// What the whole cluster has to be compared with.
@@ -167,6 +181,8 @@ pub struct Turn<'a> {
     pub lines: Option<Vec<String>>,
     /// It fell, and what it was writing is not on its disk.
     pub lost_write: bool,
+    /// What reached it was refused, since it is from another disk than is known, or for one.
+    pub refused: bool,
     pub contents: &'a mut Contents,
 }
 
@@ -191,6 +207,7 @@ impl<'a> Turn<'a> {
             violation: None,
             lines,
             lost_write: false,
+            refused: false,
             contents,
         }
     }
@@ -210,13 +227,38 @@ impl<'a> Turn<'a> {
     }
 
     pub fn deliver(&mut self, packet: &Packet) {
+        if self.refuses(packet) {
+            self.refused = true;
+            self.note(|| format!("n{} refuses what is of or for another disk", packet.to));
+            return;
+        }
         match packet.body.clone() {
             Body::Request(request) => {
                 let call = (1..).find(|call| !self.server.asked.contains_key(call)).expect("there is always another");
                 self.server.asked.insert(call, (packet.from, packet.session, request.clone()));
                 self.step(Input::Request { call, from: packet.from, request });
             }
-            Body::Reply(reply) => self.step(Input::Response { from: packet.from, session: packet.session, reply }),
+            Body::Reply(reply) => {
+                self.meet(packet.from, packet.session, packet.disk);
+                self.step(Input::Response { from: packet.from, session: packet.session, reply });
+            }
+        }
+    }
+
+    /// Whether a message is from another disk than is known, or for one.
+    fn refuses(&self, packet: &Packet) -> bool {
+        match packet.body {
+            Body::Request(_) => !trust::is_for(packet.disk, self.server.disk.incarnation),
+            Body::Reply(_) => trust::is_known_otherwise(self.server.raft.membership(), packet.from, packet.disk),
+        }
+    }
+
+    /// Who answers says which disk it has.
+    fn meet(&mut self, peer: NodeId, session: u64, incarnation: Incarnation) {
+        let raft = &self.server.raft;
+        let unknown = !raft.membership().incarnations.contains_key(&peer);
+        if incarnation != 0 && unknown && raft.role() != Role::Follower {
+            self.step(Input::Met { peer, session, incarnation });
         }
     }
 
@@ -363,6 +405,9 @@ impl<'a> Turn<'a> {
                 let not_applied = matches!(refusal, Refusal::NotLeader { .. } | Refusal::DiskFull | Refusal::NotReady);
                 self.events.push(Event::Refuses { call, not_applied });
             }
+            // Another disk took the place of the one that acknowledged it, and nobody knew.
+            Effect::Condemn { .. } if is_another(server.disk.incarnation) => {}
+            Effect::PeerLostData { .. } if server.disk.incarnation != 0 => {}
             Effect::Condemn { .. } | Effect::PeerLostData { .. } => {
                 self.violate(format!("L08: n{id} finds a disk that lost nothing to have lost something: {effect}"));
             }
@@ -394,7 +439,11 @@ impl<'a> Turn<'a> {
     fn send(&mut self, to: NodeId, session: u64, body: Body) {
         self.check_durable(to, &body);
         if session != ORPHAN {
-            self.sent.push(Packet { from: self.server.id, to, session, body });
+            let disk = match body {
+                Body::Request(_) => trust::meant(self.server.raft.membership(), to),
+                Body::Reply(_) => self.server.disk.incarnation,
+            };
+            self.sent.push(Packet { from: self.server.id, to, session, disk, body });
         }
     }
 

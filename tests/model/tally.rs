@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, fmt::Write as _, io::Write as _};
 use ractor_raft::raft::*;
 
 use super::{
-    scope::Scope,
+    scope::{Scope, is_another},
     server::{Body, Event, Move, PreVotes, Turn},
 };
 
@@ -20,6 +20,7 @@ pub enum Kind {
     CrashBeforeWrite,
     CrashAfterWrite,
     Crash,
+    Wipe,
     Undelivered,
     Propose,
     Read,
@@ -65,6 +66,18 @@ pub enum Kind {
     ChangesLater,
     /// …because an operator wants it to.
     BeginsChangeLater,
+    /// …which names a disk…
+    Names,
+    /// …that took another's place…
+    NamesAnother,
+    /// …or settles what the one before named.
+    Settles,
+    /// A leader begins with names that it does not know to be committed.
+    InheritsNames,
+    /// An empty disk that took another's place votes.
+    VotesAnew,
+    /// A message is refused, since it is of or for another disk than is known.
+    RefusesDisk,
     /// A read is answered by a server that does not lead.
     AnswersReadAsFollower,
     /// An operator is told that the change is done.
@@ -92,6 +105,11 @@ pub struct Facts {
 }
 
 impl Facts {
+    /// Whether a message was refused.
+    pub fn is_refusal(&self) -> bool {
+        self.kinds.contains(&Kind::RefusesDisk)
+    }
+
     /// `before` and after a turn, which is over.
     pub fn of(turn: &Turn<'_>, what: Move, packet: Option<&Body>) -> Facts {
         let mut facts = Facts::default();
@@ -100,7 +118,9 @@ impl Facts {
             Some(body) => kind_of_message(body),
             None => kind_of_move(what, turn.lost_write),
         });
-        let same_life = !matches!(what, Move::Crash { .. });
+        let same_life = !what.ends_life();
+        turn.refused.then(|| facts.kinds.push(Kind::RefusesDisk));
+        facts.note_disks(turn, same_life);
         for event in &turn.events {
             match event {
                 Event::Leads => {
@@ -150,6 +170,35 @@ impl Facts {
         facts
     }
 
+    /// Whose disks are named, and who votes without a memory.
+    fn note_disks(&mut self, turn: &Turn<'_>, same_life: bool) {
+        let (old, raft) = (&turn.before.raft, &turn.server.raft);
+        if !same_life {
+            return;
+        }
+        let votes = turn
+            .events
+            .iter()
+            .any(|event| matches!(event, Event::Votes { candidate, .. } if *candidate != turn.server.id));
+        (votes && is_another(turn.server.disk.incarnation)).then(|| self.kinds.push(Kind::VotesAnew));
+        if turn.server.leads().is_none() {
+            return;
+        }
+        let begins = turn.before.leads().is_none();
+        (begins && !old.membership().unsettled.is_empty()).then(|| self.kinds.push(Kind::InheritsNames));
+        let mut before = old.membership().clone();
+        for at in old.last_index() + 1..=raft.last_index() {
+            let Some(Payload::Membership(membership)) = raft.entry(at).map(|entry| &entry.payload) else { continue };
+            let names = |disk: &Incarnation| before.incarnations.values().any(|known| known == disk);
+            let mut new = membership.incarnations.values().filter(|disk| !names(disk)).peekable();
+            new.peek().is_some().then(|| self.kinds.push(Kind::Names));
+            new.any(|disk| is_another(*disk)).then(|| self.kinds.push(Kind::NamesAnother));
+            let settles = before.unsettled.iter().any(|id| !membership.unsettled.contains(id));
+            settles.then(|| self.kinds.push(Kind::Settles));
+            before = Membership::clone(membership);
+        }
+    }
+
     fn note_removed(&mut self, turn: &Turn<'_>, from: LogIndex, to: LogIndex) {
         let removes = (from + 1..=to).filter_map(|at| turn.server.raft.entry(at)).any(|entry| match &entry.payload {
             Payload::Membership(membership) => !membership.removed.is_empty(),
@@ -169,6 +218,7 @@ fn kind_of_move(what: Move, lost_write: bool) -> Kind {
         Move::Crash { survives: true } => Kind::CrashAfterWrite,
         Move::Crash { survives: false } if lost_write => Kind::CrashBeforeWrite,
         Move::Crash { survives: false } => Kind::Crash,
+        Move::Wipe => Kind::Wipe,
         Move::Undelivered(_) => Kind::Undelivered,
         Move::Propose(_) => Kind::Propose,
         Move::Read(..) => Kind::Read,
@@ -255,6 +305,7 @@ impl Scope {
         claim(self.snapshots > 0, &[TakeSnapshot, WriteSnapshot]);
         claim(self.crashes > 0, &[Crash]);
         claim(self.crashes > 0 && !self.prompt_disks, &[CrashBeforeWrite, CrashAfterWrite]);
+        claim(self.wipes > 0, &[Wipe, VotesAnew, RefusesDisk]);
         claim(self.breaks > 0, &[Undelivered]);
         claim(self.alone > 0, &[RingAlone, StepsDown]);
         claim(self.late_reports, &[LateReport]);

@@ -71,6 +71,28 @@ fn the_vote_of_an_unknown_candidate_for_itself_does_not_count() {
     assert_eq!(n1.raft.role(), Role::Leader);
 }
 
+/// n1 was elected by n3, and does not know that n3 leads a later term by the vote of n2, and has committed another first entry with
+/// it. n2's disk is lost; the empty one has forgotten that it voted, and acknowledges what n1 sends.
+///
+/// Fails when: `committed` takes any acknowledgment before the first names are settled.
+#[test]
+fn the_first_names_are_committed_by_those_that_are_named() {
+    let mut n1 = candidate(three(&[], &[]), &[3]);
+    n1.granted(3);
+    assert_eq!(n1.raft.membership().to_string(), "voters=n1,n2,n3 known=n1,n3 unsettled=n1,n3");
+    n1.persisted();
+    n1.matched(2, 0).matched(2, 1);
+    assert_eq!(n1.raft.commit_index(), 0, "n2 is not named");
+    n1.matched(3, 0).matched(3, 1);
+    assert_eq!(n1.raft.commit_index(), 1);
+    n1.persisted().matched(2, 2);
+    assert_eq!(
+        (n1.raft.commit_index(), n1.raft.last_index()),
+        (2, 2),
+        "now they are settled, and any acknowledgment counts"
+    );
+}
+
 /// As long as the names that the first leader wrote down are not known to be committed, those that it named elect, and nobody else:
 /// another log may begin with other names.
 ///

@@ -14,6 +14,7 @@ use ractor_raft::raft::*;
 pub mod checks;
 pub mod disk;
 pub mod network;
+pub mod trust;
 
 pub use disk::Disk;
 pub use network::{Asker, Body, Conversation, Packet};

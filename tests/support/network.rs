@@ -6,6 +6,7 @@ use ractor_raft::raft::*;
 use super::{
     World,
     disk::{self, CHUNK},
+    trust,
 };
 
 /// A message on its way.
@@ -17,8 +18,8 @@ pub struct Packet {
     pub session: u64,
     /// The asking server's life.
     pub life: u64,
-    /// The disk that the sender meant, if it knew one.
-    pub disk: Option<Incarnation>,
+    /// The disk that the sender of a request meant. 0: whichever is there.
+    pub disk: Incarnation,
     /// The sender's own disk, as it sent this.
     pub own_disk: Incarnation,
     pub body: Body,
@@ -52,7 +53,7 @@ impl World {
     /// Puts a request on its way.
     pub fn send(&mut self, from: NodeId, to: NodeId, session: u64, request: Request) {
         let server = self.server(from);
-        let disk = server.raft.as_ref().and_then(|raft| raft.membership().incarnations.get(&to).copied());
+        let disk = server.raft.as_ref().map_or(0, |raft| trust::meant(raft.membership(), to));
         let (life, own_disk) = (server.life, server.disk.incarnation);
         self.network.push(Packet { from, to, session, life, disk, own_disk, body: Body::Request(request) });
     }
@@ -68,7 +69,7 @@ impl World {
         let asker = self.server_mut(id).asked.remove(&call).expect("a request is answered once");
         let Asker { from: to, session, life } = asker;
         let (own_disk, body) = (self.server(id).disk.incarnation, Body::Reply(reply.clone()));
-        self.network.push(Packet { from: id, to, session, life, disk: None, own_disk, body });
+        self.network.push(Packet { from: id, to, session, life, disk: 0, own_disk, body });
     }
 
     /// The input that a packet is at its addressee, or `None` if nobody is there to take it.
@@ -132,10 +133,10 @@ impl World {
         let Some(to) = self.servers.get(&packet.to).filter(|_| self.servers.contains_key(&packet.from)) else {
             return true;
         };
-        let meant = packet.disk.is_some_and(|disk| disk != to.disk.incarnation);
-        let is_reply = matches!(packet.body, Body::Reply(_));
-        let known = |raft: &Raft| raft.membership().incarnations.get(&packet.from).copied().filter(|_| is_reply);
-        let known = to.raft.as_ref().and_then(known).is_some_and(|disk| disk != packet.own_disk);
-        meant || known
+        let known = |raft: &Raft| trust::is_known_otherwise(raft.membership(), packet.from, packet.own_disk);
+        match packet.body {
+            Body::Request(_) => !trust::is_for(packet.disk, to.disk.incarnation),
+            Body::Reply(_) => to.raft.as_ref().is_some_and(known),
+        }
     }
 }
