@@ -99,9 +99,19 @@ impl<M: StateMachine> Cluster<M> {
         let mut text = String::new();
         for id in self.ids() {
             let line = match self.status(id) {
-                Some(Status { role, term, leader, commit_index, applied_index, last_index, restarts, .. }) => format!(
+                Some(Status {
+                    role,
+                    term,
+                    leader,
+                    commit_index,
+                    applied_index,
+                    last_index,
+                    restarts,
+                    membership,
+                    ..
+                }) => format!(
                     "{role} in term {term}, leader {leader:?}, last {last_index}, committed {commit_index}, applied \
-                     {applied_index}, {restarts} restarts"
+                     {applied_index}, {restarts} restarts, {membership}"
                 ),
                 None => "not running".to_owned(),
             };

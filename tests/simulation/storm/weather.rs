@@ -61,6 +61,9 @@ struct Shared {
     gone: BTreeSet<NodeId>,
     /// The one whose disk was lost, until another one votes.
     wiped: Option<NodeId>,
+    /// How many removals are under way, and when the last one ended: it may be made after its caller gave up.
+    removals: u32,
+    removal_ended: Option<Instant>,
     /// Why a node did not start last, when all was mended.
     refused: BTreeMap<NodeId, String>,
 }
@@ -113,7 +116,7 @@ impl Weather {
             format!("{:.6} {}, while {up:?} ran\n", at.as_secs_f64(), kind.name())
         };
         let shared = self.shared.lock().expect(SOUND);
-        let Shared { busy, gone, wiped, refused } = &*shared;
+        let Shared { busy, gone, wiped, refused, .. } = &*shared;
         let done: String = self.log.iter().map(line).collect();
         format!("{done}busy {busy:?}, gone {gone:?}, wiped {wiped:?}, did not start: {refused:?}\n")
     }
@@ -295,10 +298,14 @@ impl Weather {
         let (Some(one), Some(by)) = (self.one_of(&members), self.one_of(&members)) else { return false };
         let Some(node) = self.cluster.node(by) else { return false };
         let shared = self.shared.clone();
+        shared.lock().expect(SOUND).removals += 1;
         self.at_work("server removed", async move {
             let removed = node.remove_server(one).await.is_ok();
+            let mut shared = shared.lock().expect(SOUND);
+            shared.removals -= 1;
+            shared.removal_ended = Some(Instant::now());
             if removed {
-                shared.lock().expect(SOUND).gone.insert(one);
+                shared.gone.insert(one);
             }
             removed
         });
@@ -322,10 +329,15 @@ impl Weather {
         let Some(one) = one.filter(|_| known && settled && !membership.is_joint() && voters.len() >= 3) else {
             return false;
         };
-        if self.shared.lock().expect(SOUND).wiped.is_some() {
-            return false;
+        {
+            let mut shared = self.shared.lock().expect(SOUND);
+            let may_shrink =
+                shared.removals > 0 || shared.removal_ended.is_some_and(|ended| ended.elapsed() < IN_FLIGHT);
+            if shared.wiped.is_some() || may_shrink {
+                return false;
+            }
+            shared.wiped = Some(one);
         }
-        self.shared.lock().expect(SOUND).wiped = Some(one);
         if flips {
             self.cluster.kill(one).await;
             for _ in 0..self.random.random_range(1..4) {
@@ -481,5 +493,8 @@ async fn replace(cluster: &Cluster<Kv>, id: NodeId, mut random: SmallRng) -> boo
     }
     panic!("node {id} cannot be replaced: {refused:?}\n{}", cluster.describe());
 }
+
+/// An order that nobody waits for any more is carried out within this time, or never.
+const IN_FLIGHT: Duration = Duration::from_secs(3);
 
 const SOUND: &str = "nobody panics with it";
