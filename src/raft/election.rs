@@ -12,7 +12,7 @@
 //!
 //! *Architecture invariant: nothing here waits, fails, reads a clock or draws a random number.*
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use super::{
     Raft, RoleState,
@@ -22,7 +22,7 @@ use super::{
         TimeoutNowRequest,
     },
     quorum,
-    types::{CallId, HardState, LogPosition, NodeId, Term},
+    types::{CallId, HardState, LogPosition, Membership, NodeId, Term},
 };
 
 /// One attempt to win: votes that were asked for in another session belong to another attempt (E04).
@@ -56,21 +56,25 @@ impl Raft {
         }
     }
 
-    /// Whoever votes. "A server that is not part of its own latest configuration should still start new elections, as it might
+    /// Whoever votes, and whose vote counts. "A server that is not part of its own latest configuration should still start new elections, as it might
     /// still be needed until the C_new entry is committed" (thesis §4.2.2): the others may not even have that entry, and none
     /// of them can win against a log that has it.
     pub(super) fn may_campaign(&self) -> bool {
         let mut in_force = self.memberships.since(self.commit_index);
+        // A vote is for an id, not for a disk. Nobody would notice if the disk of a leader that nobody knows were lost: an empty one
+        // in its place would be elected once more in the same term, by the same votes. Those whose votes count do without it.
+        let names = !self.membership().incarnations.is_empty();
+        let has_vote = |membership: &Arc<Membership>| {
+            let is_named = !names || membership.incarnations.contains_key(&self.settings.id);
+            is_named && quorum::has_vote(membership, self.settings.id)
+        };
         // One whose disk is not the one that is meant waits until the log says that it is (M06).
         let known = self.membership().incarnations.get(&self.settings.id);
         // Nor does one that catches up count as what its id was while another disk had it: alone, for instance.
         let another = self.settings.incarnation != 0 && known.is_some_and(|known| *known != self.settings.incarnation);
         let wiped = another || (self.told_wiped && known.is_none());
         // Without room, nobody could vote for itself, and a leader that answers would be deposed for nothing.
-        !self.told_removed
-            && !wiped
-            && !self.disk_full
-            && in_force.any(|membership| membership.is_voter(self.settings.id))
+        !self.told_removed && !wiped && !self.disk_full && in_force.any(has_vote)
     }
 
     /// A peer says that this server was removed (M05): it campaigns no more, and has no leader to ask.

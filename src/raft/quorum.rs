@@ -59,6 +59,11 @@ pub fn committed(membership: &Membership, match_index: impl Fn(NodeId) -> LogInd
     reached_value(membership, |id| if counts(id) { match_index(id) } else { 0 })
 }
 
+/// Whether `id` votes and its vote counts, by a log whose last configuration is `membership`.
+pub fn has_vote(membership: &Membership, id: NodeId) -> bool {
+    membership.is_voter(id) && Counted::of(membership).has(membership, id)
+}
+
 /// Whether `membership` names the disks of a majority, so that they can elect a leader without the others.
 pub fn names_majority(membership: &Membership) -> bool {
     reached(membership, |id| membership.incarnations.contains_key(&id))

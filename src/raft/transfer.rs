@@ -19,6 +19,7 @@ use super::{
     events::{Effect, Refusal},
     message::{Request, TimeoutNowRequest},
     progress::Mode,
+    quorum,
     types::{CallId, NodeId, Payload},
 };
 
@@ -164,7 +165,9 @@ impl Raft {
         let candidates = leadership
             .progress
             .iter()
-            .filter(|(id, peer)| self.membership().voters.contains_key(id) && peer.is_in_touch(now, patience));
+            .filter(|(id, peer)| self.membership().voters.contains_key(id) && peer.is_in_touch(now, patience))
+            // Another one would not stand.
+            .filter(|(id, _)| quorum::has_vote(self.membership(), **id));
         // One whose disk gets on rather than one that only answers.
         let merit = |id: &NodeId, peer: &super::Progress| {
             (peer.has_caught_up(now, patience), peer.match_index, std::cmp::Reverse(*id))
