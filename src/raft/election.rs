@@ -56,9 +56,9 @@ impl Raft {
         }
     }
 
-    /// Whoever votes, and whose vote counts. "A server that is not part of its own latest configuration should still start new elections, as it might
-    /// still be needed until the C_new entry is committed" (thesis §4.2.2): the others may not even have that entry, and none
-    /// of them can win against a log that has it.
+    /// Whoever votes, and whose vote counts. "A server that is not part of its own latest configuration should still start new
+    /// elections, as it might still be needed until the C_new entry is committed" (thesis §4.2.2): the others may not even have
+    /// that entry, and none of them can win against a log that has it.
     pub(super) fn may_campaign(&self) -> bool {
         let mut in_force = self.memberships.since(self.commit_index);
         // A vote is for an id, not for a disk. Nobody would notice if the disk of a leader that nobody knows were lost: an empty one
