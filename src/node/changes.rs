@@ -101,7 +101,8 @@ impl NodeRef {
     /// when it leads, as far as this node knows. Writes that come meanwhile wait; none is lost.
     ///
     /// # Errors
-    /// [`TransferFailed`](ChangeError::TransferFailed): the leadership stays, after an election timeout.
+    /// [`TransferFailed`](ChangeError::TransferFailed): the leadership stays, after an election timeout; at once, where
+    /// the log does not name that server's disk yet.
     pub async fn transfer_leadership(&self, to: impl Into<Option<NodeId>>) -> Result<(), ChangeError> {
         let (shared, to) = (self.shared(), to.into());
         let before = shared.standing.borrow().leader;

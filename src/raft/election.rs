@@ -206,12 +206,22 @@ impl Raft {
         reply: PreVoteReply,
         effects: &mut Vec<Effect>,
     ) {
+        if !reply.vote_granted {
+            return self.denied(from);
+        }
         if let RoleState::PreCandidate(campaign) = &mut self.role
             && campaign.session == session
-            && reply.vote_granted
         {
             campaign.votes.insert(from);
             self.count_pre_votes(now, effects);
+        }
+    }
+
+    /// Whoever denies its vote may have given it to one that deposes this server already, and have lost the disk that knows it: it
+    /// is not among the first names (M06).
+    fn denied(&mut self, from: NodeId) {
+        if !matches!(self.role, RoleState::Leader(_)) {
+            self.met.remove(&from);
         }
     }
 
@@ -230,12 +240,14 @@ impl Raft {
         reply: RequestVoteReply,
         effects: &mut Vec<Effect>,
     ) {
+        if !reply.vote_granted {
+            return self.denied(from);
+        }
         // Only a grant for exactly this candidacy counts: this term and this session (E04).
         let term = self.hard_state.current_term;
         if let RoleState::Candidate(campaign) = &mut self.role
             && campaign.session == session
             && reply.term == term
-            && reply.vote_granted
         {
             campaign.votes.insert(from);
             self.count_votes(now, effects);

@@ -364,7 +364,7 @@ pub enum Refusal {
         /// The one that does.
         id: NodeId,
     },
-    /// The leadership stays: the other server did not catch up, or did not win, within an election timeout.
+    /// The leadership stays: the other server did not catch up, or did not win, within an election timeout, or would not stand.
     TransferFailed {
         /// Who should have led. 0: there was nobody in touch.
         to: NodeId,

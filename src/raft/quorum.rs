@@ -9,10 +9,11 @@
 //! candidate's log has both. A name that is not known to be committed would not do: a leader that was deposed and does not know
 //! it yet may name an empty disk after its cluster went on without it.
 //!
-//! A cluster begins with disks that nobody knows, and until the log names one, all count. The first leader names those
-//! that elected it with the entry that opens its term, and until that is known to be committed they count, and nobody else:
-//! also their acknowledgments. Any vote may have helped to depose that leader, also of a disk that nobody knew; an empty one in
-//! its place has forgotten it, and would acknowledge what the deposed leader sends. Later ones are deposed by known disks.
+//! A cluster begins with disks that nobody knows, and until the log names one, all count. The first leader names those that
+//! elected it, or would have, with the entry that opens its term, and until that is known to be committed they count, and
+//! nobody else: also their acknowledgments. Any vote may have helped to depose that leader, also of a disk that nobody knew; an
+//! empty one in its place has forgotten it, and would acknowledge what the deposed leader sends. For the same reason nobody is
+//! named who denied its vote. Later ones are deposed by known disks.
 //!
 //! The price: where a leader falls before it ever heard of some first member, those left must be a majority without that one.
 //!

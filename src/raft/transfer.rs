@@ -80,6 +80,8 @@ impl Raft {
             None => Refusal::TransferFailed { to: 0 },
             Some(to) if to == self.settings.id => return effects.push(Effect::AnswerTransfer { call }),
             Some(to) if !self.membership().is_voter(to) => Refusal::NoSuchServer { id: to },
+            // It would not stand.
+            Some(to) if !quorum::has_vote(self.membership(), to) => Refusal::TransferFailed { to },
             Some(to) => return self.begin_transfer(now, to, Some(call)),
         };
         effects.push(refuse(refusal));
@@ -166,7 +168,7 @@ impl Raft {
             .progress
             .iter()
             .filter(|(id, peer)| self.membership().voters.contains_key(id) && peer.is_in_touch(now, patience))
-            // Another one would not stand.
+            // Another one would not stand, either.
             .filter(|(id, _)| quorum::has_vote(self.membership(), **id));
         // One whose disk gets on rather than one that only answers.
         let merit = |id: &NodeId, peer: &super::Progress| {

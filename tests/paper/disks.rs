@@ -121,8 +121,8 @@ fn until_the_first_names_are_settled_those_that_are_named_elect() {
     assert_eq!(n1.raft.role(), Role::Leader);
 }
 
-/// The entry that opens the term of a cluster's first leader names the disks that elected it, and whoever else was met meanwhile.
-/// Once it is committed, the next configuration says so.
+/// The entry that opens the term of a cluster's first leader names the disks that elected it, and whoever else would have. Once it
+/// is committed, the next configuration says so.
 ///
 /// Fails when: `first_names` names nobody, `followed_by` leaves them settled, or `advance_membership` appends nothing more.
 #[test]
@@ -139,6 +139,39 @@ fn the_first_leader_opens_its_term_with_the_names_of_those_that_elected_it() {
         n1.persisted().matched(2, 2).persisted();
         assert_eq!((n1.raft.commit_index(), n1.raft.last_index()), (2, 2), "and nothing more");
     }
+}
+
+/// n3 denies n1 its vote: it may have elected another leader, and have lost the disk that knew it. Of five servers, n4 voted for n5
+/// in the term after n1's, and the empty disk in its place would be the third to acknowledge what n1 sends, with n2.
+///
+/// Fails when: `denied` does nothing, or one of the two replies does not call it.
+#[test]
+fn who_denied_its_vote_is_not_among_the_first_names() {
+    let vote = Reply::RequestVote(RequestVoteReply { term: 1, vote_granted: false });
+    let pre_vote = Reply::PreVote(PreVoteReply { term: 0, vote_granted: false });
+    for denial in [vote, pre_vote] {
+        let mut n1 = candidate(three(&[], &[]), &[2, 3]);
+        n1.reply_from(3, denial).granted(2);
+        assert_eq!(n1.raft.membership().to_string(), "voters=n1,n2,n3 known=n1,n2 unsettled=n1,n2");
+        n1.met(3, 33).persisted();
+        n1.matched(3, 0).matched(3, 1);
+        assert_eq!(n1.raft.commit_index(), 0);
+        n1.matched(2, 0).matched(2, 1);
+        assert_eq!(n1.raft.membership().to_string(), "voters=n1,n2,n3 known=n1,n2,n3 unsettled=n3");
+    }
+}
+
+/// Whoever would not stand is not waited for.
+///
+/// Fails when: `transfer_leadership` asks only whether it is a voter.
+#[test]
+fn a_transfer_to_one_whose_vote_does_not_count_is_refused_at_once() {
+    let mut n1 = candidate(three(&[1, 2], &[]), &[]);
+    n1.granted(2).persisted();
+    n1.step(Input::TransferLeadership { call: 6, to: Some(3) });
+    assert_eq!(n1.told(), ["Refuse call=6 TransferFailed to=n3"]);
+    n1.step(Input::TransferLeadership { call: 7, to: Some(2) });
+    assert_eq!(n1.told(), [""; 0]);
 }
 
 /// Those that are named first elect without the others: where they were no majority, nobody could ever be elected.

@@ -172,7 +172,10 @@ impl Root {
             blocked = Some(LOG_STORE);
         }
         shared.progress.reset();
-        shared.standing.send_modify(|standing| *standing = Standing::starting(standing.membership.clone()));
+        // But for the term: to whoever asks meanwhile, none has been forgotten.
+        shared.standing.send_modify(|standing| {
+            *standing = Standing { term: standing.term, ..Standing::starting(standing.membership.clone()) };
+        });
         match blocked {
             None => Ok(()),
             Some(path) => Err(is_blocked(path, "the one before does not stop")),
