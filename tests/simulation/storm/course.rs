@@ -172,11 +172,13 @@ impl Storm {
         for client in clients {
             joined(client.await);
         }
-        self.members().await;
+        // One whose disk failed may still be about to end: as long as it has not applied what is written now, it is seen to.
+        let last = self.serves().await;
+        self.members(last).await;
         mending.end().await;
         // Whoever was still on its way to be added is added now, or never; one that gave up before it was told is started.
         self.start_members().await;
-        let members = self.members().await;
+        let members = self.members(last).await;
         for id in self.cluster.ids() {
             if !members.contains(&id) {
                 self.cluster.crash(id).await;
@@ -209,13 +211,13 @@ impl Storm {
         }
     }
 
-    /// Who belongs to the cluster at the end.
-    async fn members(&self) -> Vec<NodeId> {
+    /// Who belongs to the cluster at the end: all of them have applied `index`.
+    async fn members(&self, index: LogIndex) -> Vec<NodeId> {
         let what = "a leader of a settled configuration whose servers all run";
         let settled = self.cluster.until(what, |cluster| {
             let leader = cluster.status(cluster.known_leader()?)?;
             let members: Vec<_> = leader.membership.addresses().map(|(id, _)| id).collect();
-            let run = members.iter().all(|id| cluster.node(*id).is_some());
+            let run = members.iter().all(|id| cluster.status(*id).is_some_and(|status| status.applied_index >= index));
             (!leader.membership.is_joint() && leader.membership.staged.is_empty() && run).then_some(members)
         });
         settled.await
