@@ -1,7 +1,7 @@
 //! The bundled state machine: a key-value store in the order of its keys, with a revision for each.
 //!
 //! [`Kv`] is what a node replicates, [`Command`] what is proposed to it, [`Output`] what the proposer gets back. With the
-//! feature `grpc`, [`service()`] serves it as `raftkv.v1.Kv`; the binary `raftkv` is that and a command line.
+//! feature `grpc`, `kv::service` serves it as `raftkv.v1.Kv`; the binary `raftkv` is that and a command line.
 //!
 //! | file | idea |
 //! |---|---|
